@@ -1,0 +1,110 @@
+"""Python values ↔ JSON bytes. Strict: what would not come back as it went in is refused, with its place.
+
+Accepted: None, bool, int, finite float, str without lone surrogates, list, tuple, dict with str keys; and what msgspec
+turns into these (Struct, dataclass, datetime, UUID, Decimal, Enum, bytes as base64, …). Source of the wire format:
+RFC 8259, UTF-8, no duplicate keys.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from psyqueue.errors import PayloadError, TooLarge
+
+PAYLOAD_BYTES_MAX = 1 << 20
+"""Per payload and per result. Larger things belong in an object store, their address in the payload."""
+
+DEPTH_MAX = 64
+"""Nesting. Every store and every language reads this much; deeper is a mistake or an attack."""
+
+_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
+_decoder = msgspec.json.Decoder()
+
+encode_trusted = _encoder.encode
+"""Encode what psyqueue itself built: no checks."""
+decode = _decoder.decode
+"""JSON bytes or text → plain Python values. Raises msgspec.DecodeError on what is not JSON."""
+
+
+def encode(value: Any, *, what: str = "payload", bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
+    """JSON bytes of `value`.
+
+    Raises PayloadError naming the path of the first value that JSON cannot hold (NaN, infinities, lone surrogates,
+    unknown types, cycles, keys that are not text, more than 64 levels), TooLarge above `bytes_max`.
+    """
+    if value is None:
+        return b"null"
+    problem = _problem(value, "$", 0)
+    if problem is not None:
+        raise PayloadError(problem[0], problem[1], what)
+    try:
+        data = _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
+        raise PayloadError("$", f"cannot be written as JSON: {exc}", what) from exc
+    if len(data) > bytes_max:
+        raise TooLarge(
+            f"{what} is {len(data)} bytes of JSON, more than {bytes_max}. Store it elsewhere and enqueue its address",
+            size=len(data),
+            limit=bytes_max,
+        )
+    return data
+
+
+_PLAIN = frozenset((bool, int, type(None)))
+
+
+def _problem(value: Any, path: str, depth: int) -> tuple[str, str] | None:
+    """(path, problem) of the first thing that JSON cannot hold, or None. Walks plain containers only."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return None
+    if isinstance(value, str):
+        # isascii is a flag look-up, the encoding a copy: most text takes the first exit.
+        if value.isascii():
+            return None
+        return (path, "text with a lone surrogate") if _has_surrogate(value) else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, f"{value} is not a JSON number")
+    if depth >= DEPTH_MAX and isinstance(value, dict | list | tuple):
+        return (path, f"nested deeper than {DEPTH_MAX} levels (or containing itself)")
+    if isinstance(value, dict):
+        return _problem_in_dict(value, path, depth)
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if type(item) not in _PLAIN and (found := _problem(item, f"{path}[{index}]", depth + 1)):
+                return found
+        return None
+    return _problem_in_object(value, path, depth)
+
+
+def _problem_in_dict(value: dict[Any, Any], path: str, depth: int) -> tuple[str, str] | None:
+    for key, item in value.items():
+        if not isinstance(key, str):
+            return (path, f"key {key!r} is {type(key).__name__}, not text")
+        if not key.isascii() and _has_surrogate(key):
+            return (path, "a key with a lone surrogate")
+        if type(item) not in _PLAIN and (found := _problem(item, f"{path}.{key}", depth + 1)):
+            return found
+    return None
+
+
+def _problem_in_object(value: Any, path: str, depth: int) -> tuple[str, str] | None:
+    """Anything msgspec knows how to write is turned into plain values first, so that NaN in a Struct is found too."""
+    try:
+        plain = msgspec.to_builtins(value, builtin_types=())
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return (path, f"{type(value).__module__}.{type(value).__qualname__} is not a JSON value")
+    if isinstance(plain, dict | list | tuple | float | str):
+        return _problem(plain, path, depth)
+    return None
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
