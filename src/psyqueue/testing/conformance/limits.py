@@ -1,0 +1,261 @@
+"""Limits and lanes: pauses, running at once, starts per minute, room for new jobs, shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from psyqueue.backend import UNTIL_RESUMED, Dependency, Effects, Limits
+from psyqueue.errors import QueueFull
+from psyqueue.testing.conformance.handle import PAGE_MAX, Store, ack, job, put, release, retry
+
+WHERE = pytest.mark.parametrize("lane", [None, "", "t"], ids=["queue", "default lane", "lane"])
+
+
+async def drain(store: Store, count: int = 1) -> list[str]:
+    """Dequeue and ack `count` at a time until nothing comes."""
+    done: list[str] = []
+    while True:
+        deliveries = await store.dequeue(count=count)
+        if not deliveries:
+            return done
+        await store.settle(*(ack(each) for each in deliveries))
+        done += [each.id for each in deliveries]
+
+
+# ── pause ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@WHERE
+async def test_what_is_paused_is_not_dequeued(store: Store, lane: str | None) -> None:
+    await store.fill(2, lane=lane or "")
+    running = await store.dequeue_one()
+    await store.limit(lane=lane, paused_until_ms=UNTIL_RESUMED)
+    assert await store.dequeue() == ()
+    assert (await store.ack(running)).verdict == "ok"
+    assert (await store.add("new", lane=lane or "")).status == "pending"
+    assert await store.dequeue() == ()
+    place = "queue" if lane is None else "lane"
+    assert f"paused:{place}" in (await store.view("new")).blocked_by
+    await store.limit(lane=lane)
+    assert await store.dequeue_ids() == ["q-0001", "new"]
+
+
+@WHERE
+async def test_a_pause_with_an_end_ends_by_itself(store: Store, lane: str | None) -> None:
+    await store.add("a", lane=lane or "")
+    await store.limit(lane=lane, paused_until_ms=await store.now_ms() + 1_000)
+    await store.advance(999)
+    assert await store.dequeue() == ()
+    await store.advance(1)
+    assert await store.dequeue_ids() == ["a"]
+
+
+async def test_a_paused_lane_or_queue_does_not_stop_the_others(store: Store) -> None:
+    await store.enqueue(job("a", lane="t"), job("b", lane="u"), job("c"), job("d", "other", lane="t"))
+    await store.limit(lane="t", paused_until_ms=UNTIL_RESUMED)
+    assert sorted(await store.dequeue_ids("q", "other")) == ["b", "c", "d"]
+    assert await store.status("a") == "pending"
+
+
+async def test_a_paused_queue_passes_the_turn_to_the_next(store: Store) -> None:
+    await store.enqueue(job("a"), job("b", "other"))
+    await store.limit(paused_until_ms=UNTIL_RESUMED)
+    assert await store.dequeue_ids("q", "other") == ["b"]
+
+
+# ── running at once ───────────────────────────────────────────────────────────────────────────────────────────────────
+@WHERE
+async def test_no_more_than_active_max_run_at_once(store: Store, lane: str | None) -> None:
+    await store.fill(5, lane=lane or "")
+    await store.limit(lane=lane, active_max=2)
+    a, b = await store.dequeue(count=5)
+    assert await store.dequeue(count=5) == ()
+    assert f"limit:{'queue' if lane is None else 'lane'}" in (await store.view("q-0002")).blocked_by
+    reply = await store.settle(ack(a), fetch=store.fetch(count=5))
+    assert [each.id for each in reply.deliveries] == ["q-0002"]
+    await store.settle(retry(b, 10_000))
+    assert await store.dequeue_ids() == ["q-0003"]
+
+
+async def test_places_of_lost_jobs_are_free_again(store: Store) -> None:
+    await store.fill(3)
+    await store.limit(active_max=1)
+    await store.dequeue_one()
+    await store.lose()
+    assert await store.dequeue_ids(count=3, session="t") == ["q-0000"]
+
+
+async def test_the_limit_of_a_lane_and_of_its_queue_hold_together(store: Store) -> None:
+    await store.enqueue(*(job(f"{lane}{number}", lane=lane) for lane in "tu" for number in range(4)))
+    await store.limit(active_max=3)
+    await store.limit(lane="t", active_max=1)
+    ids = await store.dequeue_ids()
+    assert sorted(ids) == ["t0", "u0", "u1"]
+
+
+async def test_active_max_zero_stops_a_queue(store: Store) -> None:
+    await store.add("a")
+    await store.limit(active_max=0)
+    assert await store.dequeue() == ()
+
+
+# ── starts per minute ─────────────────────────────────────────────────────────────────────────────────────────────────
+@WHERE
+async def test_starts_are_bounded_by_a_token_bucket(store: Store, lane: str | None) -> None:
+    await store.fill(10, lane=lane or "")
+    await store.limit(lane=lane, starts_per_minute=60, starts_burst=2)
+    assert len(await store.dequeue(count=5)) == 2
+    assert await store.dequeue(count=5) == ()
+    assert f"rate:{'queue' if lane is None else 'lane'}" in (await store.view("q-0005")).blocked_by
+    await store.advance(999)
+    assert await store.dequeue() == ()
+    await store.advance(1)
+    assert len(await store.dequeue(count=5)) == 1
+    await store.advance(60_000)
+    assert len(await store.dequeue(count=5)) == 2
+
+
+async def test_a_rate_holds_over_any_window(store: Store) -> None:
+    """In w milliseconds no more than burst + rate·w start."""
+    await store.fill(200)
+    await store.limit(starts_per_minute=600, starts_burst=5)
+    starts: list[int] = []
+    for number in range(300):
+        starts += [number * 37] * len(await store.dequeue(count=10))
+        await store.advance(37)
+    for left in range(len(starts)):
+        for right in range(left, len(starts)):
+            assert right - left + 1 <= 5 + (starts[right] - starts[left]) / 100
+    assert len(starts) >= 300 * 37 // 100
+
+
+async def test_a_clock_that_goes_back_gives_no_starts(store: Store) -> None:
+    await store.fill(5)
+    await store.limit(starts_per_minute=60, starts_burst=1)
+    await store.dequeue_one()
+    await store.advance(-3_600_000)
+    assert await store.dequeue() == ()
+    await store.advance(1_000)
+    assert len(await store.dequeue(count=5)) == 1
+
+
+# ── room for new jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
+@WHERE
+async def test_a_full_queue_or_lane_refuses_new_jobs(store: Store, lane: str | None) -> None:
+    name = lane or ""
+    await store.limit(lane=lane, pending_max=3)
+    await store.enqueue(job("p", lane=name), job("s", lane=name, delay_ms=60_000))
+    await store.enqueue(job("w", lane=name, needs=(Dependency("p"),)))
+    with pytest.raises(QueueFull):
+        await store.add("x", lane=name)
+    await store.dequeue_one()
+    assert (await store.add("y", lane=name)).created
+
+
+async def test_a_batch_that_does_not_fit_is_refused_whole(store: Store) -> None:
+    await store.limit(pending_max=2)
+    with pytest.raises(QueueFull):
+        await store.enqueue(job("a"), job("b"), job("c"), effects=Effects(writes=(put("k"),)))
+    assert await store.statuses("a", "b", "c") == [None] * 3
+    assert await store.read("k") is None
+    await store.enqueue(job("a"), job("b"))
+
+
+async def test_a_full_lane_does_not_close_the_queue(store: Store) -> None:
+    await store.limit(lane="t", pending_max=1)
+    await store.add("a", lane="t")
+    assert (await store.add("b", lane="u")).created
+    assert (await store.add("c")).created
+    with pytest.raises(QueueFull):
+        await store.add("d", lane="t")
+
+
+async def test_what_is_there_already_needs_no_room(store: Store) -> None:
+    await store.add("a")
+    await store.limit(pending_max=1)
+    assert not (await store.add("a")).created
+
+
+async def test_jobs_that_come_back_need_no_room(store: Store) -> None:
+    await store.fill(2)
+    a, b = await store.dequeue(count=2)
+    await store.limit(pending_max=1)
+    await store.add("x")
+    await store.settle(retry(a), release(b))
+    assert await store.statuses(a.id, b.id, "x") == ["scheduled", "pending", "pending"]
+
+
+# ── shares ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_lanes_of_equal_weight_take_turns(store: Store) -> None:
+    await store.enqueue(*(job(f"t{number}", lane="t") for number in range(6)))
+    await store.enqueue(*(job(f"u{number}", lane="u") for number in range(3)), job("d0"))
+    order = await store.dequeue_ids()
+    assert {order[0][0], order[1][0], order[2][0]} == {"t", "u", "d"}
+    assert [each for each in order if each[0] == "t"] == [f"t{number}" for number in range(6)]
+    assert order.index("u2") <= 7
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+async def test_lanes_share_by_weight(store: Store, count: int) -> None:
+    await store.limit(lane="big", weight=3)
+    await store.limit(lane="small", weight=1)
+    await store.enqueue(*(job(f"b{number:03}", lane="big") for number in range(90)))
+    await store.enqueue(*(job(f"s{number:03}", lane="small") for number in range(90)))
+    order: list[str] = []
+    while len(order) < 100:
+        deliveries = await store.dequeue(count=min(count, 100 - len(order)))
+        await store.settle(*(ack(each) for each in deliveries))
+        order += [each.id for each in deliveries]
+    for window in range(4, 100):
+        share = sum(each[0] == "b" for each in order[:window])
+        assert abs(share - window * 3 / 4) <= 1, order[:window]
+
+
+async def test_a_lane_with_one_job_waits_one_round_behind_a_crowd(store: Store) -> None:
+    await store.enqueue(*(job(f"x{number:03}", lane="crowd") for number in range(400)))
+    await store.settle(*(ack(each) for each in await store.dequeue(count=100)))
+    await store.add("lone", lane="lone")
+    assert "lone" in await store.dequeue_ids(count=2)
+
+
+async def test_a_lane_saves_up_nothing_while_it_is_empty(store: Store) -> None:
+    await store.add("t-first", lane="t")
+    await store.run()
+    await store.enqueue(*(job(f"u{number:03}", lane="u") for number in range(100)))
+    await store.settle(*(ack(each) for each in await store.dequeue(count=50)))
+    await store.enqueue(*(job(f"t{number:03}", lane="t") for number in range(50)))
+    order = await store.dequeue_ids(count=20)
+    assert abs(sum(each[0] == "t" for each in order) - 10) <= 1, order
+
+
+async def test_priority_is_strict_within_a_lane_and_silent_between_lanes(store: Store) -> None:
+    await store.enqueue(job("t1", lane="t", priority=9), job("t2", lane="t", priority=99), job("u1", lane="u"))
+    order = await store.dequeue_ids()
+    assert order.index("t2") < order.index("t1")
+    assert order.index("u1") < 2
+
+
+async def test_lanes_of_different_queues_do_not_know_each_other(store: Store) -> None:
+    await store.enqueue(*(job(f"q{number}", lane="t") for number in range(5)))
+    await drain(store)
+    await store.enqueue(job("r1", "r", lane="t"), job("r2", "r", lane="u"))
+    assert len(await store.dequeue_ids("r")) == 2
+
+
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_limits_are_replaced_whole(store: Store) -> None:
+    await store.limit(active_max=1, pending_max=5)
+    await store.limit(weight=2)
+    info = await store.queue()
+    assert info is not None
+    assert info.limits == Limits(queue="q", weight=2)
+
+
+async def test_limits_of_several_places_are_put_in_one_step(store: Store) -> None:
+    settings: list[Limits] = [Limits(queue=name, active_max=number) for number, name in enumerate("abc")]
+    await store.backend.put_limits(store.op(), settings, Effects(jobs=(job("j"),), writes=(put("k"),)))
+    infos, _ = await store.backend.queues("", None, PAGE_MAX)
+    found: dict[str, Any] = {info.queue: info.limits.active_max for info in infos if info.queue != "q"}
+    assert found == {"a": 0, "b": 1, "c": 2}
+    assert await store.status("j") == "pending"
+    assert await store.read("k") is not None

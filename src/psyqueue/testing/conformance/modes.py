@@ -1,0 +1,144 @@
+"""The fence of the namespace: who may do what while it is drained, frozen or moved; and the facts of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from psyqueue.backend import Change, Effects, Filter, Limits, Mode, Record, Schedule
+from psyqueue.errors import NamespaceFrozen, NamespaceMoved, StateConflict
+from psyqueue.testing.conformance.handle import Store, ack, add, job, put
+
+
+async def switch(store: Store, mode: Mode, moved_to: str = "") -> None:
+    epoch = (await store.backend.info()).epoch
+    info = await store.backend.set_mode(store.op(), mode, epoch + 1, moved_to)
+    assert (info.mode, info.epoch, info.moved_to) == (mode, epoch + 1, moved_to)
+
+
+async def test_the_facts_of_a_store(store: Store) -> None:
+    info = await store.backend.info()
+    assert info.store
+    assert info.schema >= 1
+    assert (info.mode, info.moved_to) == ("open", "")
+    kinds = {"safe", "bounded_loss", "lost", "unknown"}
+    assert {info.process_crash, info.server_crash, info.power_loss, info.failover} <= kinds
+    assert store.backend.capabilities.batch_max == 500
+
+
+async def test_connecting_twice_is_connecting_once(store: Store) -> None:
+    await store.add("a")
+    assert (await store.backend.connect()) == (await store.backend.info())
+    assert await store.run() == "a"
+
+
+async def test_disconnecting_twice_is_disconnecting_once(store: Store) -> None:
+    await store.backend.disconnect()
+    await store.backend.disconnect()
+    await store.backend.connect()
+
+
+async def test_the_mode_is_compare_and_set_on_the_epoch(store: Store) -> None:
+    epoch = (await store.backend.info()).epoch
+    for wrong in (epoch, epoch + 2, epoch - 1):
+        with pytest.raises(StateConflict):
+            await store.backend.set_mode(store.op(), "frozen", wrong)
+    assert (await store.backend.info()).mode == "open"
+    await switch(store, "frozen")
+    await switch(store, "open")
+    assert (await store.add("a")).created
+
+
+async def test_draining_takes_no_new_jobs_and_finishes_the_old_ones(store: Store) -> None:
+    await store.enqueue(job("a"), job("s", delay_ms=10))
+    await switch(store, "draining")
+    with pytest.raises(NamespaceFrozen):
+        await store.add("b")
+    assert await store.run() == "a"
+    await store.advance(10)
+    assert await store.run() == "s"
+    await switch(store, "open")
+    assert (await store.add("b")).created
+
+
+@pytest.mark.parametrize("mode", ["frozen", "moved"])
+async def test_frozen_gives_out_no_jobs(store: Store, mode: Mode) -> None:
+    await store.fill(2)
+    await store.dequeue()
+    await switch(store, mode, "postgres://new" if mode == "moved" else "")
+    with pytest.raises(NamespaceFrozen):
+        await store.add("b")
+    with pytest.raises(NamespaceFrozen):
+        await store.dequeue()
+    assert await store.statuses("q-0000", "q-0001", "b") == ["active", "pending", None]
+
+
+async def test_moved_says_where_to(store: Store) -> None:
+    await store.open_session()
+    await switch(store, "moved", "postgres://new")
+    with pytest.raises(NamespaceMoved) as caught:
+        await store.add("a")
+    assert caught.value.moved_to == "postgres://new"
+    with pytest.raises(NamespaceMoved):
+        await store.dequeue()
+
+
+@pytest.mark.parametrize("mode", ["draining", "frozen", "moved"])
+async def test_outcomes_are_taken_in_every_mode_with_their_effects(store: Store, mode: Mode) -> None:
+    await store.fill(3)
+    a, b = await store.dequeue(count=2)
+    await switch(store, mode)
+    effects = Effects((job("follow"),), (add("n"),), (Record("r", b"1"),))
+    reply = await store.settle(ack(a, effects=effects), ack(b), fetch=store.fetch())
+    assert [each.verdict for each in reply.settled] == ["ok", "ok"]
+    assert [each.id for each in reply.deliveries] == (["q-0002"] if mode == "draining" else [])
+    assert await store.status("follow") == "pending"
+    assert await store.read("n") is not None
+    assert len(await store.backend.read_records("r", 0, 9)) == 1
+
+
+@pytest.mark.parametrize("mode", ["frozen", "moved"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda store: store.cancel("q-0000"),
+        lambda store: store.amend(Change(kind="priority", priority=5), "q-0000"),
+        lambda store: store.backend.amend(store.op(), Filter(), Change(kind="hold"), None, 9),
+        lambda store: store.backend.put_limits(store.op(), (Limits(queue="q"),)),
+        lambda store: store.backend.put_schedule(store.op(), Schedule(id="n", spec=b"{}")),
+    ],
+    ids=["cancel", "priority", "hold", "put_limits", "put_schedule"],
+)
+async def test_nothing_is_operated_while_it_is_frozen(
+    store: Store, mode: Mode, act: Callable[[Store], Awaitable[Any]]
+) -> None:
+    await store.fill(1)
+    await switch(store, mode)
+    before = await store.view("q-0000")
+    with pytest.raises(NamespaceFrozen):
+        await act(store)
+    assert await store.view("q-0000") == before
+
+
+@pytest.mark.parametrize("mode", ["draining", "frozen", "moved"])
+async def test_everything_can_be_read_in_every_mode(store: Store, mode: Mode) -> None:
+    await store.fill(2)
+    await store.write(put("k"))
+    await store.open_session()
+    await switch(store, mode)
+    assert await store.status("q-0000") == "pending"
+    assert len(await store.walk(Filter())) == 2
+    assert await store.count("pending") == 2
+    assert len((await store.backend.sessions(None, 9))[0]) == 1
+    assert await store.read("k") is not None
+    assert await store.broken() == []
+
+
+async def test_leases_go_on_while_it_is_frozen(store: Store) -> None:
+    await store.add("a")
+    delivery = await store.dequeue_one()
+    await switch(store, "frozen")
+    assert (await store.renew()).open
+    assert (await store.ack(delivery)).verdict == "ok"
