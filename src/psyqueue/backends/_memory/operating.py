@@ -109,7 +109,8 @@ def _queue_info(store: Store, queue: str) -> QueueInfo:
     return QueueInfo(
         queue=queue,
         counts={status: store.count(queue, status) for status in STATUSES},
-        oldest_pending_at_ms=min((row.created_at_ms for row in pending), default=None),
+        # The one made first: the wall clock may have gone back since, and no store has to sort by it.
+        oldest_pending_at_ms=min(pending, key=lambda row: row.number).created_at_ms if pending else None,
         lanes=len(lanes),
         limits=store.limits.get((queue, None), Limits(queue=queue)),
     )

@@ -1,0 +1,82 @@
+"""The stores: `q.use(sqlite(path="./jobs.db"))`. Each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, Protocol
+from urllib.parse import unquote
+
+from psyqueue import errors
+from psyqueue.clock import Duration
+
+if TYPE_CHECKING:
+    from psyqueue.backend import BackendAdapter
+
+__all__ = ["BackendPlugin", "memory", "sqlite"]
+
+
+class _Door(Protocol):
+    """The part of the kernel's door that a backend needs."""
+
+    def backend(self, adapter: BackendAdapter) -> None: ...
+
+
+class BackendPlugin:
+    """Brings `adapter` to a queue."""
+
+    provides = "backend"
+
+    def __init__(self, name: str, adapter: BackendAdapter) -> None:
+        self.name = name
+        self.adapter = adapter
+
+    def init(self, kernel: _Door) -> None:
+        """Install the adapter."""
+        kernel.backend(self.adapter)
+
+
+def memory(*, url: str = "memory:", test_clock: bool = False) -> BackendPlugin:
+    """All jobs in this process, gone with it: for tests and trials."""
+    from psyqueue.backends._memory import MemoryBackend  # noqa: PLC0415 - only what is used is loaded
+
+    if url not in ("memory:", "memory://"):
+        raise errors.ConfigError(f"{url!r}: a memory store has no address, write 'memory:'")
+    return BackendPlugin("backend-memory", MemoryBackend(test_clock=test_clock))
+
+
+def sqlite(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    url: str | None = None,
+    durability: Literal["full", "normal"] = "full",
+    busy_timeout: Duration = "10s",
+    test_clock: bool = False,
+    allow_network_filesystem: bool = False,
+) -> BackendPlugin:
+    """All jobs in one file: no server, many processes of one machine. docs/backends/sqlite.md describes the options.
+
+    `path`: the file, or ":memory:"; `url` is its other form, "sqlite:./jobs.db". Raises InvalidOption.
+    """
+    from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions  # noqa: PLC0415 - only what is used is loaded
+
+    if (path is None) == (url is None):
+        raise errors.InvalidOption("path", path, "is the one thing that sqlite() needs", 'Give path="./jobs.db"')
+    options = SqliteOptions(
+        path=path if path is not None else _path_in(url or ""),
+        durability=durability,
+        busy_timeout=busy_timeout,
+        test_clock=test_clock,
+        allow_network_filesystem=allow_network_filesystem,
+    )
+    return BackendPlugin("backend-sqlite", SqliteBackend(options))
+
+
+def _path_in(url: str) -> str:
+    """The path of "sqlite:./rel.db", "sqlite:/abs.db", "sqlite:///abs.db" or "sqlite::memory:"; %20 is a space."""
+    rest = unquote(url.partition(":")[2])
+    if not rest.startswith("//"):
+        return rest
+    host, slash, path = rest[2:].partition("/")
+    if host or not slash:
+        raise errors.ConfigError(f"{url!r} names a host; a file is 'sqlite:./relative.db' or 'sqlite:///absolute.db'")
+    return f"/{path}"

@@ -1,0 +1,78 @@
+"""Verbs inside a transaction of the caller's own, on the caller's own connection to the same file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from psyqueue.backend import NO_EFFECTS, AnyOutcome, Effects, Enqueued, NewJob, Settled
+from psyqueue.backend.bounds import check_jobs, check_outcomes
+from psyqueue.backends._sqlite import lifecycle
+from psyqueue.backends._sqlite.faults import translate
+from psyqueue.backends._sqlite.options import SqliteOptions
+from psyqueue.backends._sqlite.settle import open_session_number, settle_outcomes
+from psyqueue.backends._sqlite.step import Step
+from psyqueue.backends._sqlite.verbs import enqueue
+from psyqueue.errors import InvalidOption
+
+R = TypeVar("R")
+
+
+class SqliteBound:
+    """Runs in the caller's thread: SQLite connections belong to the thread that opened them. Never commits."""
+
+    def __init__(self, options: SqliteOptions, connection: sqlite3.Connection) -> None:
+        self._options = options
+        self._connection = connection
+
+    async def enqueue(self, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
+        check_jobs(jobs, effects)
+        return self._run(lambda step: enqueue(step, jobs, effects))
+
+    async def settle(self, session_id: str, outcomes: Sequence[AnyOutcome]) -> tuple[Settled, ...]:
+        check_outcomes(outcomes, None)
+
+        def act(step: Step) -> tuple[Settled, ...]:
+            settled = settle_outcomes(step, open_session_number(step, session_id), outcomes)
+            lifecycle.follow_through(step)
+            return settled
+
+        return self._run(act)
+
+    def _run(self, act: Callable[[Step], R]) -> R:
+        connection = self._connection
+        try:
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            connection.execute("SAVEPOINT psyqueue_bound")
+            try:
+                step = Step(connection)
+                reply = act(step)
+                step.flush()
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK TO psyqueue_bound")
+                    connection.execute("RELEASE psyqueue_bound")
+                raise
+            connection.execute("RELEASE psyqueue_bound")
+        except sqlite3.Error as exc:
+            raise translate(exc, self._options.file) from exc
+        return reply
+
+
+def bind(options: SqliteOptions, connection: object) -> SqliteBound:
+    """Raises InvalidOption."""
+    if not isinstance(connection, sqlite3.Connection):
+        raise InvalidOption("conn", connection, "is not a sqlite3.Connection")
+    if options.is_memory:
+        raise InvalidOption("conn", connection, "a store in :memory: cannot be shared. Give the store a file")
+    try:
+        databases = connection.execute("PRAGMA database_list").fetchall()
+    except sqlite3.Error as exc:
+        raise InvalidOption("conn", connection, f"cannot be used here ({exc})") from exc
+    main = next((file for _, name, file in databases if name == "main"), "")
+    if not main or not os.path.exists(main) or not os.path.samefile(main, options.file):  # noqa: PTH110, PTH121
+        raise InvalidOption("conn", connection, f"is open on {main or ':memory:'!r}, not on {options.file!r}")
+    return SqliteBound(options, connection)

@@ -1,0 +1,43 @@
+-- The one row of counters, clocks and the fence of the namespace, and the tallies that every step keeps exact.
+-- Params: keep: made, ready, follower, shift in ms, monotone now in ms. tally: queue, status, difference.
+--   lane: queue, lane, differences of pending, unstarted, active.
+-- Returns: read: the row.
+-- Index: primary keys.
+-- Cost: one row a step; one row for each (queue, status) and each lane that a step touched.
+-- Differs from the others: there is one writer, so counters need no sequence and tallies no lock.
+
+-- name: read
+SELECT made, ready, follower, mode, epoch, moved_to, test_clock_ms, shift_ms, mono_ms, reaped_mono_ms
+FROM psyqueue_meta WHERE one = 1;
+
+-- name: keep
+UPDATE psyqueue_meta SET made = ?, ready = ?, follower = ?, shift_ms = ?, mono_ms = ? WHERE one = 1;
+
+-- name: reaped
+UPDATE psyqueue_meta SET reaped_mono_ms = ? WHERE one = 1;
+
+-- name: set_mode
+UPDATE psyqueue_meta SET mode = ?, epoch = ?, moved_to = ? WHERE one = 1;
+
+-- name: advance
+UPDATE psyqueue_meta SET test_clock_ms = test_clock_ms + ? WHERE one = 1;
+
+-- name: tally
+INSERT INTO psyqueue_tally (queue, status, jobs) VALUES (?, ?, ?)
+ON CONFLICT (queue, status) DO UPDATE SET jobs = jobs + excluded.jobs;
+
+-- name: lane
+INSERT INTO psyqueue_lane (queue, lane, pending, unstarted, active) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (queue, lane) DO UPDATE SET
+    pending = pending + excluded.pending,
+    unstarted = unstarted + excluded.unstarted,
+    active = active + excluded.active;
+
+-- name: tallies
+SELECT status, jobs FROM psyqueue_tally WHERE queue = ?;
+
+-- name: lane_counts
+SELECT pending, unstarted, active FROM psyqueue_lane WHERE queue = ? AND lane = ?;
+
+-- name: lane_sums
+SELECT total(pending), total(unstarted), total(active) FROM psyqueue_lane WHERE queue = ? AND lane <> '';
