@@ -1,0 +1,239 @@
+"""The queue object: every public verb in one place, and none of the logic."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+
+from psyqueue.backend import Limits
+from psyqueue.clock import Clock, Duration, to_ms
+from psyqueue.errors import ConfigError
+from psyqueue.kernel import queries, stores
+from psyqueue.kernel.bus import EventBus
+from psyqueue.kernel.context import Context
+from psyqueue.kernel.core import Core
+from psyqueue.kernel.dead_letters import DeadLetters
+from psyqueue.kernel.explain import explain
+from psyqueue.kernel.extension import Plugin
+from psyqueue.kernel.handler import Call, Handler, HandlerDecorator
+from psyqueue.kernel.handlers import HandleOptions, make_spec
+from psyqueue.kernel.job_handle import JobHandle, cancel_job, get_view
+from psyqueue.kernel.lifecycle import Lifecycle
+from psyqueue.kernel.options import EnqueueOptions, read_name
+from psyqueue.kernel.pipeline import USER, MiddlewareFunction, Phase, Stage, middleware
+from psyqueue.kernel.views import Durability, Explanation, JobView, Page, durability_of
+
+if TYPE_CHECKING:
+    import click
+
+    from psyqueue.kernel.worker import Worker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PsyQueue:
+    """A job queue on one store.
+
+    Build it (`use`, `handle`, `pipeline`, `events.on`), then `async with q:`; enqueue, and run workers here or in other
+    processes. One object belongs to one event loop of one process.
+    """
+
+    def __init__(self, *, name: str = "psyqueue", clock: Clock | None = None) -> None:
+        self._core = Core(read_name("name", name), clock=clock)
+        self._lifecycle = Lifecycle(self._core)
+        self.dead_letter = DeadLetters(self._core)
+
+    @classmethod
+    def from_url(cls, url: str, *, name: str = "psyqueue", **options: Any) -> Self:
+        """A queue on the store at `url`, such as "sqlite:./jobs.db"; `options` are those of its backend.
+
+        Raises ConfigError for an unknown address or option.
+        """
+        queue = cls(name=name)
+        queue.use(stores.plugin_for(url, options))
+        return queue
+
+    # ── build ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def name(self) -> str:
+        """For logs and errors."""
+        return self._core.name
+
+    @property
+    def events(self) -> EventBus:
+        """`q.events.on("job:*", fn)`."""
+        return self._core.bus
+
+    def use(self, plugin: Plugin) -> Self:
+        """Add a plugin. Raises PluginError for one that does not fit; then nothing of it stays."""
+        self._core.require_new("use()")
+        self._core.registry.use(plugin)
+        return self
+
+    @overload
+    def handle(self, name: str, /, **options: Unpack[HandleOptions]) -> HandlerDecorator: ...
+    @overload
+    def handle(
+        self, name: str, fn: Callable[Concatenate[Context, P], Awaitable[R]], /, **options: Unpack[HandleOptions]
+    ) -> Handler[P, R]: ...
+    @overload
+    def handle(
+        self, name: str, fn: Callable[P, Awaitable[R]], /, **options: Unpack[HandleOptions]
+    ) -> Handler[P, R]: ...
+    @overload
+    def handle(
+        self, name: str, fn: Callable[Concatenate[Context, P], R], /, **options: Unpack[HandleOptions]
+    ) -> Handler[P, R]: ...
+    @overload
+    def handle(self, name: str, fn: Callable[P, R], /, **options: Unpack[HandleOptions]) -> Handler[P, R]: ...
+    def handle(self, name: str, fn: Callable[..., Any] | None = None, /, **options: Unpack[HandleOptions]) -> Any:
+        """Register a handler: as a decorator, or with the function. docs/handlers.md describes the options.
+
+        Raises ConfigError for a name that is taken or a function that cannot be a handler, InvalidOption.
+        """
+
+        def register(function: Callable[..., Any]) -> Handler[..., Any]:
+            spec = make_spec(name, function, options)
+            self._core.handlers.add(spec)
+            return Handler(self._core, spec, {}, {})
+
+        return register if fn is None else register(fn)
+
+    def pipeline(self, event: Stage, fn: MiddlewareFunction, *, phase: Phase = "execute") -> None:
+        """Wrap every enqueue, or every run, with `async fn(ctx, call_next)`."""
+        self._core.require_new("pipeline()")
+        self._core.registry.add_middleware(middleware(event, fn, phase, USER))
+
+    def get_exposed(self, namespace: str) -> Any:
+        """What a plugin exposed. Raises ConfigError naming what there is."""
+        return self._core.registry.get_exposed(namespace)
+
+    @property
+    def commands(self) -> tuple[click.Command, ...]:
+        """What plugins add to the command line."""
+        return self._core.registry.commands
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def start(self) -> None:
+        """Connect the store, start plugins and their services. Raises what failed; then nothing is left running."""
+        await self._lifecycle.start()
+
+    async def stop(self, *, grace: Duration | None = None) -> None:
+        """Drain the workers, their running handlers within `grace`, then stop everything. Idempotent."""
+        await self._lifecycle.stop(None if grace is None else to_ms("grace", grace))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """From the end of `start` to the beginning of `stop`."""
+        return self._core.state == "running"
+
+    # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @overload
+    async def enqueue(self, call: Call[R], /, **options: Unpack[EnqueueOptions]) -> JobHandle[R]: ...
+    @overload
+    async def enqueue(self, name: str, payload: Any = None, /, **options: Unpack[EnqueueOptions]) -> JobHandle[Any]: ...
+    async def enqueue(
+        self, name_or_call: Any, payload: Any = None, /, **options: Unpack[EnqueueOptions]
+    ) -> JobHandle[Any]:
+        """Enqueue one job, by name or as `handler.build(...)`. It is in the store when this returns.
+
+        Raises InvalidOption, PayloadError, TooLarge, IdConflict, KeyConflict, UnknownDependency, QueueFull, Rejected:
+        nothing was written. StoreUnavailable: unknown; a repeat with the same id or idempotency key is safe.
+        """
+        return await self._core.enqueuer.enqueue(name_or_call, payload, options)
+
+    async def enqueue_bulk(self, items: Iterable[Any], /, **options: Unpack[EnqueueOptions]) -> list[JobHandle[Any]]:
+        """Enqueue many: `handler.build(...)` calls, or mappings with name, payload, options (over those given here).
+
+        Up to 500 items and 8 MiB are one atomic step; more go in ordered chunks. Raises as `enqueue`; the error's
+        `enqueued` holds the handles of the chunks before.
+        """
+        return await self._core.enqueuer.enqueue_bulk(items, options)
+
+    def handle_of(self, job_id: str) -> JobHandle[Any]:
+        """A handle of a job that was enqueued elsewhere; its name and queue are empty: `refresh()` knows them."""
+        return JobHandle(read_name("id", str(job_id)), "", "", created=False, _core=self._core)
+
+    # ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def process_next(self, queue: str) -> bool:
+        """Run one job of `queue` to its end. Promotes what is due, never waits. False: nothing was pending."""
+        from psyqueue.kernel.single import process_one  # noqa: PLC0415 - who only enqueues never loads the worker
+
+        self._core.require_running()
+        return await process_one(self._core, read_name("queue", queue))
+
+    def start_worker(
+        self,
+        *queues: str,
+        concurrency: int = 10,
+        prefetch: int | str = "auto",
+        lease: Duration = "30s",
+        name: str | None = None,
+    ) -> Worker:
+        """Run jobs of `queues` here until `stop`, by default those of all handlers. A plain call, it begins at once.
+
+        Raises InvalidOption, and ConfigError if there is no queue to run.
+        """
+        from psyqueue.kernel import running  # noqa: PLC0415 - as above
+
+        return running.start_worker(
+            self._core, queues, concurrency=concurrency, prefetch=prefetch, lease=lease, name=name
+        )
+
+    async def stop_workers(self) -> None:
+        """Drain and stop all workers of this queue object; the queue stays open."""
+        self._core.require_running()
+        await self._lifecycle.stop_workers(None)
+
+    # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
+    async def get(self, job_id: str) -> JobView | None:
+        """The job as it is now; None if there is none."""
+        return await get_view(self._core, str(job_id))
+
+    async def jobs(self, **filters: Unpack[queries.JobFilters]) -> Page[JobView]:
+        """Jobs by queue, status, name, tenant, text, created_after, created_before; `limit` and `cursor` page."""
+        return await queries.find_jobs(self._core, filters)
+
+    async def cancel(self, job_id: str) -> bool:
+        """As JobHandle.cancel."""
+        return await cancel_job(self._core, str(job_id))
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why the job is not running, or how it ended. Raises JobNotFound."""
+        return await explain(self._core, str(job_id))
+
+    async def durability(self) -> Durability:
+        """What accepted jobs survive on this store, as it is set up now."""
+        self._core.require_running()
+        return durability_of(await self._core.backend.info())
+
+    async def pause(self, queue: str, *, until: datetime | None = None) -> None:
+        """Start nothing more of `queue`, until then or until `resume`. What runs goes on."""
+        await queries.pause(self._core, queue, until)
+
+    async def resume(self, queue: str) -> None:
+        """Undo `pause`."""
+        await queries.resume(self._core, queue)
+
+    async def limits(self, queue: str, lane: str | None = None, /, **limits: Unpack[queries.QueueLimits]) -> Limits:
+        """Change limits of a queue (what is not named stays) or of a lane in it (replaced as a whole); returns them."""
+        return await queries.change_limits(self._core, queue, lane, limits)
+
+
+def require_queue(q: object) -> PsyQueue:
+    """For surfaces that load `module:queue`. Raises ConfigError for anything else."""
+    if not isinstance(q, PsyQueue):
+        raise ConfigError(f"{q!r} is {type(q).__name__}, not a PsyQueue")
+    return q

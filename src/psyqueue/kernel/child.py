@@ -1,0 +1,159 @@
+"""The child process of `mode="process"`: one handler run after another, on the main thread.
+
+`python -m psyqueue.kernel.child FD`. A second thread watches the socket: when the worker is gone, so is the child, in
+the middle of whatever it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import queue
+import runpy
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from psyqueue import codec
+from psyqueue.errors import PsyQueueError
+from psyqueue.ids import new_id
+from psyqueue.kernel import frames
+from psyqueue.kernel.context import Context, Signals
+from psyqueue.kernel.handler import Call
+from psyqueue.kernel.options import read, read_name
+from psyqueue.kernel.parameters import Parameters
+from psyqueue.outcome import BadResult, Verdict, error_json
+
+MAIN = "__psyqueue_main__"
+"""The name under which the worker's own script is imported, so that its `if __name__ == "__main__"` stays quiet."""
+
+
+class Child:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._orders: queue.SimpleQueue[frames.ToChild] = queue.SimpleQueue()
+        self._send_lock = threading.Lock()
+        self._main_path: str | None = None
+        self._invokes: dict[tuple[str, str], Callable[[Any, Any], Any]] = {}
+
+    def serve(self) -> None:
+        threading.Thread(target=self._listen, name="psyqueue-child-ear", daemon=True).start()
+        while True:
+            order = self._orders.get()
+            if isinstance(order, frames.Start):
+                sys.path[:] = order.path
+                self._main_path = order.main_path
+            else:
+                self._send(self._run(order))
+
+    def _listen(self) -> None:
+        while (body := self._read_frame()) is not None:
+            self._orders.put(frames.to_child.decode(body))
+        # The worker closed the socket or died: nobody wants this run any more.
+        os._exit(0)
+
+    def _read_frame(self) -> bytes | None:
+        head = self._read(frames.LENGTH.size)
+        return None if head is None else self._read(frames.LENGTH.unpack(head)[0])
+
+    def _read(self, size: int) -> bytes | None:
+        parts = bytearray()
+        while len(parts) < size:
+            try:
+                part = self._connection.recv(min(size - len(parts), 1 << 20))
+            except OSError:
+                return None
+            if not part:
+                return None
+            parts += part
+        return bytes(parts)
+
+    def _send(self, frame: frames.FromChild) -> None:
+        with self._send_lock:
+            self._connection.sendall(frames.pack(frame))
+
+    def _run(self, order: frames.RunIt) -> frames.FromChild:
+        attempt, at_ms = order.delivery.attempt, order.delivery.started_at_ms
+        try:
+            ctx = Context(order.delivery, codec.decode(order.payload), Signals(), self._follow_up, self._progress)
+            result = self._invoke(order)(ctx, ctx.job.payload)
+            if inspect.iscoroutine(result):
+                result = asyncio.run(result)
+            if isinstance(result, Verdict):
+                return _decision(result)
+            return _returned(result, attempt, at_ms)
+        except Verdict as verdict:
+            return _decision(verdict)
+        except BaseException as exc:  # noqa: BLE001 - SystemExit of a handler is a failed run, too
+            return frames.Failed(_kinds(exc), error_json(exc, attempt, at_ms))
+
+    def _invoke(self, order: frames.RunIt) -> Callable[[Any, Any], Any]:
+        key = (order.module, order.qualname)
+        if key not in self._invokes:
+            found: Any = self._import(order.module)
+            for part in order.qualname.split("."):
+                found = getattr(found, part)
+            self._invokes[key] = Parameters(order.name, getattr(found, "fn", found)).invoke
+        return self._invokes[key]
+
+    def _import(self, module: str) -> Any:
+        if module != "__main__":
+            return importlib.import_module(module)
+        if self._main_path is None:
+            raise ImportError("the worker's main module has no file: put the handler into a module of its own")
+        if MAIN not in sys.modules:
+            scope = runpy.run_path(self._main_path, run_name=MAIN)
+            sys.modules[MAIN] = type(sys)(MAIN)
+            vars(sys.modules[MAIN]).update(scope)
+        return sys.modules[MAIN]
+
+    def _progress(self, value: bytes) -> None:
+        self._send(frames.Progress(value))
+
+    def _follow_up(self, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[Any, str]:
+        """Checked here, so that the handler sees its mistake; made into a job by the worker, who knows all handlers."""
+        if isinstance(name_or_call, Call):
+            name, payload, options = name_or_call.spec.name, name_or_call.payload, {**name_or_call.options, **options}
+        else:
+            name = name_or_call
+        options.setdefault("id", new_id())
+        read(options)
+        wire = msgspec.msgpack.encode({option: _plain(value) for option, value in options.items()})
+        call = frames.FollowUpCall(read_name("name", name), codec.encode(payload), wire)
+        self._send(call)
+        return call, options["id"]
+
+
+def _plain(value: Any) -> Any:
+    """An option as MessagePack keeps it: durations in seconds, job handles as their ids."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str | datetime | Mapping) or not hasattr(value, "__iter__"):
+        return getattr(value, "id", value)
+    return [_plain(each) for each in value]
+
+
+def _returned(result: Any, attempt: int, at_ms: int) -> frames.FromChild:
+    try:
+        return frames.Returned(codec.encode(result, what="result"))
+    except PsyQueueError as exc:
+        return frames.Failed(_kinds(BadResult()), error_json(exc, attempt, at_ms))
+
+
+def _decision(verdict: Verdict) -> frames.Decision:
+    return frames.Decision(type(verdict).__name__, getattr(verdict, "after_ms", None), verdict.reason)
+
+
+def _kinds(error: BaseException) -> list[str]:
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+
+
+if __name__ == "__main__":
+    Child(socket.socket(fileno=int(sys.argv[1]))).serve()

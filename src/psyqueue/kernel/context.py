@@ -1,0 +1,208 @@
+"""What a handler, and the middleware around it, know and can do about the run they are in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from psyqueue import codec
+from psyqueue.backend import Delivery, NewJob
+from psyqueue.clock import to_datetime
+from psyqueue.errors import TooLarge
+
+log = logging.getLogger("psyqueue.job")
+
+FOLLOW_UPS_MAX = 400
+"""Follow-up jobs of one run: they commit in one step with its ack. More: `enqueue_bulk` from a follow-up job."""
+
+
+class RunningJob:
+    """The job of this run. `payload` may be replaced by middleware before the handler sees it."""
+
+    __slots__ = ("_cold", "_delivery", "payload")
+
+    def __init__(self, delivery: Delivery, payload: Any) -> None:
+        self._delivery = delivery
+        self._cold: dict[str, Any] | None = None
+        self.payload = payload
+
+    @property
+    def cold(self) -> dict[str, Any]:
+        """The rarely needed fields as they were enqueued: back-off, timeout, meta, tenant, trace, …."""
+        if self._cold is None:
+            self._cold = codec.decode(self._delivery.cold)
+        return self._cold
+
+    @property
+    def id(self) -> str:
+        return self._delivery.id
+
+    @property
+    def queue(self) -> str:
+        return self._delivery.queue
+
+    @property
+    def name(self) -> str:
+        return self._delivery.name
+
+    @property
+    def attempt(self) -> int:
+        """1-based."""
+        return self._delivery.attempt
+
+    @property
+    def max_retries(self) -> int:
+        return self._delivery.max_retries
+
+    @property
+    def lost(self) -> int:
+        """Runs of this job that ended with the loss of their worker."""
+        return self._delivery.lost
+
+    @property
+    def generation(self) -> int:
+        """How often it was replayed from the dead letters."""
+        return self._delivery.generation
+
+    @property
+    def priority(self) -> int:
+        return self._delivery.priority
+
+    @property
+    def lane(self) -> str:
+        return self._delivery.lane
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the jobs it waited for."""
+        return self._delivery.needs
+
+    @property
+    def created_at(self) -> datetime:
+        return to_datetime(self._delivery.created_at_ms)
+
+    @property
+    def started_at(self) -> datetime:
+        return to_datetime(self._delivery.started_at_ms)
+
+    @property
+    def run_at(self) -> datetime:
+        return to_datetime(self._delivery.run_at_ms)
+
+    @property
+    def tenant_id(self) -> str | None:
+        return self.cold.get("tenant_id")
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self.cold.get("meta") or {}
+
+
+class Signals:
+    """What the worker tells a run from outside; set on the event loop, readable from any thread."""
+
+    __slots__ = ("cancelled", "lease_lost")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.lease_lost = False
+
+
+class FollowUp(Protocol):
+    """Makes the job of `ctx.enqueue`: checks its options and gives it an id."""
+
+    def __call__(self, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[NewJob, Any]: ...
+
+
+class Context:
+    """Handed to handlers that ask for it (a first parameter named `ctx` or annotated `Context`) and to middleware.
+
+    `state` is a dict of this run, shared by middleware and handler. `fence` grows with every delivery of the job: give
+    it to outside systems, so that they can turn away a writer that lost its lease.
+    """
+
+    __slots__ = ("_delivery", "_follow_up", "_report", "_signals", "_state", "follow_ups", "job")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        payload: Any,
+        signals: Signals,
+        follow_up: FollowUp,
+        report: Callable[[Any], None],
+    ) -> None:
+        self.job = RunningJob(delivery, payload)
+        self.follow_ups: list[NewJob] = []
+        self._delivery = delivery
+        self._signals = signals
+        self._follow_up = follow_up
+        self._report = report
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def attempt(self) -> int:
+        return self._delivery.attempt
+
+    @property
+    def fence(self) -> int:
+        return self._delivery.fence
+
+    @property
+    def state(self) -> dict[str, Any]:
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def tenant(self) -> str | None:
+        return self.job.tenant_id
+
+    @property
+    def lease_lost(self) -> bool:
+        """Another worker may run this job: stop, nothing of this run counts any more."""
+        return self._signals.lease_lost
+
+    @property
+    def cancelled(self) -> bool:
+        """Somebody asked to cancel this job: stop soon. An `async def` handler is also cancelled."""
+        return self._signals.cancelled
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry job_id, queue, name and attempt."""
+        delivery = self._delivery
+        extra = {
+            "job_id": delivery.id,
+            "queue": delivery.queue,
+            "job_name": delivery.name,
+            "attempt": delivery.attempt,
+        }
+        return _JobLog(log, extra)
+
+    def progress(self, value: Any) -> None:
+        """Say how far it is: any JSON value up to 8 KB, from any thread. The last one is kept beside the job."""
+        self._report(codec.encode(value, what="progress", bytes_max=8192))
+
+    def enqueue(self, name_or_call: Any, payload: Any = None, /, **options: Any) -> Any:
+        """Enqueue a follow-up that exists if and only if this run succeeds: it commits in the same step as the ack.
+
+        Plain, from any thread. Returns its handle (in another process its id). The options are those of
+        `PsyQueue.enqueue`, without `conn`. The enqueue middleware sees it when the handler has returned; if it rejects
+        it, the run fails. Raises as `PsyQueue.enqueue` for bad input, and TooLarge beyond 400 follow-ups.
+        """
+        if len(self.follow_ups) >= FOLLOW_UPS_MAX:
+            text = f"a run has at most {FOLLOW_UPS_MAX} follow-up jobs; let one of them enqueue the rest in bulk"
+            raise TooLarge(text, limit=FOLLOW_UPS_MAX)
+        job, handle = self._follow_up(name_or_call, payload, options)
+        self.follow_ups.append(job)
+        return handle
+
+
+class _JobLog(logging.LoggerAdapter[logging.Logger]):
+    """Keeps the caller's own `extra` beside ours (the base class would drop it)."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs

@@ -1,0 +1,332 @@
+"""The way of a job into the store: read, bound, through the middleware, shared calls, told after the commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from psyqueue import codec
+from psyqueue.backend import Delivery, Enqueued, NewJob
+from psyqueue.backend.bounds import CALL_BYTES_MAX, ITEMS_MAX
+from psyqueue.errors import InvalidOption, PayloadError, PluginError, PsyQueueError, Rejected
+from psyqueue.ids import new_id
+from psyqueue.kernel.coalescer import Coalescer, job_bytes
+from psyqueue.kernel.handler import Call
+from psyqueue.kernel.handlers import HandlerSpec
+from psyqueue.kernel.job_handle import JobHandle
+from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name
+from psyqueue.outcome import Verdict
+
+if TYPE_CHECKING:
+    from psyqueue.kernel.core import Core
+
+log = logging.getLogger(__name__)
+
+MAX_RETRIES_DEFAULT = 3
+UNKNOWN_NAMES_MAX = 1_000
+"""Names remembered as warned about; more are a mistake that one more warning each time will show."""
+
+
+class Draft(msgspec.Struct):
+    """A job before it is written; middleware may change every field. `options` are those of `enqueue`, as given."""
+
+    id: str
+    name: str
+    queue: str
+    payload: Any
+    options: dict[str, Any]
+    parent_id: str | None = None
+
+
+class EnqueueContext:
+    """What enqueue middleware gets: all jobs of the call in `jobs`, a dict of its own in `state`.
+
+    After `await call_next()`, `handles` are those of the written jobs, in the order of `jobs`.
+    """
+
+    __slots__ = ("handles", "jobs", "state")
+    event = "enqueue"
+
+    def __init__(self, jobs: list[Draft]) -> None:
+        self.jobs = jobs
+        self.state: dict[str, Any] = {}
+        self.handles: list[JobHandle[Any]] | None = None
+
+
+class FollowUp(NewJob, frozen=True, kw_only=True):
+    """A job of `ctx.enqueue` that the enqueue middleware has yet to see."""
+
+    draft: Draft
+
+
+class Enqueuer:
+    """One per started queue."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._coalescer = Coalescer(core.new_channel(), core.backend.enqueue)
+        self._warned: set[str] = set()
+
+    # ── one ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def enqueue(self, name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> JobHandle[Any]:
+        """One job, by name or built."""
+        if isinstance(name_or_call, Call):
+            call = _call_with(name_or_call, payload, options)
+            return await self.enqueue_bound(call.spec, call.payload, call.options, call.given)
+        spec = self._find(name_or_call)
+        if spec is not None:
+            checked = spec.parameters.check(payload)
+            return await self.enqueue_bound(spec, checked, options, read(options) if options else {})
+        draft = self._draft(None, name_or_call, payload, options)
+        return (await self._enqueue_drafts([draft], [read(options)]))[0]
+
+    async def enqueue_bound(
+        self, spec: HandlerSpec, payload: Any, options: Mapping[str, Any], given: Given
+    ) -> JobHandle[Any]:
+        """One job of a known handler, its payload checked."""
+        core = self._core
+        core.require_running()
+        if given or core.enqueue_chain is not None or spec.makes_keys:
+            return (await self._enqueue_drafts([self._draft(spec, spec.name, payload, options)], [given]))[0]
+        job = plain_job(new_id(), spec.template, payload, spec.max_retries)
+        (enqueued,) = await self._coalescer.submit((job,))
+        return self._handle(job, enqueued, spec)
+
+    # ── many ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def enqueue_bulk(self, items: Iterable[Any], options: Mapping[str, Any]) -> list[JobHandle[Any]]:
+        """Calls and mappings, in order. An error carries `.enqueued`, the handles made before it."""
+        core = self._core
+        core.require_running()
+        if "id" in options:
+            raise InvalidOption("id", options["id"], "cannot be the same for all jobs of a call", "Give it per item")
+        listed = list(_listed(items))
+        if not listed:
+            return []
+        if core.enqueue_chain is None and not options:
+            jobs = [self._plain_item(item) or self._item(number, item, options) for number, item in enumerate(listed)]
+            return await self._write([job for job, _ in jobs], _one_connection([given for _, given in jobs]))
+        drafts = [self._draft_of_item(number, item, options) for number, item in enumerate(listed)]
+        return await self._enqueue_drafts(drafts, [read(draft.options) for draft in drafts])
+
+    def _plain_item(self, item: Any) -> tuple[NewJob, Given] | None:
+        """The short way of a built call without options."""
+        if not isinstance(item, Call) or item.given or item.spec.makes_keys:
+            return None
+        return plain_job(new_id(), item.spec.template, item.payload, item.spec.max_retries), item.given
+
+    def _item(self, number: int, item: Any, options: Mapping[str, Any]) -> tuple[NewJob, Given]:
+        draft = self._draft_of_item(number, item, options)
+        given = read(draft.options)
+        return self._job(draft, given), given
+
+    async def drain(self) -> None:
+        """Until everything that was accepted is written."""
+        await self._coalescer.drain()
+
+    # ── from inside a run ─────────────────────────────────────────────────────────────────────────────────────────
+    def follow_up(
+        self, delivery: Delivery, name_or_call: Any, payload: Any, options: Mapping[str, Any]
+    ) -> tuple[NewJob, JobHandle[Any]]:
+        """The job of `ctx.enqueue`, checked; it is written with the ack of `delivery`."""
+        if isinstance(name_or_call, Call):
+            call = _call_with(name_or_call, payload, options)
+            draft = self._draft(call.spec, call.spec.name, call.payload, call.options)
+        else:
+            draft = self._draft(self._find(name_or_call), name_or_call, payload, options)
+        if "conn" in draft.options:
+            raise InvalidOption("conn", draft.options["conn"], "is not for ctx.enqueue, which commits with the ack")
+        draft.parent_id = delivery.id
+        job = self._job(draft, read(draft.options))
+        spec = self._core.handlers.find(job.name)
+        handle = self._handle_of(job, job.id, spec, created=True)
+        if self._core.enqueue_chain is None:
+            return job, handle
+        draft.payload = codec.decode(job.payload)
+        return FollowUp(**msgspec.structs.asdict(job), draft=draft), handle
+
+    async def guard_follow_ups(self, jobs: Sequence[NewJob]) -> tuple[NewJob, ...]:
+        """The jobs as the enqueue middleware leaves them. Raises what it raises."""
+        chain = self._core.enqueue_chain
+        drafts = [job.draft for job in jobs if isinstance(job, FollowUp)]
+        if chain is None or not drafts:
+            return tuple(jobs)
+        written: list[NewJob] = []
+
+        async def terminal(ctx: EnqueueContext) -> list[JobHandle[Any]]:
+            written.extend(self._jobs_after(ctx, len(drafts)))
+            ctx.handles = [
+                self._handle_of(job, job.id, self._core.handlers.find(job.name), created=True) for job in written
+            ]
+            return ctx.handles
+
+        await self._through(EnqueueContext(drafts), terminal)
+        return tuple(written)
+
+    # ── the common way ────────────────────────────────────────────────────────────────────────────────────────────
+    async def _enqueue_drafts(self, drafts: list[Draft], givens: list[Given]) -> list[JobHandle[Any]]:
+        self._core.require_running()
+        conn = _one_connection(givens)
+        jobs = [self._job(draft, given) for draft, given in zip(drafts, givens, strict=True)]
+        if self._core.enqueue_chain is None:
+            return await self._write(jobs, conn)
+        for draft, job in zip(drafts, jobs, strict=True):
+            # A copy of the caller's payload: middleware edits jobs, not the caller's objects.
+            draft.payload = codec.decode(job.payload)
+        count = len(drafts)
+
+        async def terminal(ctx: EnqueueContext) -> list[JobHandle[Any]]:
+            ctx.handles = await self._write(self._jobs_after(ctx, count), conn)
+            return ctx.handles
+
+        ctx = EnqueueContext(drafts)
+        await self._through(ctx, terminal)
+        assert ctx.handles is not None
+        return ctx.handles
+
+    async def _through(self, ctx: EnqueueContext, terminal: Any) -> None:
+        chain = self._core.enqueue_chain
+        assert chain is not None
+        try:
+            verdict = await chain(ctx, terminal)
+        except Verdict as exc:
+            raise Rejected(exc.reason) from exc
+        if ctx.handles is None and isinstance(verdict, Verdict):
+            raise Rejected(verdict.reason) from verdict
+
+    def _jobs_after(self, ctx: EnqueueContext, count: int) -> list[NewJob]:
+        if len(ctx.jobs) != count:
+            problem = f"it left {len(ctx.jobs)} of {count} jobs in ctx.jobs, and every caller waits for its own"
+            raise PluginError("enqueue middleware", f"{problem}. Raise Rejected instead")
+        return [self._job(draft, read(draft.options)) for draft in ctx.jobs]
+
+    async def _write(self, jobs: Sequence[NewJob], conn: Any) -> list[JobHandle[Any]]:
+        handles: list[JobHandle[Any]] = []
+        bound = None if conn is None else self._core.backend.bind(conn)
+        try:
+            for chunk in _chunks(jobs):
+                if bound is None:
+                    replies: Sequence[Enqueued] = await self._coalescer.submit(chunk)
+                else:
+                    replies = await bound.enqueue(chunk)
+                for job, enqueued in zip(chunk, replies, strict=True):
+                    spec = self._core.handlers.find(job.name)
+                    handles.append(self._handle(job, enqueued, spec, is_committed=bound is None))
+        except PsyQueueError as exc:
+            exc.enqueued = handles  # type: ignore[attr-defined]
+            raise
+        return handles
+
+    def _handle(
+        self, job: NewJob, enqueued: Enqueued, spec: HandlerSpec | None, *, is_committed: bool = True
+    ) -> JobHandle[Any]:
+        created = enqueued.created
+        if created and is_committed and self._core.bus.wants("job:enqueued"):
+            self._core.bus.publish("job:enqueued", {"job_id": job.id, "queue": job.queue, "name": job.name})
+        return self._handle_of(job, enqueued.job_id, spec, created=created)
+
+    def _handle_of(self, job: NewJob, job_id: str, spec: HandlerSpec | None, *, created: bool) -> JobHandle[Any]:
+        convert = None if spec is None else spec.convert
+        return JobHandle(job_id, job.name, job.queue, created, self._core, convert)
+
+    # ── drafts ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _find(self, name: Any) -> HandlerSpec | None:
+        """The handler; None (warned about once) where another process will know it."""
+        read_name("name", name)
+        spec = self._core.handlers.find(name)
+        if spec is None and name not in self._warned:
+            if len(self._warned) < UNKNOWN_NAMES_MAX:
+                self._warned.add(name)
+            log.warning("enqueue for a handler that this process does not know", extra={"job_name": name})
+        return spec
+
+    def _draft(self, spec: HandlerSpec | None, name: str, payload: Any, options: Mapping[str, Any]) -> Draft:
+        rest = dict(options)
+        queue = rest.pop("queue") if "queue" in rest else name if spec is None else spec.queue
+        job_id = rest.pop("id") if "id" in rest else new_id()
+        return Draft(id=job_id, name=name, queue=queue, payload=payload, options=rest)
+
+    def _draft_of_item(self, number: int, item: Any, common: Mapping[str, Any]) -> Draft:
+        if isinstance(item, Call):
+            return self._draft(item.spec, item.spec.name, item.payload, {**common, **item.options})
+        if not isinstance(item, Mapping):
+            what = f"is {type(item).__name__}, neither handler.build(...) nor a mapping with name, payload, options"
+            raise PayloadError(f"$[{number}]", what, "bulk item")
+        unknown = sorted(str(key) for key in item.keys() - _ITEM_KEYS)
+        if unknown or "name" not in item:
+            what = f"has unknown keys {', '.join(unknown)}" if unknown else "has no name"
+            raise PayloadError(f"$[{number}]", f"{what}; it takes name, payload, options", "bulk item")
+        own = item.get("options") or {}
+        if not isinstance(own, Mapping):
+            raise PayloadError(f"$[{number}].options", f"is {type(own).__name__}, not a mapping", "bulk item")
+        name = item["name"]
+        return self._draft(self._find(name), name, item.get("payload"), {**common, **own})
+
+    def _job(self, draft: Draft, given: Given) -> NewJob:
+        """The seam's job of a draft, everything checked."""
+        read_name("id", draft.id)
+        read_name("queue", draft.queue)
+        spec = self._find(draft.name)
+        if spec is None:
+            template, retries = Template(draft.name, draft.queue), MAX_RETRIES_DEFAULT
+            content = Content(draft.id, template, draft.payload, retries, parent_id=draft.parent_id)
+            return new_job(content, given, self._core.clock.now_ms())
+        payload = spec.parameters.check(draft.payload)
+        if spec.makes_keys:
+            # Before keys are made of it: a value that is no JSON is the payload's error, not the key's.
+            codec.encode(payload)
+        template = spec.template
+        if draft.queue != template.queue:
+            template = Template(spec.name, draft.queue, spec.version)
+        content = Content(
+            draft.id,
+            template,
+            payload,
+            spec.max_retries,
+            unique=None if "unique_key" in given else spec.unique_key(payload),
+            order=None if "order_key" in given else spec.order_key(payload),
+            parent_id=draft.parent_id,
+        )
+        return new_job(content, given, self._core.clock.now_ms())
+
+
+_ITEM_KEYS = frozenset(("name", "payload", "options"))
+
+
+def _call_with(call: Call[Any], payload: Any, options: Mapping[str, Any]) -> Call[Any]:
+    if payload is not None:
+        raise PayloadError("$", f"the call of {call.spec.name!r} has its payload already; give it to build(...)")
+    if not options:
+        return call
+    merged = {**call.options, **options}
+    return Call(call.spec, call.payload, merged, read(merged))
+
+
+def _listed(items: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise PayloadError("$", f"is {type(items).__name__}, not a list of items", "bulk")
+    return items
+
+
+def _one_connection(givens: Sequence[Given]) -> Any:
+    """The connection that all jobs of one call share, None without one. Raises InvalidOption for a mix."""
+    first = givens[0].get("conn")
+    for given in givens:
+        if given.get("conn") is not first:
+            raise InvalidOption("conn", given.get("conn"), "differs between the jobs of one call", "Make one call each")
+    return first
+
+
+def _chunks(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """In order, each within the bounds of one step."""
+    start = size = 0
+    for index, job in enumerate(jobs):
+        added = job_bytes(job)
+        if index > start and (index - start >= ITEMS_MAX or size + added > CALL_BYTES_MAX):
+            yield jobs[start:index]
+            start, size = index, 0
+        size += added
+    if start < len(jobs):
+        yield jobs[start:]

@@ -1,0 +1,241 @@
+"""One delivery from payload to outcome, read from top to bottom. It never calls the store."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from psyqueue import codec
+from psyqueue.backend import NO_EFFECTS, Ack, AnyOutcome, Cancelled, Dead, Delivery, Effects, Release
+from psyqueue.backend import Snooze as SnoozeOutcome
+from psyqueue.errors import HandlerTimeout, InvalidState
+from psyqueue.kernel.aio import Isolated, call_in, call_later_ms
+from psyqueue.kernel.context import Context, Signals
+from psyqueue.kernel.run import Run
+from psyqueue.kernel.threads import Threads
+from psyqueue.outcome import DeadLetter, Misfit, Verdict, decide, error_json
+
+if TYPE_CHECKING:
+    from psyqueue.kernel.children import Children
+    from psyqueue.kernel.core import Core
+    from psyqueue.kernel.handlers import HandlerSpec
+    from psyqueue.outcome import Policy
+
+UNKNOWN_DELAY_MS = 1_000
+UNKNOWN_DELAY_CAP_MS = 60_000
+UNKNOWN_GIVE_UP_MS = 86_400_000
+"""A job whose handler no worker knows waits a day for a deploy, then it is dead."""
+
+
+class Executor:
+    """Runs deliveries. `on_timeout(run)` is the worker's, called when a run has used up its time."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        threads: Threads,
+        children: Children,
+        on_timeout: Callable[[Run], None],
+        on_progress: Callable[[Run], None],
+    ) -> None:
+        self._core = core
+        self._find = core.handlers.find
+        self._chain = core.process_chain
+        self._mono_ms = core.clock.mono_ms
+        self._threads = threads
+        self._children = children
+        self._on_timeout = on_timeout
+        self._on_progress = on_progress
+        self._loop = asyncio.get_running_loop()
+
+    async def execute(self, run: Run) -> None:
+        """Set `run.outcome`; it stays None when the run no longer counts."""
+        delivery = run.delivery
+        spec = self._find(delivery.name)
+        if spec is None:
+            run.outcome = unknown_handler(delivery)
+            return
+        started_ms = self._mono_ms()
+        try:
+            if spec.is_plain and self._chain is None and delivery.cold == b"{}":
+                run.outcome = await self._run_plain(spec, delivery)
+            else:
+                run.outcome = await self._run_full(run, spec)
+        except asyncio.CancelledError as exc:
+            if run.stop_reason is None and run.task is not None and run.task.cancelling():
+                run.stop_reason = "unasked"
+            run.outcome = self._failed(run, spec, exc)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a handler's failure, SystemExit too, never escapes its run
+            run.outcome = self._failed(run, spec, exc)
+        run.run_ms = self._mono_ms() - started_ms
+
+    async def _run_plain(self, spec: HandlerSpec, delivery: Delivery) -> AnyOutcome:
+        """The short way of an `async def` without context, middleware, timeout or options of its own."""
+        result = await Isolated(spec.invoke(None, _decoded(delivery.payload)))
+        if result is None:
+            return Ack(job_id=delivery.id, completion_token=delivery.completion_token)
+        return self._decide(delivery, spec.policy, result=result)
+
+    async def _run_full(self, run: Run, spec: HandlerSpec) -> AnyOutcome | None:
+        delivery = run.delivery
+        run.signals = Signals()
+        ctx = Context(
+            delivery,
+            _decoded(delivery.payload),
+            run.signals,
+            functools.partial(self._core.follow_up, delivery),
+            functools.partial(self._report, run),
+        )
+        cold = ctx.job.cold
+        if cold.get("schema_version", 1) > spec.version:
+            return unknown_handler(delivery)
+        policy = spec.policy_for(cold)
+        _refuse_late(delivery, cold)
+        timer = None
+        if policy.timeout_ms is not None:
+            timer = call_later_ms(policy.timeout_ms, self._on_timeout, run)
+        try:
+            result, effects = await Isolated(self._through_chain(run, spec, ctx))
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if run.stop_reason == "timeout":
+            # It took the cancel for an order to return: what it returned is not what it was asked for.
+            return self.stopped(run)
+        return self._decide(delivery, policy, result=result, effects=effects)
+
+    async def _through_chain(self, run: Run, spec: HandlerSpec, ctx: Context) -> tuple[Any, Effects]:
+        """What came of it, and the follow-ups of a successful run as the enqueue middleware leaves them."""
+        if self._chain is None:
+            result = await self._call(run, spec, ctx)
+        else:
+
+            async def terminal(inner: Context) -> Any:
+                return await self._call(run, spec, inner)
+
+            result = await self._chain(ctx, terminal)
+        if not ctx.follow_ups or isinstance(result, Verdict):
+            return result, NO_EFFECTS
+        return result, Effects(jobs=await self._core.guard_follow_ups(ctx.follow_ups))
+
+    async def _call(self, run: Run, spec: HandlerSpec, ctx: Context) -> Any:
+        if spec.kind == "async":
+            return await spec.invoke(ctx, ctx.job.payload)
+        if spec.kind == "process":
+            return await self._children.run(spec, run.delivery, ctx)
+        try:
+            return await self._threads.run(functools.partial(spec.invoke, ctx, ctx.job.payload))
+        except KeyboardInterrupt as exc:
+            # No signal reaches a thread: the handler raised it by itself, and must not end the worker with it.
+            raise RuntimeError("the handler raised KeyboardInterrupt") from exc
+
+    # ── ends that are not the handler's own ───────────────────────────────────────────────────────────────────────────
+    def stopped(self, run: Run) -> AnyOutcome | None:
+        """The outcome of a run that was told to stop, by the reason; None: it no longer counts."""
+        delivery = run.delivery
+        job_id, token = delivery.id, delivery.completion_token
+        if run.is_lost:
+            return None
+        match run.stop_reason:
+            case "cancel":
+                return Cancelled(job_id=job_id, completion_token=token)
+            case "timeout":
+                spec = self._find(delivery.name)
+                assert spec is not None, delivery.name
+                policy = _policy(spec, delivery)
+                return self._decide(delivery, policy, error=HandlerTimeout(delivery.name, policy.timeout_ms or 0))
+            case _:
+                return Release(job_id=job_id, completion_token=token)
+
+    def conflicted(self, run: Run) -> AnyOutcome:
+        """A follow-up depends on a job that does not exist: the run failed after all."""
+        return self.failed_after(
+            run, InvalidState("the store refused a follow-up of this run: it depends on an unknown job")
+        )
+
+    def failed_after(self, run: Run, error: BaseException, reason: str = "") -> AnyOutcome:
+        """It ended, and then could not be settled as it was: a failure, final where a `reason` says so."""
+        delivery = run.delivery
+        spec = self._find(delivery.name)
+        if reason or spec is None:
+            body = error_json(error, delivery.attempt, self._core.clock.now_ms())
+            token = delivery.completion_token
+            return Dead(job_id=delivery.id, completion_token=token, error=body, reason=reason or "fatal")
+        return self._decide(delivery, _policy(spec, delivery), error=error)
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that run on although their run was settled without them."""
+        return self._threads.abandoned
+
+    def is_thread(self, run: Run) -> bool:
+        spec = self._find(run.delivery.name)
+        return spec is not None and spec.kind == "thread"
+
+    def _failed(self, run: Run, spec: HandlerSpec, error: BaseException) -> AnyOutcome | None:
+        """A handler may turn the cancel it got into an error of its own; the reason of the stop counts then."""
+        if run.stop_reason is None or run.stop_reason == "unasked":
+            return self._decide(run.delivery, _policy(spec, run.delivery), error=error)
+        return self.stopped(run)
+
+    def _decide(self, delivery: Delivery, policy: Policy, **how: Any) -> AnyOutcome:
+        return decide(delivery, policy, chance=self._core.chance, at_ms=self._core.clock.now_ms(), **how)
+
+    def _report(self, run: Run, progress: bytes) -> None:
+        """From any thread. However often it is called, one call at a time is on its way into the loop."""
+        run.progress = progress
+        if not run.has_progress:
+            run.has_progress = True
+            call_in(self._loop, self._on_progress, run)
+
+
+def unknown_handler(delivery: Delivery) -> AnyOutcome:
+    """Not ours: back to the others with a growing delay; after a day of that, dead.
+
+    How long it has been waiting is told from the number of its deliveries, so that nothing has to be kept; a job that
+    is younger than a day was delivered so often for other reasons.
+    """
+    doublings = min(delivery.fence - 1, 6)
+    waited_ms = UNKNOWN_DELAY_MS * ((1 << doublings) - 1) + UNKNOWN_DELAY_CAP_MS * max(0, delivery.fence - 7)
+    if min(waited_ms, delivery.started_at_ms - delivery.created_at_ms) >= UNKNOWN_GIVE_UP_MS:
+        error = error_json(
+            DeadLetter(f"no worker knew handler {delivery.name!r} for a day"), delivery.attempt, delivery.started_at_ms
+        )
+        return Dead(
+            job_id=delivery.id, completion_token=delivery.completion_token, error=error, reason="unknown_handler"
+        )
+    return SnoozeOutcome(
+        job_id=delivery.id,
+        completion_token=delivery.completion_token,
+        delay_ms=min(UNKNOWN_DELAY_CAP_MS, UNKNOWN_DELAY_MS << doublings),
+        reason=f"unknown handler {delivery.name!r}",
+    )
+
+
+def _decoded(body: bytes) -> Any:
+    """Raises Misfit for what is no JSON: some other client wrote it, and it will be none next time either."""
+    try:
+        return codec.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise Misfit("$", f"cannot be read as JSON: {exc}") from exc
+
+
+def _policy(spec: HandlerSpec, delivery: Delivery) -> Policy:
+    """The job's own. One that cannot be read says nothing."""
+    try:
+        return spec.policy_for(codec.decode(delivery.cold))
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, AttributeError):
+        return spec.policy
+
+
+def _refuse_late(delivery: Delivery, cold: dict[str, Any]) -> None:
+    deadline_at_ms = cold.get("deadline_at_ms")
+    if deadline_at_ms is not None and delivery.started_at_ms > deadline_at_ms:
+        raise DeadLetter("deadline")

@@ -1,0 +1,306 @@
+"""Handlers by name: what was registered, checked once, ready to bind payloads and to run."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
+
+import msgspec
+
+from psyqueue.backend.bounds import KEY_LENGTH_MAX
+from psyqueue.backoff import BackoffFunction, Strategy
+from psyqueue.clock import Duration, to_ms
+from psyqueue.errors import ConfigError, InvalidOption
+from psyqueue.job import NAME_LENGTH_MAX
+from psyqueue.kernel.options import (
+    Template,
+    canonical,
+    read_bool,
+    read_int,
+    read_name,
+    read_retries,
+    read_strategy,
+    read_timeout,
+)
+from psyqueue.kernel.parameters import Invoke, Parameters, result_type
+from psyqueue.kernel.pipeline import is_async, label
+from psyqueue.outcome import Policy
+
+Mode: TypeAlias = Literal["auto", "async", "thread", "process"]
+Kind: TypeAlias = Literal["async", "thread", "process"]
+UniqueFields: TypeAlias = "bool | str | tuple[str, ...] | None"
+OrderFields: TypeAlias = "str | tuple[str, ...] | None"
+
+VERSION_MAX = 1_000_000
+_POLICY_FIELDS = (
+    ("backoff", "strategy"),
+    ("backoff_base_ms", "base_ms"),
+    ("backoff_cap_ms", "cap_ms"),
+    ("backoff_jitter", "jitter"),
+    ("timeout_ms", "timeout_ms"),
+)
+KEY_TEXT_MAX = KEY_LENGTH_MAX - 2 * NAME_LENGTH_MAX - 8
+"""What is left for the value in a derived key beside the tenant and the handler's name; a longer value is hashed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerSpec:
+    """One registered handler.
+
+    `kind` says where it runs, `invoke(ctx, payload)` runs it (Misfit when the payload does not fit), `policy` holds for
+    jobs that say nothing else in their cold fields. A delivery whose `schema_version` is above `version` is not for it.
+    `convert` makes the annotated type of a result. `is_plain`: an `async def` without context or timeout, which needs
+    nothing around it.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    queue: str
+    kind: Kind
+    wants_ctx: bool
+    invoke: Invoke
+    parameters: Parameters
+    policy: Policy
+    max_retries: int
+    unique: tuple[str, ...] | Literal[True] | None
+    order: tuple[str, ...] | None
+    version: int
+    aliases: tuple[str, ...]
+    convert: Callable[[Any], Any] | None
+    is_plain: bool
+    makes_keys: bool
+    template: Template
+
+    def policy_for(self, cold: Mapping[str, Any]) -> Policy:
+        """The policy of a job with these cold fields: what it was enqueued with, else the handler's."""
+        asked = {field: cold[wire] for wire, field in _POLICY_FIELDS if wire in cold}
+        if not asked:
+            return self.policy
+        if "strategy" in asked:
+            asked["own_backoff"] = None
+        return msgspec.structs.replace(self.policy, **asked)
+
+    def unique_key(self, payload: Any) -> str | None:
+        """The key that `unique=` makes of a payload; None without one."""
+        if self.unique is None:
+            return None
+        if self.unique is True:
+            return self._key(payload)
+        return self._key(self._values(payload, self.unique, "unique"))
+
+    def order_key(self, payload: Any) -> str | None:
+        """The key that `order_key=` makes of a payload; None without one."""
+        return None if self.order is None else self._key(self._values(payload, self.order, "order_key"))
+
+    def _values(self, payload: Any, fields: tuple[str, ...], option: str) -> Any:
+        values = [self.parameters.value(payload, field, option) for field in fields]
+        return values[0] if len(values) == 1 else values
+
+    def _key(self, value: Any) -> str:
+        """`name:value`, readable where short; two handlers never share one."""
+        body = canonical(value)
+        if len(body) <= KEY_TEXT_MAX and body.isascii():
+            return f"{self.name}:{body.decode()}"
+        return f"{self.name}:{_hash(body)}"
+
+
+class Handlers:
+    """name (or alias) → spec. Registering is over when a name is taken: two meanings of one name are a mix-up."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, HandlerSpec] = {}
+
+    def add(self, spec: HandlerSpec) -> None:
+        """Raises ConfigError if one of its names is taken."""
+        for name in (spec.name, *spec.aliases):
+            taken = self._by_name.get(name)
+            if taken is not None:
+                raise ConfigError(
+                    f"handler {name!r} is registered already ({label(taken.fn)}); give the second one another name",
+                    name=name,
+                )
+        if len({spec.name, *spec.aliases}) != 1 + len(spec.aliases):
+            raise ConfigError(f"handler {spec.name!r} lists a name twice: {', '.join(spec.aliases)}", name=spec.name)
+        for name in (spec.name, *spec.aliases):
+            self._by_name[name] = spec
+
+    def find(self, name: str) -> HandlerSpec | None:
+        """The handler of this name or alias; None if this process does not know it."""
+        return self._by_name.get(name)
+
+    def all(self) -> tuple[HandlerSpec, ...]:
+        """Each once, in order of registration."""
+        return tuple(spec for name, spec in self._by_name.items() if name == spec.name)
+
+    def queues(self) -> tuple[str, ...]:
+        """The queues that these handlers are enqueued to by default, in order of registration."""
+        return tuple(dict.fromkeys(spec.queue for spec in self.all()))
+
+
+class HandleOptions(TypedDict, total=False):
+    """What `handle()` takes, with its defaults in `HANDLE_DEFAULTS`."""
+
+    queue: str | None
+    max_retries: int
+    backoff: Strategy | BackoffFunction
+    backoff_base: Duration
+    backoff_cap: Duration
+    backoff_jitter: bool
+    timeout: Duration | None
+    mode: Mode
+    unique: UniqueFields
+    order_key: OrderFields
+    version: int
+    aliases: Iterable[str]
+    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    fatal: type[BaseException] | tuple[type[BaseException], ...]
+
+
+HANDLE_DEFAULTS: HandleOptions = {
+    "queue": None,
+    "max_retries": 3,
+    "backoff": "exponential",
+    "backoff_base": 1.0,
+    "backoff_cap": 300.0,
+    "backoff_jitter": True,
+    "timeout": None,
+    "mode": "auto",
+    "unique": None,
+    "order_key": None,
+    "version": 1,
+    "aliases": (),
+    "retry_on": (Exception,),
+    "fatal": (),
+}
+
+
+def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> HandlerSpec:
+    """Check a registration. Raises InvalidOption or ConfigError naming the handler."""
+    read_name("name", name)
+    for option, value in options.items():
+        if option not in HANDLE_DEFAULTS:
+            known = f"There are {', '.join(HANDLE_DEFAULTS)}"
+            raise InvalidOption(option, value, f"is not an option of handle({name!r})", known)
+    asked: dict[str, Any] = {**HANDLE_DEFAULTS, **options}
+    if not callable(fn) or inspect.isclass(fn):
+        raise ConfigError(f"handler {name!r}: {fn!r} is no function", name=name)
+    kind = _kind(name, fn, asked["mode"])
+    parameters = Parameters(name, fn)
+    queue = name if asked["queue"] is None else read_name("queue", asked["queue"])
+    version = read_int("version", asked["version"], 1, VERSION_MAX)
+    policy = _policy(asked)
+    unique = _unique(parameters, asked["unique"])
+    order = None if asked["order_key"] is None else _fields(parameters, "order_key", asked["order_key"])
+    return HandlerSpec(
+        name=name,
+        fn=fn,
+        queue=queue,
+        kind=kind,
+        wants_ctx=parameters.wants_ctx,
+        invoke=parameters.invoke,
+        parameters=parameters,
+        policy=policy,
+        max_retries=read_retries("max_retries", asked["max_retries"]),
+        unique=unique,
+        order=order,
+        makes_keys=unique is not None or order is not None,
+        version=version,
+        aliases=_aliases(asked["aliases"]),
+        convert=_converter(result_type(name, fn)),
+        is_plain=kind == "async" and not parameters.wants_ctx and policy.timeout_ms is None,
+        template=Template(name, queue, version),
+    )
+
+
+def _policy(asked: Mapping[str, Any]) -> Policy:
+    own = asked["backoff"] if callable(asked["backoff"]) else None
+    strategy: Any = "exponential" if own is not None else read_strategy("backoff", asked["backoff"])
+    return Policy(
+        strategy=strategy,
+        base_ms=to_ms("backoff_base", asked["backoff_base"]),
+        cap_ms=to_ms("backoff_cap", asked["backoff_cap"]),
+        jitter=read_bool("backoff_jitter", asked["backoff_jitter"]),
+        timeout_ms=read_timeout("timeout", asked["timeout"]),
+        retry_on=_exceptions("retry_on", asked["retry_on"]),
+        fatal=_exceptions("fatal", asked["fatal"]),
+        own_backoff=own,
+    )
+
+
+def _kind(name: str, fn: Callable[..., Any], mode: Any) -> Kind:
+    if mode not in get_args(Mode):
+        raise InvalidOption("mode", mode, f"is none of {', '.join(get_args(Mode))}")
+    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        raise ConfigError(f"handler {name!r} is a generator; return a value instead of yielding", name=name)
+    if mode == "auto":
+        return "async" if is_async(fn) else "thread"
+    if mode == "process":
+        _require_importable(name, fn)
+        return "process"
+    if is_async(fn) != (mode == "async"):
+        wanted = "an `async def`" if mode == "async" else "a plain `def`"
+        raise ConfigError(
+            f"handler {name!r}: mode={mode!r} needs {wanted}; leave mode out to choose by itself", name=name
+        )
+    return "async" if mode == "async" else "thread"
+
+
+def _require_importable(name: str, fn: Callable[..., Any]) -> None:
+    """A spawned process finds the function by its name only."""
+    module, path = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
+    found: Any = sys.modules.get(module or "")
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    # While a decorator runs, the name is not bound yet: then the path has to be a plain name at module level.
+    if not path or "<" in path or "." in path or (found is not None and not callable(found)):
+        raise ConfigError(
+            f"handler {name!r}: mode='process' needs a function at module level, {label(fn)} is none", name=name
+        )
+
+
+def _unique(parameters: Parameters, given: Any) -> tuple[str, ...] | Literal[True] | None:
+    if given is None or given is False:
+        return None
+    return True if given is True else _fields(parameters, "unique", given)
+
+
+def _fields(parameters: Parameters, option: str, given: Any) -> tuple[str, ...]:
+    fields = (given,) if isinstance(given, str) else given
+    if not isinstance(fields, tuple | list) or not fields or not all(isinstance(field, str) for field in fields):
+        raise InvalidOption(option, given, "is neither the name of a payload field nor a tuple of names")
+    for field in fields:
+        if not parameters.has(field):
+            raise InvalidOption(option, given, f"names {field!r}, which handler {parameters.handler!r} does not take")
+    return tuple(fields)
+
+
+def _aliases(given: Any) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidOption("aliases", given, "is no list of names", 'Give aliases=("old.name",)')
+    return tuple(read_name("aliases", alias) for alias in given)
+
+
+def _exceptions(option: str, given: Any) -> tuple[type[BaseException], ...]:
+    listed = (given,) if isinstance(given, type) else tuple(given) if isinstance(given, Iterable) else (given,)
+    for kind in listed:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidOption(option, given, "is no exception class nor a tuple of them")
+    return listed
+
+
+def _hash(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()
+
+
+def _converter(kind: Any) -> Callable[[Any], Any] | None:
+    """Makes the annotated type of a decoded result; None where the decoded value is what was annotated."""
+    if kind is Any or (isinstance(kind, type) and kind in _PLAIN):
+        return None
+    return lambda value: msgspec.convert(value, kind)
+
+
+_PLAIN = frozenset((bool, int, float, str, list, dict, type(None)))

@@ -1,0 +1,127 @@
+"""A job as its caller holds it: look at it, wait for it, cancel it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from psyqueue.backend import Change, Filter
+from psyqueue.clock import Duration, to_ms
+from psyqueue.errors import JobCancelled, JobDead, JobNotFound, ResultTimeout, StoreError
+from psyqueue.kernel.aio import spawn
+from psyqueue.kernel.views import JobView, view_of
+
+if TYPE_CHECKING:
+    from psyqueue.kernel.core import Core
+
+R_co = TypeVar("R_co", covariant=True)
+
+LOOK_AGAIN_MS = 1_000
+"""A store's signal may get lost; then a result is found this much later."""
+
+
+class JobHandle(Struct, Generic[R_co], eq=False):
+    """Returned by every enqueue; `str(handle)` is the id. `created` is False when the job was there before."""
+
+    id: str
+    name: str
+    queue: str
+    created: bool
+    _core: Core
+    _convert: Callable[[Any], Any] | None = None
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id} {self.name!r} on {self.queue!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    async def refresh(self) -> JobView:
+        """The job as it is now. Raises JobNotFound."""
+        view = await get_view(self._core, self.id)
+        if view is None:
+            raise JobNotFound(self.id)
+        return view
+
+    async def result(self, timeout: Duration | None = None) -> R_co:
+        """What the handler returned, as soon as the job completed; None waits for ever.
+
+        Raises JobDead with the last error, JobCancelled, JobNotFound, ResultTimeout (a TimeoutError).
+        """
+        core = self._core
+        timeout_ms = None if timeout is None else to_ms("timeout", timeout)
+        give_up_at = None if timeout_ms is None else core.clock.mono_ms() + timeout_ms
+        core.require_running()
+        while True:
+            left_ms = None if give_up_at is None else give_up_at - core.clock.mono_ms()
+            wait_ms = LOOK_AGAIN_MS if left_ms is None else max(0, min(LOOK_AGAIN_MS, int(left_ms) + 1))
+            # The store's signal counts from when the waiting began: first wait, then look, so that none is missed.
+            signal = spawn(core.backend.wait((), (self.id,), wait_ms), name="psyqueue-result")
+            try:
+                view = await self.refresh()
+                if view.status in _ENDS:
+                    return self._ended(view)
+                if left_ms is not None and left_ms <= 0:
+                    raise ResultTimeout(self.id, view.status, timeout_ms or 0)
+                await _outlast(core, signal)
+            finally:
+                signal.cancel()
+
+    async def cancel(self) -> bool:
+        """Cancel it, or ask its worker to if it runs. False: it had ended. Raises JobNotFound."""
+        return await cancel_job(self._core, self.id)
+
+    def _ended(self, view: JobView) -> R_co:
+        if view.status == "dead":
+            raise JobDead(self.id, view.reason, view.errors[-1] if view.errors else None)
+        if view.status == "cancelled":
+            raise JobCancelled(self.id, view.reason)
+        result: R_co = view.result if self._convert is None else self._convert(view.result)
+        return result
+
+
+async def _outlast(core: Core, signal: Awaitable[bool]) -> None:
+    """A signal that cannot be waited for is only slower to notice: the job itself is looked at again."""
+    try:
+        await signal
+    except StoreError:
+        await core.clock.sleep_ms(LOOK_AGAIN_MS)
+
+
+async def get_view(core: Core, job_id: str) -> JobView | None:
+    """The job as it is now, None if there is none."""
+    core.require_running()
+    (stored,) = await core.backend.get((job_id,))
+    return None if stored is None else view_of(stored)
+
+
+async def cancel_job(core: Core, job_id: str) -> bool:
+    """As JobHandle.cancel."""
+    core.require_running()
+    where, change = Filter(ids=(job_id,)), Change(kind="cancel", reason="cancelled by request")
+    amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))
+    if job_id in amended.changed:
+        if core.bus.wants("job:cancelled"):
+            view = await get_view(core, job_id)
+            # A job that runs is only asked to end: its worker tells when it did.
+            if view is not None and view.status == "cancelled":
+                core.bus.publish(
+                    "job:cancelled",
+                    {"job_id": job_id, "queue": view.queue, "name": view.name, "reason": view.reason},
+                )
+        return True
+    if not any(skipped == job_id and status is not None for skipped, status in amended.skipped):
+        if await get_view(core, job_id) is None:
+            raise JobNotFound(job_id)
+    return False
+
+
+_ENDS = frozenset(("completed", "dead", "cancelled"))

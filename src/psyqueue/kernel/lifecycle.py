@@ -1,0 +1,115 @@
+"""Start and stop of a queue: everything in order, everything undone in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from psyqueue.errors import LifecycleError
+from psyqueue.kernel.enqueue import Enqueuer
+from psyqueue.kernel.pipeline import compose
+from psyqueue.kernel.services import Services
+
+if TYPE_CHECKING:
+    from psyqueue.kernel.core import Core
+
+log = logging.getLogger(__name__)
+
+SUBSCRIBERS_MS = 1_000
+"""For async event subscribers to see the last events."""
+
+
+class Lifecycle:
+    """One start, one stop; a start that failed left nothing behind and may be tried again."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._services = Services(core)
+        self._stopped: asyncio.Event | None = None
+
+    async def start(self) -> None:
+        """Connect, start plugins, start services. Raises what failed, after undoing what had been done."""
+        core = self._core
+        core.require_own_process()
+        if core.state != "new":
+            raise LifecycleError(f"queue {core.name!r} is {core.state}; start() is for a new one")
+        registry = core.registry
+        ordered = registry.order()
+        forget = registry.checkpoint()
+        store = registry.open_store(core.name)
+        core.state, registry.sealed = "starting", True
+        try:
+            await store.connect()
+            core.enqueue_chain = compose(registry.middleware, "enqueue")
+            core.process_chain = compose(registry.middleware, "process")
+            core.open_channels(Enqueuer)
+            await registry.start_all(ordered)
+        except BaseException:
+            await self._close()
+            forget()
+            core.state, registry.sealed = "new", False
+            raise
+        core.state = "running"
+        self._services.start(registry.services)
+        core.bus.publish("kernel:started", {})
+
+    async def stop(self, grace_ms: int | None) -> None:
+        """Drain workers, then stop everything; each gets its turn. Raises what failed, after all of it.
+
+        Idempotent: a second caller waits for the first.
+        """
+        core = self._core
+        core.require_own_process()
+        if self._stopped is not None:
+            await self._stopped.wait()
+            return
+        if core.state != "running":
+            core.state = "stopped"
+            return
+        self._stopped = asyncio.Event()
+        core.state = "draining"
+        failures: list[Exception] = []
+        try:
+            await _attempt(failures, "workers", lambda: self.stop_workers(grace_ms))
+            core.state = "stopped"
+            await _attempt(failures, "enqueues", core.enqueuer.drain)
+            await _attempt(failures, "services", self._services.stop)
+            failures += await self._close()
+            core.bus.publish("kernel:stopped", {})
+            await core.bus.drain(SUBSCRIBERS_MS)
+        finally:
+            core.state = "stopped"
+            self._stopped.set()
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ExceptionGroup(f"queue {core.name!r} stopped, with failures", failures)
+
+    async def stop_workers(self, grace_ms: int | None) -> None:
+        """All at once, each with this grace for its running handlers; None is the worker's own."""
+        core = self._core
+        workers, core.workers = core.workers, []
+        ended = await asyncio.gather(*(worker.stop(grace_ms) for worker in workers), return_exceptions=True)
+        for worker, failure in zip(workers, ended, strict=True):
+            if failure is not None:
+                log.error("worker failed to stop", exc_info=failure, extra={"worker": worker.name})
+        failed = [failure for failure in ended if isinstance(failure, Exception)]
+        if failed:
+            raise ExceptionGroup("workers failed to stop", failed)
+
+    async def _close(self) -> list[Exception]:
+        registry = self._core.registry
+        failures = await registry.stop_all()
+        await _attempt(failures, "store", registry.close_store)
+        return failures
+
+
+async def _attempt(failures: list[Exception], what: str, close: Callable[[], Awaitable[None]]) -> None:
+    """One failing close never stops the others."""
+    try:
+        await close()
+    except Exception as exc:
+        log.exception("failed to stop", extra={"part": what})
+        failures.append(exc)

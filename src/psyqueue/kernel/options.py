@@ -1,0 +1,354 @@
+"""The options of an enqueue: read strictly, turned into what the seam carries.
+
+Keys (idempotency, unique, order) belong to the tenant: two tenants that use the same key do not meet.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, get_args
+
+import msgspec
+
+from psyqueue import codec
+from psyqueue.backend import WINDOW_MS_DEFAULT, Dependency, Gate, Idempotency, NewJob, Unique
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backoff import STRATEGIES, Strategy
+from psyqueue.clock import Duration, to_at_ms, to_ms
+from psyqueue.errors import InvalidOption
+from psyqueue.job import PRIORITY_MAX, RETRIES_MAX, TERMINAL, Status, name_problem
+
+META_BYTES_MAX = 65_536
+"""Labels, not documents: meta is read with every delivery."""
+
+End: TypeAlias = Literal["completed", "dead", "cancelled"]
+OnConflict: TypeAlias = Literal["existing", "replace", "reject"]
+Given: TypeAlias = dict[str, Any]
+"""Options after reading: milliseconds, plain values; what the caller left out is not there."""
+
+
+class HasId(Protocol):
+    """A job handle or view: anything with the id of a job."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Parent: TypeAlias = "str | HasId | tuple[str | HasId, End | Iterable[End]]"
+Parents: TypeAlias = "str | HasId | Iterable[Parent] | Mapping[str, End | Iterable[End]]"
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """What `enqueue`, `options` and bulk items take. docs/enqueue.md describes each."""
+
+    id: str
+    queue: str
+    priority: int
+    delay: Duration
+    run_at: datetime
+    expires: Duration
+    deadline: datetime | Duration
+    max_retries: int
+    backoff: Strategy
+    backoff_base: Duration
+    backoff_cap: Duration
+    backoff_jitter: bool
+    timeout: Duration | None
+    tenant: str
+    idempotency_key: str
+    idempotency_window: Duration
+    unique_key: str
+    on_conflict: OnConflict
+    depends_on: Parents
+    order_key: str
+    lane: str
+    meta: Mapping[str, Any]
+    conn: Any
+
+
+class Template:
+    """What every job of one (name, queue, version) has in common, worked out once."""
+
+    __slots__ = ("cold", "hasher", "name", "queue", "version")
+
+    def __init__(self, name: str, queue: str, version: int = 1) -> None:
+        self.name = name
+        self.queue = queue
+        self.version = version
+        self.hasher = blake2b(f"{len(queue)}:{queue}{len(name)}:{name}".encode(), digest_size=16)
+        self.cold = b"{}" if version == 1 else codec.encode_trusted({"schema_version": version})
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A job besides its options; `unique` and `order` are keys derived by the handler."""
+
+    id: str
+    template: Template
+    payload: Any
+    max_retries: int
+    unique: str | None = None
+    order: str | None = None
+    parent_id: str | None = None
+
+
+def read(options: Mapping[str, Any]) -> Given:
+    """Check every option by itself, then those that need each other. Raises InvalidOption."""
+    given: Given = {}
+    for option, value in options.items():
+        reader = _READERS.get(option)
+        if reader is None:
+            raise InvalidOption(option, value, "is not an option of enqueue", _did_you_mean(option))
+        given[option] = reader(option, value)
+    if "idempotency_window" in given and "idempotency_key" not in given:
+        raise InvalidOption(
+            "idempotency_window", options["idempotency_window"], "has no idempotency_key to hold for", "Give both"
+        )
+    return given
+
+
+def plain_job(job_id: str, template: Template, payload: Any, max_retries: int) -> NewJob:
+    """The seam's job of an enqueue without options: the short way. Raises PayloadError, TooLarge."""
+    body = codec.encode(payload)
+    return NewJob(
+        id=job_id,
+        queue=template.queue,
+        name=template.name,
+        payload=body,
+        cold=template.cold,
+        digest=_digest(template, payload, b""),
+        max_retries=max_retries,
+    )
+
+
+def new_job(content: Content, given: Given, now_ms: int) -> NewJob:
+    """The seam's job. Raises PayloadError, TooLarge, and InvalidOption for options that do not fit each other."""
+    tenant: str | None = given.get("tenant")
+    unique_key = given.get("unique_key") or content.unique
+    if "on_conflict" in given and unique_key is None:
+        way_out = "Give unique_key, or handle(unique=...)"
+        raise InvalidOption("on_conflict", given["on_conflict"], "has no unique key to conflict on", way_out)
+    order_key = given.get("order_key") or content.order
+    idempotency_key: str | None = given.get("idempotency_key")
+    asked = {option: value for option, value in given.items() if option not in _NOT_CONTENT}
+    return NewJob(
+        id=content.id,
+        queue=content.template.queue,
+        name=content.template.name,
+        payload=codec.encode(content.payload),
+        cold=_cold(content, given, now_ms),
+        digest=_digest(content.template, content.payload, canonical(asked) if asked else b""),
+        priority=given.get("priority", 0),
+        max_retries=given.get("max_retries", content.max_retries),
+        lane=given.get("lane", tenant or ""),
+        delay_ms=given.get("delay", 0),
+        run_at_ms=given.get("run_at"),
+        expires_in_ms=given.get("expires"),
+        unique=None
+        if unique_key is None
+        else Unique(scoped(tenant, unique_key), on_conflict=given.get("on_conflict", "existing")),
+        idempotency=None
+        if idempotency_key is None
+        else Idempotency(scoped(tenant, idempotency_key), given.get("idempotency_window", WINDOW_MS_DEFAULT)),
+        gate=None if order_key is None else Gate(scoped(tenant, order_key)),
+        needs=given.get("depends_on", ()),
+    )
+
+
+def _digest(template: Template, payload: Any, options: bytes) -> bytes:
+    """Stands for what the caller asked for: the same in every process and for every order of a mapping's keys."""
+    hasher = template.hasher.copy()
+    # A JSON value ends where the next one begins, so the two need no border.
+    hasher.update(canonical(payload) + options)
+    return hasher.digest()
+
+
+canonical = msgspec.json.Encoder(order="deterministic", decimal_format="string", uuid_format="canonical").encode
+"""JSON with sorted keys, of a value that was checked before."""
+
+
+def scoped(tenant: str | None, key: str) -> str:
+    """The key as stored. Tenants and keys hold no control characters, so the join is unambiguous."""
+    return key if tenant is None else f"{tenant}\x1f{key}"
+
+
+def unscoped(key: str) -> str:
+    """The key as the caller gave it."""
+    return key.rpartition("\x1f")[2]
+
+
+def _cold(content: Content, given: Given, now_ms: int) -> bytes:
+    """Only what differs from the defaults of the handler that will run it."""
+    cold: dict[str, Any] = {wire: given[option] for option, wire in _COLD if option in given}
+    deadline = given.get("deadline")
+    if deadline is not None:
+        at_ms = deadline.get("at_ms", now_ms + deadline.get("in_ms", 0))
+        if at_ms <= now_ms:
+            raise InvalidOption("deadline", at_ms, "has passed already, by this machine's clock")
+        cold["deadline_at_ms"] = at_ms
+    if content.template.version != 1:
+        cold["schema_version"] = content.template.version
+    if content.parent_id is not None:
+        cold["parent_id"] = content.parent_id
+    return codec.encode_trusted(cold) if cold else b"{}"
+
+
+_COLD = (
+    ("backoff", "backoff"),
+    ("backoff_base", "backoff_base_ms"),
+    ("backoff_cap", "backoff_cap_ms"),
+    ("backoff_jitter", "backoff_jitter"),
+    ("timeout", "timeout_ms"),
+    ("tenant", "tenant_id"),
+    ("meta", "meta"),
+)
+_NOT_CONTENT = frozenset(("id", "conn", "queue", "idempotency_key", "idempotency_window", "on_conflict"))
+"""How the job is identified and carried, not what it is; the queue is hashed where it was decided."""
+
+
+# ── readers: (option, value) → plain value, or InvalidOption ──────────────────────────────────────────────────────────
+def read_name(option: str, value: Any) -> str:
+    """A queue, job, lane, tenant, id or key."""
+    problem = name_problem(value)
+    if problem:
+        raise InvalidOption(option, value, problem)
+    return str(value)
+
+
+def read_int(option: str, value: Any, low: int, high: int) -> int:
+    """A whole number from `low` to `high`; no bool, no float."""
+    if type(value) is not int:
+        raise InvalidOption(option, value, f"is {type(value).__name__}, not int")
+    if not low <= value <= high:
+        raise InvalidOption(option, value, f"is outside {low} to {high}")
+    return value
+
+
+def read_bool(option: str, value: Any) -> bool:
+    """True or False, nothing that merely counts as one."""
+    if type(value) is not bool:
+        raise InvalidOption(option, value, f"is {type(value).__name__}, not bool")
+    return value
+
+
+def read_choice(option: str, value: Any, choices: Iterable[str]) -> str:
+    """One of a closed list."""
+    if value not in (listed := tuple(choices)):
+        raise InvalidOption(option, value, f"is none of {', '.join(listed)}")
+    return str(value)
+
+
+def read_strategy(option: str, value: Any) -> str:
+    """The name of a back-off; an own function is not for the store."""
+    if callable(value):
+        raise InvalidOption(option, value, "is a function, which no store can keep", "Give it to handle(backoff=...)")
+    return read_choice(option, value, STRATEGIES)
+
+
+def read_timeout(option: str, value: Any) -> int | None:
+    """None is no limit."""
+    return None if value is None else to_ms(option, value, minimum_ms=1)
+
+
+def read_retries(option: str, value: Any) -> int:
+    """0 is one run."""
+    return read_int(option, value, 0, RETRIES_MAX)
+
+
+def _read_priority(option: str, value: Any) -> int:
+    return read_int(option, value, -PRIORITY_MAX, PRIORITY_MAX)
+
+
+def read_positive_ms(option: str, value: Any) -> int:
+    """A duration of at least a millisecond."""
+    return to_ms(option, value, minimum_ms=1)
+
+
+def _read_deadline(option: str, value: Any) -> dict[str, int]:
+    if isinstance(value, datetime):
+        return {"at_ms": to_at_ms(option, value)}
+    if isinstance(value, int | float | timedelta | str):
+        return {"in_ms": to_ms(option, value, minimum_ms=1)}
+    raise InvalidOption(option, value, "is neither an aware datetime nor a duration")
+
+
+def _read_on_conflict(option: str, value: Any) -> str:
+    return read_choice(option, value, get_args(OnConflict))
+
+
+def _read_meta(option: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise InvalidOption(option, value, f"is {type(value).__name__}, not a mapping", 'Give meta={"key": value}')
+    # Encoded and read back: what is kept is what was given now, whatever the caller does to the mapping later.
+    return codec.decode(codec.encode(dict(value), what="meta", bytes_max=META_BYTES_MAX))
+
+
+def _read_conn(option: str, value: Any) -> Any:
+    if value is None:
+        raise InvalidOption(option, value, "is no connection", "Leave it out to enqueue outside of a transaction")
+    return value
+
+
+def _read_parents(option: str, value: Any) -> tuple[Dependency, ...]:
+    if isinstance(value, str) or hasattr(value, "id"):
+        listed: list[Any] = [value]
+    elif isinstance(value, Mapping):
+        listed = list(value.items())
+    elif isinstance(value, Iterable):
+        listed = list(value)
+    else:
+        raise InvalidOption(option, value, "is neither a job id or handle nor a collection of them")
+    if len(listed) > ITEMS_MAX:
+        raise InvalidOption(option, len(listed), f"names more than {ITEMS_MAX} jobs", "Join them in steps")
+    needs = tuple(_read_parent(option, item) for item in listed)
+    if len({need.job_id for need in needs}) != len(needs):
+        raise InvalidOption(
+            option, value, "names a job twice", "Give all its ends at once: {id: ('completed', 'dead')}"
+        )
+    return needs
+
+
+def _read_parent(option: str, item: Any) -> Dependency:
+    parent, on = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+    parent_id = read_name(option, getattr(parent, "id", parent))
+    if on is None:
+        return Dependency(parent_id)
+    ends = (on,) if isinstance(on, str) else tuple(on) if isinstance(on, Iterable) else ()
+    if not ends or not TERMINAL.issuperset(ends):
+        raise InvalidOption(option, item, "waits for something that is not completed, dead or cancelled")
+    known: tuple[Status, ...] = tuple(end for end in ("completed", "dead", "cancelled") if end in ends)
+    return Dependency(parent_id, known)
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "id": read_name,
+    "queue": read_name,
+    "priority": _read_priority,
+    "delay": to_ms,
+    "run_at": to_at_ms,
+    "expires": read_positive_ms,
+    "deadline": _read_deadline,
+    "max_retries": read_retries,
+    "backoff": read_strategy,
+    "backoff_base": to_ms,
+    "backoff_cap": to_ms,
+    "backoff_jitter": read_bool,
+    "timeout": read_timeout,
+    "tenant": read_name,
+    "idempotency_key": read_name,
+    "idempotency_window": read_positive_ms,
+    "unique_key": read_name,
+    "on_conflict": _read_on_conflict,
+    "depends_on": _read_parents,
+    "order_key": read_name,
+    "lane": read_name,
+    "meta": _read_meta,
+    "conn": _read_conn,
+}
+
+
+def _did_you_mean(option: str) -> str:
+    close = difflib.get_close_matches(option, _READERS, n=1)
+    return f"Did you mean {close[0]}?" if close else f"There are {', '.join(_READERS)}"

@@ -1,0 +1,189 @@
+"""Reading and operating: pages of jobs, pauses, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
+
+import msgspec
+
+from psyqueue.backend import UNTIL_RESUMED, Filter, Limits
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.clock import Duration, to_at_ms
+from psyqueue.errors import InvalidOption
+from psyqueue.job import STATUSES, Status
+from psyqueue.kernel.options import read_int, read_name, read_positive_ms
+from psyqueue.kernel.views import JobView, Page, view_of
+
+if TYPE_CHECKING:
+    from psyqueue.kernel.core import Core
+
+RATE_MAX = 1_000_000_000
+
+
+class JobFilters(TypedDict, total=False):
+    """What `jobs()` takes; all given conditions hold. Names and statuses: one, or several of which any."""
+
+    queue: str | Iterable[str]
+    status: Status | Iterable[Status]
+    name: str | Iterable[str]
+    tenant: str
+    text: str
+    created_after: datetime
+    created_before: datetime
+    limit: int
+    cursor: str | None
+
+
+class QueueLimits(TypedDict, total=False):
+    """What `limits()` takes; None lifts a limit. Retention is (age, count), only for a whole queue."""
+
+    weight: int
+    active_max: int | None
+    starts_per_minute: int | None
+    starts_burst: int
+    pending_max: int | None
+    retain_ended: tuple[Duration, int] | None
+    retain_dead: tuple[Duration, int] | None
+
+
+async def find_jobs(core: Core, filters: JobFilters) -> Page[JobView]:
+    """One page. Raises InvalidOption."""
+    core.require_running()
+    for option in filters:
+        if option not in _FILTERS:
+            raise InvalidOption(
+                option, filters.get(option), "is no filter of jobs()", f"There are {', '.join(_FILTERS)}"
+            )
+    tenant, text = filters.get("tenant"), filters.get("text", "")
+    if not isinstance(text, str):
+        raise InvalidOption("text", text, f"is {type(text).__name__}, not text")
+    if tenant is not None:
+        read_name("tenant", tenant)
+        # A tenant stands in the cold text only: the store narrows by text where it can, the exact look is below.
+        text = text or msgspec.json.encode(tenant).decode()
+    page = await core.backend.list_jobs(
+        Filter(
+            queues=_names("queue", filters.get("queue")),
+            statuses=_statuses(filters.get("status")),
+            names=_names("name", filters.get("name")),
+            created_from_ms=_instant("created_after", filters),
+            created_to_ms=_instant("created_before", filters),
+            text=text,
+        ),
+        _cursor(filters.get("cursor")),
+        read_limit(filters.get("limit", 50)),
+    )
+    views = map(view_of, page.jobs)
+    return Page(tuple(view for view in views if tenant is None or view.tenant_id == tenant), page.cursor)
+
+
+async def read_limits(core: Core, queue: str) -> Limits:
+    """The settings of a queue; the defaults for one that nobody has used."""
+    core.require_running()
+    found, _ = await core.backend.queues(read_name("queue", queue), None, 1)
+    # A name sorts before everything that it is the beginning of.
+    return found[0].limits if found and found[0].queue == queue else Limits(queue=queue)
+
+
+async def change_limits(core: Core, queue: str, lane: str | None, changes: QueueLimits) -> Limits:
+    """Change what is named and keep the rest; a lane's settings are replaced as a whole. Raises InvalidOption."""
+    core.require_running()
+    changed: dict[str, Any] = {}
+    for option, value in changes.items():
+        reader = _LIMITS.get(option)
+        if reader is None:
+            raise InvalidOption(option, value, "is no limit of a queue", f"There are {', '.join(_LIMITS)}")
+        if lane is not None and option.startswith("retain_"):
+            raise InvalidOption(option, value, "is for a whole queue", "Leave lane out")
+        changed[option] = reader(option, value)
+    if lane is None:
+        return await _put(core, msgspec.structs.replace(await read_limits(core, queue), **changed))
+    if lane:
+        read_name("lane", lane)
+    if not changed:
+        raise InvalidOption("limits", lane, "names a lane and no limit for it", f"There are {', '.join(_LIMITS)}")
+    return await _put(core, Limits(queue=read_name("queue", queue), lane=lane, **changed))
+
+
+async def pause(core: Core, queue: str, until: datetime | None) -> None:
+    """No dequeue from `queue` until then, or until `resume`."""
+    until_ms = UNTIL_RESUMED if until is None else to_at_ms("until", until)
+    await _put(core, msgspec.structs.replace(await read_limits(core, queue), paused_until_ms=until_ms))
+
+
+async def resume(core: Core, queue: str) -> None:
+    """Undo a pause."""
+    await _put(core, msgspec.structs.replace(await read_limits(core, queue), paused_until_ms=None))
+
+
+def read_limit(limit: Any) -> int:
+    """Items of a page."""
+    return read_int("limit", limit, 1, ITEMS_MAX)
+
+
+async def _put(core: Core, limits: Limits) -> Limits:
+    await core.operate(lambda op: core.backend.put_limits(op, (limits,)))
+    return limits
+
+
+def _names(option: str, given: Any) -> tuple[str, ...]:
+    return tuple(read_name(option, name) for name in _several(option, given))
+
+
+def _statuses(given: Any) -> tuple[Status, ...]:
+    statuses = _several("status", given)
+    for status in statuses:
+        if status not in STATUSES:
+            raise InvalidOption("status", status, f"is none of {', '.join(get_args(Status))}")
+    return tuple(statuses)
+
+
+def _several(option: str, given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise InvalidOption(option, given, "is neither text nor a list of texts")
+    return tuple(given)
+
+
+def _instant(option: str, filters: Any) -> int | None:
+    value = filters.get(option)
+    return None if value is None else to_at_ms(option, value)
+
+
+def _cursor(given: Any) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise InvalidOption("cursor", given, "is not the cursor of a page")
+    return given
+
+
+def _read_count(option: str, value: Any) -> int | None:
+    return None if value is None else read_int(option, value, 0, RATE_MAX)
+
+
+def _read_positive(option: str, value: Any) -> int:
+    return read_int(option, value, 1, RATE_MAX)
+
+
+def _read_retention(option: str, value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise InvalidOption(option, value, 'is not (age, count), e.g. ("1d", 10_000); None keeps all')
+    return read_positive_ms(option, value[0]), read_int(option, value[1], 0, RATE_MAX)
+
+
+_FILTERS = tuple(JobFilters.__annotations__)
+_LIMITS = {
+    "weight": _read_positive,
+    "active_max": _read_count,
+    "starts_per_minute": _read_count,
+    "starts_burst": _read_positive,
+    "pending_max": _read_count,
+    "retain_ended": _read_retention,
+    "retain_dead": _read_retention,
+}

@@ -1,0 +1,68 @@
+"""One delivery on its way through this worker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from psyqueue.backend import Delivery
+from psyqueue.kernel.context import Signals
+
+if TYPE_CHECKING:
+    from psyqueue.backend import AnyOutcome
+
+StopReason: TypeAlias = Literal["cancel", "lease-lost", "timeout", "release", "unasked"]
+"""Why a run ended early: asked for, its session is gone, it took too long, the worker stops; or it was cancelled by
+nobody we know, as every task is when its loop is torn down.
+"""
+
+
+class Run:
+    """Mutable on purpose: one is made per job on the hot path, and only the worker that holds it touches it.
+
+    `is_lost`: its session is gone, nothing that it says counts. `progress` is the last one reported, `has_progress`
+    says that it was not sent yet.
+    """
+
+    __slots__ = (
+        "delivery",
+        "has_progress",
+        "is_interrupted",
+        "is_lost",
+        "outcome",
+        "progress",
+        "run_ms",
+        "signals",
+        "stop_reason",
+        "task",
+    )
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.signals: Signals | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.outcome: AnyOutcome | None = None
+        self.stop_reason: StopReason | None = None
+        self.is_interrupted = False
+        self.is_lost = False
+        self.run_ms = 0.0
+        self.progress: bytes | None = None
+        self.has_progress = False
+
+    def stop(self, reason: StopReason, *, interrupt: bool) -> bool:
+        """Tell the handler; the first reason counts. True: the wait for it was interrupted now, which happens once.
+
+        A second cancel would only cut short what the handler does to clean up after the first.
+        """
+        if self.stop_reason is None:
+            self.stop_reason = reason
+        if reason == "lease-lost":
+            self.is_lost = True
+        if self.signals is not None:
+            self.signals.lease_lost |= reason == "lease-lost"
+            self.signals.cancelled |= reason != "lease-lost"
+        if not interrupt or self.is_interrupted or self.task is None:
+            return False
+        self.is_interrupted = True
+        self.task.cancel()
+        return True

@@ -1,0 +1,404 @@
+"""The worker: slots that run handlers, and one loop that talks to the store.
+
+    1. Deliveries arrive in `_ready`; up to `concurrency` of them run, each in a task of its own.
+    2. A run that ended leaves its outcome in `_outcomes`, and the next ready one starts: no store call in between.
+    3. The loop sends everything that gathered in one `settle`, which also fetches for the free room. While the call is
+       away further runs end; under load the batches grow by themselves, a lone job is settled at once.
+    4. With nothing to do the loop sleeps in `wait`: registered first, then one more look, so that no job is missed.
+
+One call in flight with prefetch beats two without (docs/adr/0005). Beside the loop: the lease thread and housekeeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psyqueue.backend import AnyOutcome, Fetch, Keep, Op, Renewal, Session, Settled, SettleReply
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.errors import NamespaceFrozen, SessionLost, StoreError, StoreFull, TooLarge
+from psyqueue.ids import new_token
+from psyqueue.kernel.aio import call_in, call_later_ms, spawn, wait_any
+from psyqueue.kernel.announcer import Announcer
+from psyqueue.kernel.children import Children
+from psyqueue.kernel.executor import Executor
+from psyqueue.kernel.housekeeper import Housekeeper
+from psyqueue.kernel.lease_keeper import LeaseKeeper
+from psyqueue.kernel.prefetch import Prefetch
+from psyqueue.kernel.run import Run
+from psyqueue.kernel.slots import ABANDON_MS, Entry, Slots
+from psyqueue.kernel.threads import Threads
+
+if TYPE_CHECKING:
+    from psyqueue.kernel.core import Core
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 5_000
+"""The truth behind wake-ups: an idle worker looks at the store this often."""
+TROUBLE_MS = 1_000
+"""Pause after a refusal by the store that time may mend (full, frozen)."""
+TURN_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """Checked by `PsyQueue.start_worker`. No queues = those of the handlers. `prefetch` None = adaptive.
+
+    `hang_ms`: how long the event loop may stand still before the worker gives up its lease.
+    """
+
+    queues: tuple[str, ...]
+    name: str
+    concurrency: int = 10
+    prefetch: int | None = None
+    lease_ms: int = 30_000
+    grace_ms: int = 30_000
+    hang_ms: int = 300_000
+
+
+class Worker:
+    """Runs jobs of its queues until stopped. Made by `PsyQueue.start_worker`.
+
+    `failure` is why it ended by itself, None while all is well. Not thread-safe: use it on the loop that started it.
+    """
+
+    def __init__(self, core: Core, options: WorkerOptions) -> None:
+        self.options = options
+        self.name = options.name
+        self.failure: BaseException | None = None
+        self._core = core
+        self._backend = core.backend
+        self._channel = core.new_channel(math.inf)
+        self._announcer = Announcer(core.bus)
+        self._threads = Threads(f"psyqueue-{options.name}", on_return=self._thread_returned)
+        self._children = Children()
+        self._housekeeper = Housekeeper(core, self._all_queues, options.lease_ms)
+        self._slots: Slots
+        self._session_id = ""
+        self._keeper: LeaseKeeper | None = None
+        self._wake = asyncio.Event()
+        self._waiter: asyncio.Task[bool] | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._is_dry = False
+        self._is_stopping = False
+        self._is_lost = False
+        self._turns = 0
+        self._last_call_ms: float | None = None
+        self._beside: set[asyncio.Task[Any]] = set()
+        self._main: asyncio.Task[None] | None = None
+
+    # ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def start(self) -> None:
+        executor = Executor(
+            self._core,
+            threads=self._threads,
+            children=self._children,
+            on_timeout=self._timed_out,
+            on_progress=self._progressed,
+        )
+        self._slots = Slots(
+            executor,
+            size=self.options.concurrency,
+            prefetch=Prefetch(self.options.concurrency, self.options.prefetch),
+            announcer=self._announcer,
+            wake=self._wake.set,
+            stuck=self._stuck,
+        )
+        self._executor = executor
+        self._main = spawn(self._work(), name=f"psyqueue-worker-{self.name}")
+
+    async def stop(self, grace_ms: int | None = None) -> None:
+        """Drain: fetch nothing more, hand back what was not started, let running handlers end within `grace_ms`.
+
+        Then these are cancelled and handed back too. Called again it can only shorten the grace. Returns when the worker
+        is gone.
+        """
+        if self._main is None:
+            return
+        grace_ms = self.options.grace_ms if grace_ms is None else grace_ms
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._slots.close()
+        cut = call_later_ms(grace_ms, self._slots.stop_all, "release")
+        self._wake.set()
+        try:
+            # A store that stays away must not keep a stopping process alive: leases give the jobs back later.
+            await wait_any(self._main, timeout_ms=grace_ms + 2 * ABANDON_MS)
+            self._main.cancel()
+            await asyncio.wait({self._main})
+        finally:
+            if self._main.done():
+                cut.cancel()
+
+    async def wait(self) -> None:
+        """Until the worker ended. Raises what made it end, if it was not stop()."""
+        if self._main is not None:
+            await asyncio.wait({self._main})
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def is_running(self) -> bool:
+        return self._main is not None and not self._main.done()
+
+    def health(self) -> dict[str, Any]:
+        """Facts for a probe: `store_call_age_ms` is the time since the store last answered (None: never)."""
+        age = None if self._last_call_ms is None else round(self._core.clock.mono_ms() - self._last_call_ms)
+        return {
+            "worker": self.name,
+            "queues": list(self._all_queues()),
+            "running": len(self._slots.running),
+            "held": self._slots.held,
+            "slots": self.options.concurrency,
+            "stopping": self._is_stopping,
+            "store_call_age_ms": age,
+        }
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _work(self) -> None:
+        try:
+            self._beat()
+            await self._open_session()
+            self._spawn_beside(self._housekeeper.work(), "housekeeper")
+            self._core.bus.publish("worker:started", {"worker": self.name, "queues": list(self._all_queues())})
+            await self._loop()
+        except Exception as exc:
+            self.failure = exc
+            log.exception("worker ended", extra={"worker": self.name})
+            self._trouble(exc)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        for task in (*self._beside, *([self._waiter] if self._waiter else [])):
+            task.cancel()
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        await self._slots.end()
+        self._threads.close()
+        await self._children.close()
+        await self._close_session()
+        self._core.bus.publish("worker:stopped", {"worker": self.name})
+
+    async def _open_session(self) -> None:
+        self._session_id = new_token()
+        session = Session(
+            id=self._session_id, worker=self.name, queues=self._all_queues(), lease_ms=self.options.lease_ms
+        )
+        await self._channel.run(lambda op: self._backend.open_session(op, session))
+        loop = asyncio.get_running_loop()
+        self._keeper = LeaseKeeper(
+            self._backend.keeper(),
+            self._session_id,
+            lease_ms=self.options.lease_ms,
+            hang_ms=self.options.hang_ms,
+            clock=self._core.clock,
+            turns=lambda: self._turns,
+            on_renewal=lambda renewal: call_in(loop, self._renewed, renewal),
+            on_hang=self._core.on_hang,
+        )
+        self._keeper.start()
+
+    async def _close_session(self) -> None:
+        if self._keeper is None:
+            return
+        self._keeper.stop()
+        channel = self._core.new_channel(TROUBLE_MS)
+        try:
+            while (await channel.run(lambda op: self._backend.close_session(op, self._session_id))).more:
+                pass
+        except StoreError as exc:
+            log.warning("session not closed, its lease will end", extra={"worker": self.name, "error": str(exc)})
+
+    def _all_queues(self) -> tuple[str, ...]:
+        return self.options.queues or self._core.handlers.queues()
+
+    def _spawn_beside(self, coro: Coroutine[Any, Any, None], what: str) -> None:
+        task = spawn(coro, name=f"psyqueue-{what}-{self.name}")
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    def _beat(self) -> None:
+        """The lease thread sees by this that the loop turns."""
+        self._turns += 1
+        if self.is_running:
+            call_later_ms(TURN_MS, self._beat)
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _loop(self) -> None:
+        slots = self._slots
+        while not (self._is_stopping and slots.held == 0):
+            self._wake.clear()
+            if self._is_lost:
+                await self._start_over()
+            slots.start_apart()
+            room = slots.room()
+            if slots.has_news or (room > 0 and not self._is_dry):
+                await self._turn(room)
+            else:
+                await self._rest(room)
+
+    async def _turn(self, room: int) -> None:
+        """One store call: settle what gathered, fetch for the free room."""
+        entries = self._slots.take_outcomes()
+        fetch = None
+        if room > 0:
+            fetch = Fetch(queues=self._all_queues(), count=min(room, ITEMS_MAX), token_seed=new_token())
+        try:
+            reply = await self._settle(entries, fetch)
+        except SessionLost:
+            self._slots.put_back(entries)
+            self._is_lost = True
+        except (StoreFull, NamespaceFrozen) as exc:
+            # Nothing was written: the outcomes go out again when time may have mended it.
+            self._slots.put_back(entries)
+            self._trouble(exc)
+            await self._core.clock.sleep_ms(TROUBLE_MS)
+        else:
+            self._apply(entries, reply)
+            self._receive(reply, fetch)
+
+    async def _settle(self, entries: Sequence[Entry], fetch: Fetch | None) -> SettleReply:
+        """A batch that is refused as too large is halved until the one to blame stands alone."""
+        outcomes = [outcome for _, outcome in entries]
+
+        async def call(op: Op) -> SettleReply:
+            try:
+                return await self._backend.settle(op, self._session_id, outcomes, fetch)
+            except StoreError as exc:
+                self._trouble(exc)
+                raise
+
+        try:
+            reply = await self._channel.run(call)
+        except TooLarge as exc:
+            return await self._settle_halves(entries, fetch, exc)
+        self._last_call_ms = self._core.clock.mono_ms()
+        return reply
+
+    async def _settle_halves(self, entries: Sequence[Entry], fetch: Fetch | None, error: TooLarge) -> SettleReply:
+        if len(entries) <= 1:
+            shrunk = [(run, self._executor.failed_after(run, error, reason="too_large")) for run, _ in entries]
+            return await self._settle(shrunk, fetch)
+        middle = len(entries) // 2
+        first = await self._settle(entries[:middle], None)
+        second = await self._settle(entries[middle:], fetch)
+        return SettleReply(
+            (*first.settled, *second.settled),
+            second.deliveries,
+            second.cancel_requested,
+            second.more,
+            second.next_due_in_ms,
+        )
+
+    def _apply(self, entries: Sequence[Entry], reply: SettleReply) -> None:
+        """The store's verdicts on what was sent."""
+        slots, ended = self._slots, 0
+        is_heard = self._announcer.is_heard()
+        for (run, outcome), settled in zip(entries, reply.settled, strict=True):
+            if isinstance(outcome, Keep):
+                if settled.verdict == "lost":
+                    slots.stop_run(run, "lease-lost")
+            elif settled.verdict == "conflict":
+                run.outcome = self._executor.conflicted(run)
+                slots.put(run)
+            else:
+                ended += 1
+                if is_heard or settled.verdict == "lost":
+                    self._tell(run, outcome, settled)
+        slots.held -= ended
+        if self._housekeeper.note_ended(ended):
+            self._spawn_beside(self._housekeeper.prune(), "prune")
+
+    def _tell(self, run: Run, outcome: AnyOutcome, settled: Settled) -> None:
+        if settled.verdict == "lost":
+            log.warning("outcome came too late", extra={"job_id": run.delivery.id, "queue": run.delivery.queue})
+        self._announcer.settled(run.delivery, outcome, settled)
+
+    def _receive(self, reply: SettleReply, fetch: Fetch | None) -> None:
+        """Take in the deliveries, and remember whether and when there may be more."""
+        if fetch is not None:
+            self._is_dry = len(reply.deliveries) < fetch.count and not reply.more
+            self._set_due_timer(reply.next_due_in_ms)
+        self._slots.receive(reply.deliveries)
+        if reply.cancel_requested:
+            self._slots.cancel(reply.cancel_requested)
+
+    def _timed_out(self, run: Run) -> None:
+        self._slots.stop_run(run, "timeout")
+
+    def _thread_returned(self) -> None:
+        self._slots.dispatch()
+        self._wake.set()
+
+    def _progressed(self, run: Run) -> None:
+        self._slots.progressed(run)
+
+    # ── sleep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _rest(self, room: int) -> None:
+        """Nothing to send and nothing to fetch: sleep until something ends, arrives or becomes due."""
+        if room > 0 and self._is_dry and (self._waiter is None or self._waiter.done()):
+            queues = self._all_queues()
+            self._waiter = spawn(self._backend.wait(queues, (), POLL_MS), name=f"psyqueue-wait-{self.name}")
+            self._waiter.add_done_callback(self._woken)
+            # Let it register, then look once more: a job enqueued in between is found by one or the other.
+            await self._core.clock.sleep_ms(0)
+            self._is_dry = False
+        else:
+            await self._wake.wait()
+
+    def _woken(self, waiter: asyncio.Task[bool]) -> None:
+        if waiter.cancelled():
+            return
+        if isinstance(waiter.exception(), StoreError):
+            call_later_ms(TROUBLE_MS, self._look_again)
+        else:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._is_dry = False
+        self._wake.set()
+
+    def _set_due_timer(self, due_in_ms: int | None) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if due_in_ms is not None and due_in_ms < POLL_MS:
+            self._due_timer = call_later_ms(due_in_ms, self._look_again)
+
+    # ── the lease ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _renewed(self, renewal: Renewal) -> None:
+        if not renewal.open:
+            self._is_lost = True
+            self._wake.set()
+            return
+        if renewal.cancel_requested:
+            self._slots.cancel(renewal.cancel_requested)
+        if renewal.paused:
+            self._slots.hand_back_queues(renewal.paused)
+
+    async def _start_over(self) -> None:
+        """The session was reaped: nothing held counts any more. Running handlers are told; then a new session."""
+        log.warning("session lost, its jobs went to others", extra={"worker": self.name, "held": self._slots.held})
+        self._slots.lose_all()
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._is_lost = False
+        self._is_dry = False
+        if not self._is_stopping:
+            await self._open_session()
+
+    # ── trouble ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _stuck(self) -> None:
+        self.failure = RuntimeError(f"worker {self.name!r}: every slot is held by a handler that ignores its stop")
+        self._is_stopping = True
+        self._trouble(self.failure)
+
+    def _trouble(self, error: BaseException) -> None:
+        log.warning("worker has trouble", extra={"worker": self.name, "error": str(error)})
+        self._core.bus.publish("worker:error", {"worker": self.name, "error": str(error)})

@@ -1,0 +1,193 @@
+"""Concurrent enqueues share store calls, and nobody pays for a neighbour."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from psyqueue import InvalidOption, KeyConflict, NamespaceMoved, StoreFull, StoreUnavailable
+from psyqueue.backend import Enqueued, NewJob
+from psyqueue.kernel.coalescer import Coalescer
+from psyqueue.kernel.ops import Channel
+from support.kernel import FakeClock, next_turn
+
+
+def job(name, size=2):
+    return NewJob(id=str(name), queue="q", name="n", payload=b"x" * size)
+
+
+class Store:
+    """Answers when `gate` is open. `refuses` maps a job id to the error of every call that holds it."""
+
+    def __init__(self):
+        self.calls = []
+        self.turns = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refuses = {}
+
+    async def send(self, op, jobs):
+        self.calls.append([each.id for each in jobs])
+        self.turns.append(op.turn)
+        await self.gate.wait()
+        for each in jobs:
+            if each.id in self.refuses:
+                raise self.refuses[each.id]
+        return tuple(Enqueued(each.id, True, "pending") for each in jobs)
+
+
+@pytest.fixture
+def store():
+    return Store()
+
+
+@pytest.fixture
+def coalescer(store):
+    return Coalescer(Channel("c", 1, clock=FakeClock(), chance=lambda: 0.5), store.send)
+
+
+async def gather_behind(coalescer, store, batches):
+    """Start one call that is held, then the others behind it; let the held one go."""
+    store.gate.clear()
+    first = asyncio.ensure_future(coalescer.submit((job("first"),)))
+    await next_turn()
+    callers = [asyncio.ensure_future(coalescer.submit(batch)) for batch in batches]
+    await next_turn()
+    store.gate.set()
+    results = await asyncio.gather(first, *callers, return_exceptions=True)
+    return results[1:]
+
+
+async def test_lone_callers_make_their_own_calls(coalescer, store):
+    for name in "ab":
+        (reply,) = await coalescer.submit((job(name),))
+        assert reply.job_id == name
+    assert store.calls == [["a"], ["b"]]
+
+
+async def test_callers_gather_while_a_call_is_in_flight_and_get_their_own_replies(coalescer, store):
+    batches = [(job(1),), (job(2), job(3)), (job(4),)]
+    replies = await gather_behind(coalescer, store, batches)
+    assert store.calls == [["first"], ["1", "2", "3", "4"]]
+    assert [[each.job_id for each in reply] for reply in replies] == [["1"], ["2", "3"], ["4"]]
+    assert store.turns == [1, 2]
+
+
+async def test_callers_that_come_back_at_once_go_together_again(coalescer, store):
+    """100 callers in a loop make one call a round, not one call each."""
+
+    async def caller(n):
+        for _ in range(10):
+            await coalescer.submit((job(n),))
+
+    await asyncio.gather(*(caller(n) for n in range(100)))
+    assert sum(map(len, store.calls)) == 1000
+    # The store answers without waiting here, so lone callers may slip in between.
+    store.calls.clear()
+    held = store.send
+
+    async def answers_later(op, jobs):
+        await next_turn()
+        return await held(op, jobs)
+
+    coalescer._send = answers_later
+    await asyncio.gather(*(caller(n) for n in range(100)))
+    assert len(store.calls) <= 12
+
+
+async def test_a_call_takes_at_most_500_items_and_8_mib(coalescer, store):
+    batches = [tuple(job(f"{n}-{m}") for m in range(200)) for n in range(4)]
+    await gather_behind(coalescer, store, batches)
+    assert [len(call) for call in store.calls] == [1, 400, 400]
+    store.calls.clear()
+    await gather_behind(coalescer, store, [(job(n, 3 << 20),) for n in range(5)])
+    assert [len(call) for call in store.calls] == [1, 2, 2, 1]
+
+
+async def test_one_callers_bad_job_never_spoils_another(coalescer, store):
+    store.refuses["bad"] = KeyConflict("k", "other", "unique")
+    good, bad, also_good = await gather_behind(
+        coalescer, store, [(job("good"),), (job("fine"), job("bad")), (job("also good"),)]
+    )
+    assert [each.job_id for each in good] == ["good"]
+    assert isinstance(bad, KeyConflict)
+    assert [each.job_id for each in also_good] == ["also good"]
+    assert store.calls[2:] == [["good"], ["fine", "bad"], ["also good"]]
+    assert store.turns == [1, 2, 3, 4, 5]
+
+
+async def test_wrong_option_found_by_the_store_is_for_its_caller_only(coalescer, store):
+    store.refuses["bad"] = InvalidOption("x", 1, "no")
+    good, bad = await gather_behind(coalescer, store, [(job("good"),), (job("bad"),)])
+    assert [each.job_id for each in good] == ["good"]
+    assert isinstance(bad, InvalidOption)
+
+
+@pytest.mark.parametrize("error", [NamespaceMoved("redis:"), StoreFull("full"), StoreUnavailable("no", "refused")])
+async def test_what_holds_for_everybody_is_told_to_everybody_after_one_call(coalescer, store, error):
+    store.refuses["a"] = error
+    results = await gather_behind(coalescer, store, [(job("a"),), (job("b"),)])
+    assert results == [error, error]
+    assert len(store.calls) == 2
+
+
+async def test_error_of_the_first_call_is_its_own(coalescer, store):
+    store.refuses["first"] = KeyConflict("k", "other", "unique")
+    (reply,) = await gather_behind(coalescer, store, [(job("a"),)])
+    assert [each.job_id for each in reply] == ["a"]
+
+
+async def test_caller_cancelled_before_its_turn_is_never_sent(coalescer, store):
+    store.gate.clear()
+    first = asyncio.ensure_future(coalescer.submit((job("first"),)))
+    await next_turn()
+    gone, stays = (asyncio.ensure_future(coalescer.submit((job(name),))) for name in ("gone", "stays"))
+    await next_turn()
+    gone.cancel()
+    await next_turn()
+    store.gate.set()
+    await asyncio.gather(first, stays)
+    assert store.calls == [["first"], ["stays"]]
+
+
+async def test_caller_cancelled_in_flight_leaves_the_others_their_replies(coalescer, store):
+    store.gate.clear()
+    first = asyncio.ensure_future(coalescer.submit((job("first"),)))
+    await next_turn()
+    gone, stays = (asyncio.ensure_future(coalescer.submit((job(name),))) for name in ("gone", "stays"))
+    await next_turn()
+    store.gate.set()
+    await first
+    store.gate.clear()
+    await next_turn()
+    assert store.calls[-1] == ["gone", "stays"]
+    gone.cancel()
+    store.gate.set()
+    assert [each.job_id for each in await stays] == ["stays"]
+
+
+async def test_first_caller_cancelled_in_flight_lets_the_others_go(coalescer, store):
+    store.gate.clear()
+    first = asyncio.ensure_future(coalescer.submit((job("first"),)))
+    await next_turn()
+    other = asyncio.ensure_future(coalescer.submit((job("other"),)))
+    await next_turn()
+    first.cancel()
+    store.gate.set()
+    assert [each.job_id for each in await other] == ["other"]
+    assert first.cancelled()
+
+
+async def test_drain_returns_when_everything_was_sent(coalescer, store):
+    await coalescer.drain()
+    store.gate.clear()
+    callers = [asyncio.ensure_future(coalescer.submit((job(n),))) for n in range(3)]
+    await next_turn()
+    draining = asyncio.ensure_future(coalescer.drain())
+    await next_turn()
+    assert not draining.done()
+    store.gate.set()
+    await draining
+    assert sum(map(len, store.calls)) == 3
+    await asyncio.gather(*callers)

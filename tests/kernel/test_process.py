@@ -1,0 +1,202 @@
+"""The path of a job through middleware, handler, follow-ups and events, on the memory store."""
+
+from __future__ import annotations
+
+import pytest
+
+from psyqueue import Cancel, Context, DeadLetter, JobCancelled, JobDead, Rejected, Retry, Snooze
+from support.kernel import Heard, build
+
+
+@pytest.fixture
+def wired():
+    return build()
+
+
+async def run(q, handler, *args, **kwargs):
+    handle = await handler.enqueue(*args, **kwargs)
+    assert await q.process_next(handle.queue)
+    return handle
+
+
+async def test_handler_runs_inside_the_process_middleware(wired):
+    """D-05: what surrounds call_next surrounds the handler."""
+    q, _ = wired
+    log = []
+
+    async def around(ctx, call_next):
+        log.append(f"in {ctx.job.name} {ctx.job.payload}")
+        ctx.state["seen"] = True
+        try:
+            result = await call_next()
+        except ValueError as exc:
+            log.append(f"saw {exc}")
+            raise
+        log.append(f"out {result}")
+        return result
+
+    q.pipeline("process", around, phase="observe")
+
+    async def handler(ctx: Context, n: int):
+        log.append(f"run {n} {ctx.state['seen']}")
+        if n == 0:
+            raise ValueError("zero")
+        return n
+
+    async with q:
+        h = q.handle("h", handler)
+        await run(q, h, 1)
+        await run(q, h, 0)
+    assert log == ["in h {'n': 1}", "run 1 True", "out 1", "in h {'n': 0}", "run 0 True", "saw zero"]
+
+
+async def test_middleware_that_ends_the_run_keeps_the_handler_from_running(wired):
+    q, _ = wired
+    ran = []
+
+    async def guard(ctx, call_next):
+        if ctx.job.payload["n"] == 1:
+            raise Rejected("closed")
+        if ctx.job.payload["n"] == 2:
+            return Cancel("not needed")
+        return await call_next()
+
+    q.pipeline("process", guard, phase="guard")
+
+    async def handler(n):
+        ran.append(n)
+
+    async with q:
+        h = q.handle("h", handler)
+        rejected, cancelled, fine = [await run(q, h, n) for n in (1, 2, 3)]
+        with pytest.raises(JobDead, match="rejected: closed"):
+            await rejected.result(timeout=0)
+        with pytest.raises(JobCancelled, match="not needed"):
+            await cancelled.result(timeout=0)
+        assert await fine.result(timeout=0) is None
+    assert ran == [3]
+
+
+async def test_middleware_may_change_payload_and_result(wired):
+    q, _ = wired
+
+    async def upcast(ctx, call_next):
+        ctx.job.payload = {"n": ctx.job.payload["old_n"]}
+        return {"wrapped": await call_next()}
+
+    q.pipeline("process", upcast, phase="transform")
+    async with q:
+        # Enqueued where the handler is not known, in a shape of an older release.
+        old = await q.enqueue("h", {"old_n": 4})
+        q.handle("h", doubled)
+        assert await q.process_next("h")
+        assert await old.result(timeout=0) == {"wrapped": 8}
+
+
+async def doubled(n: int) -> int:
+    return n * 2
+
+
+async def test_payload_that_does_not_fit_the_handler_is_dead_at_once(started):
+    """Enqueued where the handler is not known; no retry can mend it."""
+    handle = await started.enqueue("h", {"n": "text"})
+    started.handle("h", doubled)
+    assert await started.process_next("h")
+    view = await handle.refresh()
+    assert (view.status, view.reason, view.attempt) == ("dead", "payload", 1)
+    assert "$.n" in view.errors[0]["message"]
+
+
+async def test_result_that_is_no_json_is_dead_at_once(started):
+    async def handler():
+        return object()
+
+    handle = await run(started, started.handle("h", handler))
+    assert ((await handle.refresh()).status, (await handle.refresh()).reason) == ("dead", "result")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "reason", "attempt"),
+    [
+        (Retry(after="1h", reason="busy"), "scheduled", "", 1),
+        (Snooze("1h"), "scheduled", "snoozed", 0),
+        (Cancel("nobody wants it"), "cancelled", "nobody wants it", 1),
+        (DeadLetter("cannot work"), "dead", "cannot work", 1),
+    ],
+)
+@pytest.mark.parametrize("how", ["raised", "returned"])
+async def test_verdicts_decide(started, verdict, status, reason, attempt, how):
+    async def handler():
+        if how == "raised":
+            raise verdict
+        return verdict
+
+    view = await (await run(started, started.handle("h", handler))).refresh()
+    assert (view.status, view.attempt) == (status, attempt)
+    if status != "scheduled":
+        assert view.reason == reason
+
+
+async def test_follow_ups_exist_if_and_only_if_the_run_succeeds(started):
+    async def parent(ctx: Context, ok: bool):
+        ctx.enqueue("child", {"n": 1}, priority=4)
+        if not ok:
+            raise ValueError("no")
+
+    h = started.handle("parent", parent)
+    failed = await run(started, h, ok=False)
+    assert len(await started.jobs(name="child")) == 0
+    done = await run(started, h, ok=True)
+    (child,) = await started.jobs(name="child")
+    assert (child.parent_id, child.payload, child.priority) == (done.id, {"n": 1}, 4)
+    assert (await failed.refresh()).status == "scheduled"
+
+
+async def test_follow_ups_pass_the_enqueue_middleware(wired):
+    q, _ = wired
+    seen = []
+
+    async def stamp(ctx, call_next):
+        for job in ctx.jobs:
+            seen.append((job.name, job.parent_id))
+            if job.payload == "closed":
+                raise Rejected("closed")
+            job.options["tenant"] = "acme"
+        await call_next()
+
+    q.pipeline("enqueue", stamp)
+
+    async def parent(ctx: Context, what: str):
+        handle = ctx.enqueue("child", what)
+        assert handle.name == "child"
+
+    async with q:
+        h = q.handle("parent", parent, max_retries=0)
+        done = await run(q, h, "fine")
+        (child,) = await q.jobs(name="child")
+        assert (child.tenant_id, child.payload) == ("acme", "fine")
+        assert ("child", done.id) in seen
+        refused = await run(q, h, "closed")
+        assert (await refused.refresh()).status == "dead"
+        assert len(await q.jobs(name="child")) == 1
+
+
+async def test_events_of_a_run_are_told_with_their_data(q):
+    heard = Heard(q.events, "job:*")
+
+    async def handler(n):
+        if n == 0:
+            raise ValueError("zero")
+        return n
+
+    async with q:
+        h = q.handle("h", handler, queue="mail", max_retries=0)
+        await run(q, h, 5)
+        await run(q, h, 0)
+    assert heard.types() == [
+        *("job:enqueued", "job:started", "job:completed"),
+        *("job:enqueued", "job:started", "job:failed", "job:dead"),
+    ]
+    assert heard.data("job:completed")[0]["result"] == 5
+    dead = heard.data("job:dead")[0]
+    assert (dead["reason"], dead["error"]["message"], dead["attempt"]) == ("exhausted", "zero", 1)

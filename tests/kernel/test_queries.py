@@ -1,0 +1,270 @@
+"""Pages of jobs, pauses, limits, durability, explanations."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from psyqueue import InvalidOption, PsyQueue
+from psyqueue.backend import UNTIL_RESUMED, Limits
+from psyqueue.backends import memory
+from support.kernel import next_turn
+
+
+async def ok(): ...
+
+
+async def fails():
+    raise ValueError("why not")
+
+
+async def ids(q, **filters):
+    found, cursor = [], None
+    while True:
+        page = await q.jobs(limit=3, cursor=cursor, **filters)
+        found += [view.id for view in page]
+        cursor = page.cursor
+        if cursor is None:
+            return sorted(found)
+
+
+def of(*handles):
+    return sorted(handle.id for handle in handles)
+
+
+# ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_jobs_are_found_by_each_filter_and_all_pages(started):
+    a = await started.enqueue("mail", {"to": "anna"}, queue="one", tenant="acme")
+    b = await started.enqueue("mail", {"to": "bert"}, queue="two", delay="1h")
+    c = await started.enqueue("report", {"x": "acme"}, queue="two", lane="acme")
+    d = await started.enqueue("report", None, queue="two", tenant="acme", lane="fast")
+    assert await ids(started) == of(a, b, c, d)
+    assert await ids(started, queue="two") == of(b, c, d)
+    assert await ids(started, queue=["one", "two"]) == of(a, b, c, d)
+    assert await ids(started, name="mail") == of(a, b)
+    assert await ids(started, status="scheduled") == of(b)
+    assert await ids(started, status=("scheduled", "pending")) == of(a, b, c, d)
+    assert await ids(started, text="bert") == of(b)
+    assert await ids(started, queue="two", name="report", status="pending") == of(c, d)
+
+
+async def test_tenant_is_found_exactly_whatever_its_lane(started):
+    """A payload that holds the tenant's name, or a lane that is called so, is not the tenant's."""
+    mine = await started.enqueue("x", tenant="acme")
+    moved = await started.enqueue("x", tenant="acme", lane="fast")
+    await started.enqueue("x", {"note": "acme"})
+    await started.enqueue("x", lane="acme")
+    await started.enqueue("x", tenant="acme2")
+    assert await ids(started, tenant="acme") == of(mine, moved)
+    assert await ids(started, tenant="acme", text="fast") == []
+
+
+async def test_jobs_by_time_of_creation():
+    q = PsyQueue().use(memory(test_clock=True))
+    async with q:
+        old = await q.enqueue("x")
+        await q.get_exposed("backend").advance_clock(3_600_000)
+        new = await q.enqueue("x")
+        between = (await new.refresh()).created_at - timedelta(minutes=30)
+        assert await ids(q, created_after=between) == of(new)
+        assert await ids(q, created_before=between) == of(old)
+
+
+@pytest.mark.parametrize(
+    ("filters", "option"),
+    [
+        ({"state": "dead"}, "state"),
+        ({"status": "failed"}, "status"),
+        ({"queue": 7}, "queue"),
+        ({"queue": [""]}, "queue"),
+        ({"tenant": ""}, "tenant"),
+        ({"text": 7}, "text"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1000}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"cursor": 7}, "cursor"),
+        ({"created_after": datetime(2026, 1, 1)}, "created_after"),  # noqa: DTZ001 - the naive one is the point
+    ],
+    ids=repr,
+)
+async def test_absurd_filters_are_refused(started, filters, option):
+    with pytest.raises(InvalidOption) as caught:
+        await started.jobs(**filters)
+    assert caught.value.option == option
+
+
+# ── pause, resume, limits ─────────────────────────────────────────────────────────────────────────────────────────────
+async def test_paused_queue_starts_nothing_until_it_is_resumed(started):
+    started.handle("x", ok)
+    await started.enqueue("x")
+    await started.pause("x")
+    assert not await started.process_next("x")
+    await started.resume("x")
+    assert await started.process_next("x")
+
+
+async def test_pause_ends_by_itself_at_its_time():
+    q = PsyQueue().use(memory(test_clock=True))
+    async with q:
+        q.handle("x", ok)
+        handle = await q.enqueue("x")
+        await q.pause("x", until=(await handle.refresh()).created_at + timedelta(minutes=1))
+        assert not await q.process_next("x")
+        await q.get_exposed("backend").advance_clock(61_000)
+        assert await q.process_next("x")
+
+
+async def test_limits_change_what_is_named_and_keep_the_rest(started):
+    await started.pause("x")
+    changed = await started.limits("x", active_max=3, retain_ended=("1h", 50), retain_dead=None)
+    assert changed == Limits(
+        queue="x", paused_until_ms=UNTIL_RESUMED, active_max=3, retain_ended=(3_600_000, 50), retain_dead=None
+    )
+    assert await started.limits("x", active_max=None) == Limits(
+        queue="x", paused_until_ms=UNTIL_RESUMED, retain_ended=(3_600_000, 50), retain_dead=None
+    )
+    assert await started.limits("x") == await started.limits("x")
+    assert (await started.limits("x-ray")) == Limits(queue="x-ray")
+
+
+async def test_limits_of_a_queue_are_not_those_of_one_whose_name_begins_alike(started):
+    await started.limits("mail.bulk", weight=9)
+    assert await started.limits("mail") == Limits(queue="mail")
+    assert (await started.limits("mail.bulk")).weight == 9
+
+
+async def test_limits_of_a_lane_hold_for_it(started):
+    started.handle("x", ok)
+    assert await started.limits("x", "acme", active_max=0) == Limits(queue="x", lane="acme", active_max=0)
+    held = await started.enqueue("x", tenant="acme")
+    assert not await started.process_next("x")
+    assert "limit:lane" in (await held.refresh()).blocked_by
+    await started.enqueue("x", tenant="other")
+    assert await started.process_next("x")
+
+
+@pytest.mark.parametrize(
+    ("lane", "limits", "option"),
+    [
+        (None, {"wait": 1}, "wait"),
+        (None, {"weight": 0}, "weight"),
+        (None, {"active_max": -1}, "active_max"),
+        (None, {"active_max": 1.5}, "active_max"),
+        (None, {"starts_per_minute": "fast"}, "starts_per_minute"),
+        (None, {"starts_burst": 0}, "starts_burst"),
+        (None, {"pending_max": True}, "pending_max"),
+        (None, {"retain_ended": "1d"}, "retain_ended"),
+        (None, {"retain_dead": ("1d",)}, "retain_dead"),
+        (None, {"retain_dead": (0, 1)}, "retain_dead"),
+        ("acme", {}, "limits"),
+        ("acme", {"retain_dead": None}, "retain_dead"),
+        ("a\nb", {"weight": 2}, "lane"),
+    ],
+    ids=repr,
+)
+async def test_absurd_limits_are_refused(started, probe, lane, limits, option):
+    with pytest.raises(InvalidOption) as caught:
+        await started.limits("x", lane, **limits)
+    assert caught.value.option == option
+    assert probe.store.count("put_limits") == 0
+
+
+async def test_naive_end_of_a_pause_is_refused(started):
+    with pytest.raises(InvalidOption, match="time zone"):
+        await started.pause("x", until=datetime(2030, 1, 1))  # noqa: DTZ001
+
+
+async def test_durability_tells_what_the_store_says(started):
+    told = await started.durability()
+    assert (told.store, told.process_crash, told.power_loss) == ("memory", "lost", "lost")
+    assert told.warnings
+
+
+# ── explain ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def codes(q, handle):
+    explanation = await q.explain(handle.id)
+    assert explanation.id == handle.id
+    assert all(reason.text for reason in explanation.reasons)
+    return [reason.code for reason in explanation.reasons]
+
+
+async def test_pending_job_without_a_worker_says_so(started):
+    handle = await started.enqueue("x")
+    assert await codes(started, handle) == ["no_worker"]
+
+
+@pytest.mark.parametrize(
+    ("code", "shown", "text"),
+    [
+        ("held", "held", "moved to another store"),
+        ("needs:p1", "needs:p1", "waits for job p1"),
+        ("gate:acme\x1fk", "gate:k", "order key 'k'"),
+        ("run_at", "run_at", "is due at 20"),
+        ("paused:queue", "paused:queue", "queue 'x' is paused"),
+        ("paused:lane", "paused:lane", "lane 'fast' is paused"),
+        ("limit:queue", "limit:queue", "its queue run"),
+        ("rate:lane", "rate:lane", "start rate of its lane"),
+        ("mode:frozen", "mode:frozen", "namespace is frozen"),
+        ("behind:7", "behind:7", "7 pending jobs are before it in queue 'x'"),
+        ("new:thing", "new:thing", "does not know"),
+    ],
+)
+async def test_every_code_of_the_store_has_a_sentence(started, probe, code, shown, text):
+    handle = await started.enqueue("x", lane="fast")
+    stored = await probe.store.inner.get((handle.id,))
+
+    async def get(ids):
+        return (msgspec.structs.replace(stored[0], blocked_by=(code,)),)
+
+    probe.store.get = get
+    reason = (await started.explain(handle.id)).reasons[0]
+    assert reason.code == shown
+    assert text in reason.text
+
+
+async def test_paused_delayed_and_waiting_jobs_name_what_holds_them(started):
+    parent = await started.enqueue("x")
+    child = await started.enqueue("x", depends_on=parent)
+    later = await started.enqueue("x", run_at=datetime.now(UTC) + timedelta(hours=1))
+    await started.enqueue("x", order_key="k", tenant="acme")
+    second = await started.enqueue("x", order_key="k", tenant="acme")
+    assert f"needs:{parent.id}" in await codes(started, child)
+    assert "run_at" in await codes(started, later)
+    assert "gate:k" in await codes(started, second)
+    await started.pause("x")
+    assert "paused:queue" in await codes(started, parent)
+
+
+async def test_failed_job_that_waits_for_its_retry_tells_its_last_error(started):
+    handle = await started.handle("f", fails, backoff_base="1h", backoff_cap="1h").enqueue()
+    await started.process_next("f")
+    explanation = await started.explain(handle.id)
+    texts = {reason.code: reason.text for reason in explanation.reasons}
+    assert explanation.status == "scheduled"
+    assert texts["last_error"] == "attempt 1 failed: ValueError: why not"
+    assert "run_at" in texts
+
+
+async def test_ended_jobs_tell_how_they_ended(started):
+    done = await started.handle("ok", ok).enqueue()
+    dead = await started.handle("f", fails, max_retries=0).enqueue()
+    gone = await started.enqueue("x")
+    await gone.cancel()
+    await started.process_next("ok")
+    await started.process_next("f")
+    assert await codes(started, done) == ["completed"]
+    assert await codes(started, dead) == ["dead:exhausted"]
+    assert "why not" in (await started.explain(dead.id)).reasons[0].text
+    assert await codes(started, gone) == ["cancelled"]
+
+
+async def test_job_of_a_running_worker_is_not_said_to_lack_one(started, probe):
+    started.handle("x", ok)
+    worker = started.start_worker("x")
+    handle = await started.enqueue("x", delay="1h")
+    while not (await probe.store.inner.sessions(None, 10))[0]:
+        assert worker.failure is None
+        await next_turn()
+    assert await codes(started, handle) == ["run_at"]
