@@ -157,14 +157,17 @@ async def test_caller_cancelled_in_flight_leaves_the_others_their_replies(coales
     await next_turn()
     gone, stays = (asyncio.ensure_future(coalescer.submit((job(name),))) for name in ("gone", "stays"))
     await next_turn()
-    store.gate.set()
+    first_gate, store.gate = store.gate, asyncio.Event()
+    first_gate.set()
     await first
-    store.gate.clear()
     await next_turn()
     assert store.calls[-1] == ["gone", "stays"]
     gone.cancel()
+    await next_turn()
+    assert not stays.done()
     store.gate.set()
     assert [each.job_id for each in await stays] == ["stays"]
+    assert gone.cancelled()
 
 
 async def test_first_caller_cancelled_in_flight_lets_the_others_go(coalescer, store):

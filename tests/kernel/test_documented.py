@@ -30,7 +30,7 @@ def rows(page: str) -> dict[str, list[str]]:
 
 def published() -> set[str]:
     """Every text in the kernel that is handed to `publish` or to something that hands it on."""
-    found = set()
+    found: set[str] = set()
     for path in KERNEL.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
@@ -39,7 +39,11 @@ def published() -> set[str]:
                 and node.func.attr in ("publish", "_tell")
             ):
                 first = node.args[0]
-                if isinstance(first, ast.Constant) and EVENT_NAME.fullmatch(first.value):
+                if (
+                    isinstance(first, ast.Constant)
+                    and isinstance(first.value, str)
+                    and EVENT_NAME.fullmatch(first.value)
+                ):
                     found.add(first.value)
     return found
 

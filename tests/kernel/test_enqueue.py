@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import logging
 
 import pytest
@@ -466,6 +468,77 @@ async def test_middleware_that_drops_a_job_silently_is_an_error(wired):
     async with q:
         with pytest.raises(PluginError, match="left 1 of 2 jobs"):
             await q.enqueue_bulk([h.build("a"), h.build("b")])
+        assert probe.store.count("enqueue") == 0
+
+
+async def test_middleware_that_swallows_the_stores_refusal_is_an_error(wired):
+    """Else the caller would hold a handle of a job that nobody wrote."""
+    q, _, h = wired
+
+    async def swallow(ctx, call_next):
+        with contextlib.suppress(IdConflict):
+            await call_next()
+
+    q.pipeline("enqueue", swallow)
+    async with q:
+        await h.options(id="x").enqueue("a")
+        with pytest.raises(PluginError, match="swallowed the error"):
+            await h.options(id="x").enqueue("b")
+
+
+async def test_middleware_may_reorder_and_every_caller_gets_its_own_handle(wired):
+    q, probe, h = wired
+
+    async def urgent_first(ctx, call_next):
+        ctx.jobs.reverse()
+        await call_next()
+
+    q.pipeline("enqueue", urgent_first)
+    async with q:
+        handles = await q.enqueue_bulk([h.options(id=name).build(name) for name in "abc"])
+    assert [handle.id for handle in handles] == ["a", "b", "c"]
+    assert [job.id for job in probe.store.args("enqueue")[0][1]] == ["c", "b", "a"]
+
+
+async def test_middleware_that_swaps_a_job_for_another_is_an_error(wired):
+    q, probe, h = wired
+
+    async def swap(ctx, call_next):
+        ctx.jobs[0] = copy.copy(ctx.jobs[0])
+        await call_next()
+
+    q.pipeline("enqueue", swap)
+    async with q:
+        with pytest.raises(PluginError, match="Edit them in place"):
+            await h.enqueue("a")
+        assert probe.store.count("enqueue") == 0
+
+
+async def test_queue_and_id_set_as_options_by_middleware_count(wired):
+    q, _, h = wired
+
+    async def route(ctx, call_next):
+        ctx.jobs[0].options.update(queue="vip", id="mine")
+        await call_next()
+
+    q.pipeline("enqueue", route)
+    async with q:
+        handle = await h.enqueue("a")
+        assert (handle.id, handle.queue) == ("mine", "vip")
+        assert (await handle.refresh()).queue == "vip"
+
+
+async def test_middleware_cannot_move_a_job_into_another_transaction(wired):
+    q, probe, h = wired
+
+    async def bind(ctx, call_next):
+        ctx.jobs[0].options["conn"] = object()
+        await call_next()
+
+    q.pipeline("enqueue", bind)
+    async with q:
+        with pytest.raises(InvalidOption, match="middleware"):
+            await h.enqueue("a")
         assert probe.store.count("enqueue") == 0
 
 

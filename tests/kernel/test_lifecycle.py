@@ -161,6 +161,33 @@ async def test_handlers_of_a_draining_worker_may_still_enqueue(q):
     assert made[0].created
 
 
+async def test_use_from_another_event_loop_is_refused_instead_of_hanging(started, use):
+    """A plain handler runs in a thread, and `asyncio.run(q.enqueue(...))` there is the first thing that one tries."""
+
+    def in_thread():
+        with pytest.raises(LifecycleError, match=r"event loop.*ctx\.enqueue"):
+            asyncio.run(_awaited(use(started)))
+
+    await asyncio.to_thread(in_thread)
+
+
+async def _awaited(coro):
+    return await coro
+
+
+async def test_worker_and_stop_outside_of_the_queues_loop_are_refused(started):
+    started.handle("job", print_nothing)
+
+    def in_thread():
+        with pytest.raises(LifecycleError, match="event loop"):
+            started.start_worker()
+        with pytest.raises(LifecycleError, match="event loop"):
+            asyncio.run(started.stop())
+
+    await asyncio.to_thread(in_thread)
+    assert started.is_running
+
+
 @pytest.mark.parametrize(
     ("options", "option"),
     [

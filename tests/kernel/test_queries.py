@@ -260,6 +260,15 @@ async def test_ended_jobs_tell_how_they_ended(started):
     assert await codes(started, gone) == ["cancelled"]
 
 
+async def test_worker_of_another_queue_is_no_worker_for_this_one(started, probe):
+    started.handle("other", ok)
+    started.start_worker("other")
+    while not (await probe.store.inner.sessions(None, 10))[0]:
+        await next_turn()
+    handle = await started.enqueue("x", delay="1h")
+    assert await codes(started, handle) == ["run_at", "no_worker"]
+
+
 async def test_job_of_a_running_worker_is_not_said_to_lack_one(started, probe):
     started.handle("x", ok)
     worker = started.start_worker("x")

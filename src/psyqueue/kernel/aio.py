@@ -19,9 +19,7 @@ CUT_MS = 1_000
 _owned: set[asyncio.Task[Any]] = set()
 
 
-def spawn(
-    coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None
-) -> asyncio.Task[T]:
+def spawn(coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None) -> asyncio.Task[T]:
     """A task that is kept alive until it is done, and whose failure is logged if nobody looks at it.
 
     It runs in a copy of the caller's context, or in `context` itself.
@@ -43,7 +41,7 @@ _NEXT_TURN = _NextTurn()
 
 
 def next_turn() -> Awaitable[None]:
-    """`await next_turn()`: go on in the next turn of the loop."""
+    """Awaited, it goes on in the next turn of the loop."""
     return _NEXT_TURN
 
 
@@ -112,8 +110,9 @@ async def finish(coro: Coroutine[Any, Any, T], *, on_cancel: Callable[[], None],
 
 async def within_ms(limit_ms: float, work: Awaitable[Any]) -> bool:
     """Await `work`, cut after `limit_ms`. False: it was cut."""
+    limit = asyncio.timeout(limit_ms / 1000)
     try:
-        async with asyncio.timeout(limit_ms / 1000) as limit:
+        async with limit:
             await work
     except TimeoutError:
         if not limit.expired():

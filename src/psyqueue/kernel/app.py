@@ -227,7 +227,7 @@ class PsyQueue:
         """Undo `pause`."""
         await queries.resume(self._core, queue)
 
-    async def limits(self, queue: str, lane: str | None = None, /, **limits: Unpack[queries.QueueLimits]) -> Limits:
+    async def limits(self, queue: str, lane: str | None = None, **limits: Unpack[queries.QueueLimits]) -> Limits:
         """Change limits of a queue (what is not named stays) or of a lane in it (replaced as a whole); returns them."""
         return await queries.change_limits(self._core, queue, lane, limits)
 

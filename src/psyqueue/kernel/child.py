@@ -1,7 +1,8 @@
 """The child process of `mode="process"`: one handler run after another, on the main thread.
 
-`python -m psyqueue.kernel.child FD`. A second thread watches the socket: when the worker is gone, so is the child, in
-the middle of whatever it does.
+A second thread watches the socket: when the worker is gone, so is the child, in the middle of whatever it does, and
+with it all that its handler started. Nobody else ends it: a Ctrl-C in the terminal or a TERM to the whole service is
+for the worker, which lets running handlers finish.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import importlib
 import inspect
 import os
 import queue
-import runpy
+import signal
 import socket
 import sys
 import threading
+import types
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from importlib.machinery import SourceFileLoader
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -26,10 +29,10 @@ from psyqueue.errors import PsyQueueError
 from psyqueue.ids import new_id
 from psyqueue.kernel import frames
 from psyqueue.kernel.context import Context, Signals
-from psyqueue.kernel.handler import Call
+from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.options import read, read_name
 from psyqueue.kernel.parameters import Parameters
-from psyqueue.outcome import BadResult, Verdict, error_json
+from psyqueue.outcome import BadResult, Cancel, DeadLetter, Retry, Snooze, Verdict, error_json
 
 MAIN = "__psyqueue_main__"
 """The name under which the worker's own script is imported, so that its `if __name__ == "__main__"` stays quiet."""
@@ -44,20 +47,22 @@ class Child:
         self._invokes: dict[tuple[str, str], Callable[[Any, Any], Any]] = {}
 
     def serve(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # A function, not SIG_IGN: programs that the handler starts do not inherit it.
+            signal.signal(number, _leave_to_worker)
         threading.Thread(target=self._listen, name="psyqueue-child-ear", daemon=True).start()
         while True:
             order = self._orders.get()
             if isinstance(order, frames.Start):
-                sys.path[:] = order.path
                 self._main_path = order.main_path
+                sys.argv[:] = [order.main_path or ""]
             else:
                 self._send(self._run(order))
 
     def _listen(self) -> None:
         while (body := self._read_frame()) is not None:
             self._orders.put(frames.to_child.decode(body))
-        # The worker closed the socket or died: nobody wants this run any more.
-        os._exit(0)
+        _exit()
 
     def _read_frame(self) -> bytes | None:
         head = self._read(frames.LENGTH.size)
@@ -77,7 +82,10 @@ class Child:
 
     def _send(self, frame: frames.FromChild) -> None:
         with self._send_lock:
-            self._connection.sendall(frames.pack(frame))
+            try:
+                self._connection.sendall(frames.pack(frame))
+            except OSError:
+                _exit()
 
     def _run(self, order: frames.RunIt) -> frames.FromChild:
         attempt, at_ms = order.delivery.attempt, order.delivery.started_at_ms
@@ -100,7 +108,8 @@ class Child:
             found: Any = self._import(order.module)
             for part in order.qualname.split("."):
                 found = getattr(found, part)
-            self._invokes[key] = Parameters(order.name, getattr(found, "fn", found)).invoke
+            fn = found.fn if isinstance(found, Handler) else found
+            self._invokes[key] = Parameters(order.name, fn).invoke
         return self._invokes[key]
 
     def _import(self, module: str) -> Any:
@@ -109,9 +118,15 @@ class Child:
         if self._main_path is None:
             raise ImportError("the worker's main module has no file: put the handler into a module of its own")
         if MAIN not in sys.modules:
-            scope = runpy.run_path(self._main_path, run_name=MAIN)
-            sys.modules[MAIN] = type(sys)(MAIN)
-            vars(sys.modules[MAIN]).update(scope)
+            loader = SourceFileLoader(MAIN, self._main_path)
+            found = types.ModuleType(MAIN)
+            found.__file__ = self._main_path
+            sys.modules[MAIN] = found
+            try:
+                loader.exec_module(found)
+            except BaseException:
+                del sys.modules[MAIN]
+                raise
         return sys.modules[MAIN]
 
     def _progress(self, value: bytes) -> None:
@@ -148,12 +163,26 @@ def _returned(result: Any, attempt: int, at_ms: int) -> frames.FromChild:
 
 
 def _decision(verdict: Verdict) -> frames.Decision:
-    return frames.Decision(type(verdict).__name__, getattr(verdict, "after_ms", None), verdict.reason)
+    """By the verdict that it is; an application may have made a class of its own of it."""
+    kind = next((kind for kind in (Retry, Snooze, Cancel) if isinstance(verdict, kind)), DeadLetter)
+    return frames.Decision(kind.__name__, getattr(verdict, "after_ms", None), verdict.reason)
 
 
 def _kinds(error: BaseException) -> list[str]:
     return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
 
 
-if __name__ == "__main__":
-    Child(socket.socket(fileno=int(sys.argv[1]))).serve()
+def _leave_to_worker(number: int, frame: Any) -> None:
+    """The worker decides when a run ends."""
+
+
+def _exit() -> NoReturn:
+    """The worker closed the socket or died: nobody wants this run any more, nor what its handler started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def serve(number: int) -> None:
+    """`number` is the file descriptor of the socket to the worker."""
+    Child(socket.socket(fileno=number)).serve()

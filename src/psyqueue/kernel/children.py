@@ -7,6 +7,8 @@ its run is stopped. It dies by itself when its worker does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -18,11 +20,21 @@ import msgspec
 from psyqueue import codec
 from psyqueue.backend import Delivery
 from psyqueue.kernel import frames
+from psyqueue.kernel.aio import spawn, within_ms
 from psyqueue.outcome import Cancel, DeadLetter, RemoteError, Retry, Snooze, Verdict
 
 if TYPE_CHECKING:
     from psyqueue.kernel.context import Context
     from psyqueue.kernel.handlers import HandlerSpec
+
+START = """import sys
+sys.path[:] = sys.argv[2:]
+from psyqueue.kernel.child import serve
+serve(int(sys.argv[1]))
+"""
+"""With the import path of its worker from the first import on, so that both find the same modules."""
+GONE_MS = 1_000
+"""For a child that hung up on us to end by itself, before it is killed."""
 
 
 class ChildDied(Exception):
@@ -34,72 +46,98 @@ class Children:
 
     def __init__(self) -> None:
         self._idle: list[_Child] = []
-        self._busy: set[_Child] = set()
+        self._all: set[_Child] = set()
 
     async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context) -> Any:
         """What the handler returned. Raises its verdict, RemoteError for its exception, ChildDied.
 
         Cancelled: the child is killed, and is dead before this returns.
         """
-        child = self._idle.pop() if self._idle else await _Child.spawn()
-        self._busy.add(child)
-        is_whole = True
+        child = await self._take()
+        is_whole = False
         try:
-            return await child.run(spec, delivery, ctx)
+            result = await child.run(spec, delivery, ctx)
         except (Verdict, RemoteError):
+            is_whole = True
             raise
-        except BaseException:
-            is_whole = False
-            raise
+        else:
+            is_whole = True
+            return result
         finally:
-            self._busy.discard(child)
             if is_whole:
                 self._idle.append(child)
             else:
                 child.kill()
+                await child.gone()
+                self._all.discard(child)
 
     async def close(self) -> None:
-        children = [*self._idle, *self._busy]
-        for child in children:
-            child.kill()
+        """Kill them all; they are dead when this returns."""
         self._idle.clear()
-        for child in children:
-            await child.gone()
+        for child in self._all:
+            child.kill()
+        while self._all:
+            await self._all.pop().gone()
+
+    async def _take(self) -> _Child:
+        while self._idle:
+            child = self._idle.pop()
+            if child.is_alive:
+                return child
+            self._all.discard(child)
+        child = await _Child.spawn()
+        self._all.add(child)
+        return child
 
 
 class _Child:
+    """Leads a process group of its own: what a handler started dies with it."""
+
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
+        # A process that the handler forked may keep the socket open: the end of the child is watched by itself.
+        self._watch = spawn(self._hang_up(), name=f"psyqueue-child-{process.pid}")
 
     @classmethod
     async def spawn(cls) -> _Child:
         ours, theirs = socket.socketpair()
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "psyqueue.kernel.child",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
+            with theirs:
+                number = theirs.fileno()
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-c",
+                    START,
+                    str(number),
+                    *map(str, sys.path),
+                    pass_fds=(number,),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=frames.FRAME_BYTES_MAX)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=frames.FRAME_BYTES_MAX)
+        except BaseException:
+            ours.close()
+            _kill(process)
+            raise
         main = sys.modules.get("__main__")
-        writer.write(frames.pack(frames.Start(path=list(sys.path), main_path=getattr(main, "__file__", None))))
+        writer.write(frames.pack(frames.Start(main_path=getattr(main, "__file__", None))))
         return cls(process, reader, writer)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None and not self._reader.at_eof()
 
     async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context) -> Any:
         order = frames.RunIt(
-            module=spec.fn.__module__,
+            module=_module_of(spec.fn),
             qualname=spec.fn.__qualname__,
             name=spec.name,
             delivery=delivery,
@@ -117,23 +155,45 @@ class _Child:
                 else:
                     return _end(said)
         except (EOFError, ConnectionError) as exc:
-            raise ChildDied(f"the process of handler {spec.name!r} ended {await self._how()}") from exc
+            raise ChildDied(f"the process of handler {spec.name!r} {await self._how()}") from exc
 
     async def _receive(self) -> frames.FromChild:
         (length,) = frames.LENGTH.unpack(await self._reader.readexactly(frames.LENGTH.size))
         return frames.from_child.decode(await self._reader.readexactly(length))
 
     async def _how(self) -> str:
-        code = await self._process.wait()
-        return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        if not await within_ms(GONE_MS, self._process.wait()):
+            return "closed its connection"
+        code = self._process.returncode or 0
+        return f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    async def _hang_up(self) -> None:
+        await self._process.wait()
+        self._writer.transport.abort()
 
     def kill(self) -> None:
-        self._writer.close()
-        if self._process.returncode is None:
-            self._process.kill()
+        _kill(self._process)
 
     async def gone(self) -> None:
-        await self._process.wait()
+        """Its exit is known, and its socket is closed."""
+        await self._hang_up()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _module_of(fn: Any) -> str:
+    """Of a main module that has a name of its own (`python -m app.worker`) that name: it can be imported."""
+    module: str = fn.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        return module if spec is None else str(spec.name)
+    return module
 
 
 def _end(said: frames.FromChild) -> Any:

@@ -41,9 +41,8 @@ class Coalescer:
 
         Cancelled while it waits for its turn: nothing was written. Cancelled later: it may have been.
         """
-        if self._is_busy:
-            reply: asyncio.Future[Sequence[Enqueued]] = asyncio.get_running_loop().create_future()
-            self._waiting.append((jobs, reply))
+        reply = self.join(jobs)
+        if reply is not None:
             return await reply
         self._is_busy = True
         try:
@@ -53,6 +52,14 @@ class Coalescer:
                 spawn(self._serve(), name="psyqueue-enqueue")
             else:
                 self._rest()
+
+    def join(self, jobs: Sequence[NewJob]) -> asyncio.Future[Sequence[Enqueued]] | None:
+        """The replies of the next call, if one is in flight now; None: nobody to wait for, `submit` them."""
+        if not self._is_busy:
+            return None
+        reply: asyncio.Future[Sequence[Enqueued]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((jobs, reply))
+        return reply
 
     async def drain(self) -> None:
         """Until nobody waits any more. Nobody may submit meanwhile."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from asyncio import AbstractEventLoop
+from asyncio import _get_running_loop as _running_loop
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import SystemRandom
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -52,6 +54,7 @@ class Core:
         self._operators: SharedChannel | None = None
         self._enqueuer: Enqueuer | None = None
         self._forks = _forks
+        self._loop: AbstractEventLoop | None = None
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def open_channels(self, make_enqueuer: Callable[[Core], Enqueuer]) -> None:
@@ -59,12 +62,16 @@ class Core:
         self.client = new_token()
         self._channels = 0
         self._forks = _forks
+        self._loop = _running_loop()
         self._operators = SharedChannel(self.client, self._next_channel(), clock=self.clock, chance=self.chance)
         self._enqueuer = make_enqueuer(self)
 
     def require_running(self) -> None:
-        """Raises NotStarted, AlreadyStopped, ForkedProcess. While workers drain their handlers may use the queue."""
-        if self._forks != _forks or self.state not in _TAKES_JOBS:
+        """Raises NotStarted, AlreadyStopped, ForkedProcess; LifecycleError in another thread or event loop.
+
+        While workers drain their handlers may use the queue.
+        """
+        if self._forks != _forks or self.state not in _TAKES_JOBS or _running_loop() is not self._loop:
             self._refuse()
 
     def require_own_process(self) -> None:
@@ -75,12 +82,21 @@ class Core:
                 "belong to the parent. Make and start a PsyQueue of its own after the fork"
             )
 
+    def require_own_loop(self) -> None:
+        """Raises LifecycleError outside of the event loop that started the queue."""
+        if _running_loop() is not self._loop and self.state != "new":
+            raise LifecycleError(
+                f"queue {self.name!r} belongs to the event loop that started it, and this is another one, or none. "
+                "In a plain handler use ctx.enqueue; from another thread asyncio.run_coroutine_threadsafe"
+            )
+
     def _refuse(self) -> None:
         self.require_own_process()
         if self.state == "stopped":
             raise AlreadyStopped(f"queue {self.name!r} is stopped; make a new PsyQueue to go on")
         if self.state not in _TAKES_JOBS:
             raise NotStarted(f"queue {self.name!r} is not started: await q.start(), or use `async with q:`")
+        self.require_own_loop()
 
     def require_new(self, what: str) -> None:
         """Raises LifecycleError once the queue has begun to start."""

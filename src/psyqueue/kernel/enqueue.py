@@ -18,6 +18,7 @@ from psyqueue.kernel.handler import Call
 from psyqueue.kernel.handlers import HandlerSpec
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name
+from psyqueue.kernel.pipeline import Chain, Terminal
 from psyqueue.outcome import Verdict
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ class Draft(msgspec.Struct):
 class EnqueueContext:
     """What enqueue middleware gets: all jobs of the call in `jobs`, a dict of its own in `state`.
 
-    After `await call_next()`, `handles` are those of the written jobs, in the order of `jobs`.
+    After `await call_next()`, `handles` are those of the written jobs, in the order of `jobs`. `given` are the same
+    drafts in the caller's order.
     """
 
-    __slots__ = ("handles", "jobs", "state")
+    __slots__ = ("given", "handles", "jobs", "state")
     event = "enqueue"
 
     def __init__(self, jobs: list[Draft]) -> None:
+        self.given = tuple(jobs)
         self.jobs = jobs
         self.state: dict[str, Any] = {}
         self.handles: list[JobHandle[Any]] | None = None
@@ -92,7 +95,10 @@ class Enqueuer:
         if given or core.enqueue_chain is not None or spec.makes_keys:
             return (await self._enqueue_drafts([self._draft(spec, spec.name, payload, options)], [given]))[0]
         job = plain_job(new_id(), spec.template, payload, spec.max_retries)
-        (enqueued,) = await self._coalescer.submit((job,))
+        jobs = (job,)
+        # The short way of the short way: among many callers one coroutine less for each.
+        joined = self._coalescer.join(jobs)
+        (enqueued,) = await (self._coalescer.submit(jobs) if joined is None else joined)
         return self._handle(job, enqueued, spec)
 
     # ── many ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,16 +159,16 @@ class Enqueuer:
         drafts = [job.draft for job in jobs if isinstance(job, FollowUp)]
         if chain is None or not drafts:
             return tuple(jobs)
+        ctx = EnqueueContext(drafts)
         written: list[NewJob] = []
 
-        async def terminal(ctx: EnqueueContext) -> list[JobHandle[Any]]:
-            written.extend(self._jobs_after(ctx, len(drafts)))
-            ctx.handles = [
-                self._handle_of(job, job.id, self._core.handlers.find(job.name), created=True) for job in written
-            ]
+        async def collect(ctx: EnqueueContext) -> list[JobHandle[Any]]:
+            written.extend(job for job, _ in self._jobs_after(ctx))
+            find = self._core.handlers.find
+            ctx.handles = [self._handle_of(job, job.id, find(job.name), created=True) for job in written]
             return ctx.handles
 
-        await self._through(EnqueueContext(drafts), terminal)
+        await _through(chain, ctx, collect)
         return tuple(written)
 
     # ── the common way ────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,37 +176,37 @@ class Enqueuer:
         self._core.require_running()
         conn = _one_connection(givens)
         jobs = [self._job(draft, given) for draft, given in zip(drafts, givens, strict=True)]
-        if self._core.enqueue_chain is None:
+        chain = self._core.enqueue_chain
+        if chain is None:
             return await self._write(jobs, conn)
         for draft, job in zip(drafts, jobs, strict=True):
             # A copy of the caller's payload: middleware edits jobs, not the caller's objects.
             draft.payload = codec.decode(job.payload)
-        count = len(drafts)
 
-        async def terminal(ctx: EnqueueContext) -> list[JobHandle[Any]]:
-            ctx.handles = await self._write(self._jobs_after(ctx, count), conn)
+        async def write(ctx: EnqueueContext) -> list[JobHandle[Any]]:
+            made = self._jobs_after(ctx)
+            if _one_connection([given for _, given in made]) is not conn:
+                raise InvalidOption("conn", None, "cannot be changed by middleware")
+            ctx.handles = await self._write([job for job, _ in made], conn)
             return ctx.handles
 
         ctx = EnqueueContext(drafts)
-        await self._through(ctx, terminal)
-        assert ctx.handles is not None
-        return ctx.handles
+        return await _through(chain, ctx, write)
 
-    async def _through(self, ctx: EnqueueContext, terminal: Any) -> None:
-        chain = self._core.enqueue_chain
-        assert chain is not None
-        try:
-            verdict = await chain(ctx, terminal)
-        except Verdict as exc:
-            raise Rejected(exc.reason) from exc
-        if ctx.handles is None and isinstance(verdict, Verdict):
-            raise Rejected(verdict.reason) from verdict
-
-    def _jobs_after(self, ctx: EnqueueContext, count: int) -> list[NewJob]:
-        if len(ctx.jobs) != count:
-            problem = f"it left {len(ctx.jobs)} of {count} jobs in ctx.jobs, and every caller waits for its own"
-            raise PluginError("enqueue middleware", f"{problem}. Raise Rejected instead")
-        return [self._job(draft, read(draft.options)) for draft in ctx.jobs]
+    def _jobs_after(self, ctx: EnqueueContext) -> list[tuple[NewJob, Given]]:
+        """What the middleware made of the jobs, checked like the caller's own."""
+        if sorted(map(id, ctx.jobs)) != sorted(map(id, ctx.given)):
+            problem = (
+                f"it left {len(ctx.jobs)} of {len(ctx.given)} jobs in ctx.jobs, and every caller waits for its own"
+            )
+            raise PluginError("enqueue middleware", f"{problem}. Edit them in place, or raise Rejected")
+        made: list[tuple[NewJob, Given]] = []
+        for draft in ctx.jobs:
+            draft.id = draft.options.pop("id", draft.id)
+            draft.queue = draft.options.pop("queue", draft.queue)
+            given = read(draft.options)
+            made.append((self._job(draft, given), given))
+        return made
 
     async def _write(self, jobs: Sequence[NewJob], conn: Any) -> list[JobHandle[Any]]:
         handles: list[JobHandle[Any]] = []
@@ -290,6 +296,21 @@ class Enqueuer:
             parent_id=draft.parent_id,
         )
         return new_job(content, given, self._core.clock.now_ms())
+
+
+async def _through(chain: Chain, ctx: EnqueueContext, terminal: Terminal) -> list[JobHandle[Any]]:
+    """Run the middleware around `terminal`; the handles in the order of the caller."""
+    try:
+        verdict = await chain(ctx, terminal)
+    except Verdict as exc:
+        raise Rejected(exc.reason) from exc
+    if ctx.handles is None:
+        if isinstance(verdict, Verdict):
+            raise Rejected(verdict.reason) from verdict
+        problem = "it swallowed the error of call_next(), and nothing was written"
+        raise PluginError("enqueue middleware", f"{problem}. Raise it again, or raise Rejected")
+    by_draft = {id(draft): handle for draft, handle in zip(ctx.jobs, ctx.handles, strict=True)}
+    return [by_draft[id(draft)] for draft in ctx.given]
 
 
 _ITEM_KEYS = frozenset(("name", "payload", "options"))

@@ -20,6 +20,7 @@ from psyqueue.kernel.threads import Threads
 from psyqueue.outcome import DeadLetter, Misfit, Verdict, decide, error_json
 
 if TYPE_CHECKING:
+    from psyqueue.kernel.announcer import Announcer
     from psyqueue.kernel.children import Children
     from psyqueue.kernel.core import Core
     from psyqueue.kernel.handlers import HandlerSpec
@@ -38,6 +39,7 @@ class Executor:
         self,
         core: Core,
         *,
+        announcer: Announcer,
         threads: Threads,
         children: Children,
         on_timeout: Callable[[Run], None],
@@ -47,6 +49,7 @@ class Executor:
         self._find = core.handlers.find
         self._chain = core.process_chain
         self._mono_ms = core.clock.mono_ms
+        self._started = announcer.started
         self._threads = threads
         self._children = children
         self._on_timeout = on_timeout
@@ -78,6 +81,7 @@ class Executor:
 
     async def _run_plain(self, spec: HandlerSpec, delivery: Delivery) -> AnyOutcome:
         """The short way of an `async def` without context, middleware, timeout or options of its own."""
+        self._started(delivery)
         result = await Isolated(spec.invoke(None, _decoded(delivery.payload)))
         if result is None:
             return Ack(job_id=delivery.id, completion_token=delivery.completion_token)
@@ -98,6 +102,7 @@ class Executor:
             return unknown_handler(delivery)
         policy = spec.policy_for(cold)
         _refuse_late(delivery, cold)
+        self._started(delivery)
         timer = None
         if policy.timeout_ms is not None:
             timer = call_later_ms(policy.timeout_ms, self._on_timeout, run)

@@ -17,9 +17,8 @@ FRAME_BYTES_MAX = 64 << 20
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first frame: how to import what the worker imported."""
+    """The first frame: the worker's own script, if it is one."""
 
-    path: list[str]
     main_path: str | None
 
 

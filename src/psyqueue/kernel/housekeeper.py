@@ -48,6 +48,9 @@ class Housekeeper:
                     await self._rounds(lambda: self._core.backend.prune(PRUNE_LIMIT))
             except (StoreError, NamespaceFrozen) as exc:
                 log.warning("maintenance postponed", extra={"error": str(exc)})
+            except Exception:
+                # A worker that no longer reaps would leave the jobs of the others lying: the next round may work.
+                log.exception("maintenance failed")
 
     def note_ended(self, count: int) -> bool:
         """True when it is time to call `prune`."""
@@ -60,7 +63,7 @@ class Housekeeper:
         self._ended = 0
         try:
             await self._rounds(lambda: self._core.backend.prune(PRUNE_LIMIT))
-        except StoreError as exc:
+        except (StoreError, NamespaceFrozen) as exc:
             log.warning("maintenance postponed", extra={"error": str(exc)})
         finally:
             self._is_pruning = False

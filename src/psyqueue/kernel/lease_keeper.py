@@ -6,13 +6,14 @@ that holds the GIL for longer than the lease does stop it: `mode="process"` is f
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
 
 from psyqueue.backend import Renewal, SessionKeeper
 from psyqueue.clock import Clock
-from psyqueue.errors import StoreError
+from psyqueue.kernel.aio import call_in
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,11 @@ RETRY_MS_MAX = 1_000
 
 
 class LeaseKeeper:
-    """`on_renewal` and `on_hang` are called in the lease thread. `turns()` must grow while the loop lives."""
+    """`on_renewal` is called in the loop that made it, until `stop`; `on_hang` in the lease thread.
+
+    `turns()` must grow while the loop lives. A loop that stands still for `hang_ms` loses its lease, and gets it back
+    if it turns again before anybody took its jobs.
+    """
 
     def __init__(
         self,
@@ -43,8 +48,14 @@ class LeaseKeeper:
         self._turns = turns
         self._on_renewal = on_renewal
         self._on_hang = on_hang
+        self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
+        self._seen = turns()
+        self._looked_ms = clock.mono_ms()
+        self._stood_ms = 0.0
         self._thread = threading.Thread(target=self._work, name=f"psyqueue-lease-{session_id[:8]}", daemon=True)
+        self.ended = asyncio.Event()
+        """The thread let go of its connection."""
 
     def start(self) -> None:
         self._thread.start()
@@ -53,29 +64,49 @@ class LeaseKeeper:
         """Returns at once; the thread ends after the renewal it may be in."""
         self._stopped.set()
 
+    # ── in the lease thread ───────────────────────────────────────────────────────────────────────────────────────────
     def _work(self) -> None:
-        seen, seen_at_ms = self._turns(), self._clock.mono_ms()
         wait_ms = self._period_ms
         try:
             while not self._stopped.wait(wait_ms / 1000):
-                turns, now_ms = self._turns(), self._clock.mono_ms()
-                if turns != seen:
-                    seen, seen_at_ms = turns, now_ms
-                elif now_ms - seen_at_ms >= self._hang_ms:
-                    # Whoever hangs must not keep its jobs: no more renewals, others take them back.
-                    log.critical("event loop hangs, lease is given up", extra={"session": self._session_id})
-                    self._on_hang()
-                    return
+                if self._is_hanging(wait_ms):
+                    wait_ms = self._period_ms
+                    continue
                 wait_ms = self._period_ms if self._renew() else min(RETRY_MS_MAX, self._period_ms / 4)
         finally:
-            self._keeper.close()
+            try:
+                self._keeper.close()
+            finally:
+                call_in(self._loop, self.ended.set)
+
+    def _is_hanging(self, waited_ms: float) -> bool:
+        """Whoever hangs must not keep its jobs: no more renewals, others take them back."""
+        turns, now_ms = self._turns(), self._clock.mono_ms()
+        passed_ms, self._looked_ms = now_ms - self._looked_ms, now_ms
+        if turns != self._seen:
+            self._seen, self._stood_ms = turns, 0.0
+            return False
+        was_hanging = self._stood_ms >= self._hang_ms
+        # A machine that slept, a process that was stopped: that gap is not the loop's fault.
+        self._stood_ms += min(passed_ms, 2 * waited_ms)
+        if self._stood_ms < self._hang_ms:
+            return False
+        if not was_hanging:
+            log.critical("event loop hangs, lease is given up", extra={"session": self._session_id})
+            self._on_hang()
+        return True
 
     def _renew(self) -> bool:
         try:
             renewal = self._keeper.renew(self._session_id)
-        except StoreError as exc:
-            log.warning("lease not renewed, trying again", extra={"session": self._session_id, "error": str(exc)})
+        except Exception as exc:  # noqa: BLE001 - whatever it is, a lease thread that ends loses every job of the worker
+            if not self._stopped.is_set():
+                log.warning("lease not renewed, trying again", extra={"session": self._session_id, "error": repr(exc)})
             return False
+        call_in(self._loop, self._tell, renewal)
+        return True
+
+    # ── back in the loop ──────────────────────────────────────────────────────────────────────────────────────────────
+    def _tell(self, renewal: Renewal) -> None:
         if not self._stopped.is_set():
             self._on_renewal(renewal)
-        return True

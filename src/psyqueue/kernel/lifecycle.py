@@ -68,6 +68,7 @@ class Lifecycle:
         if core.state != "running":
             core.state = "stopped"
             return
+        core.require_own_loop()
         self._stopped = asyncio.Event()
         core.state = "draining"
         failures: list[Exception] = []

@@ -16,6 +16,10 @@ class Prefetch:
         self._fixed = fixed
         self._run_ms: float | None = None
 
+    @property
+    def is_adaptive(self) -> bool:
+        return self._fixed is None
+
     def note(self, run_ms: float) -> None:
         """A run ended after `run_ms`. Recent runs count most: a queue may change its character."""
         mean = self._run_ms

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
-from psyqueue.backend import AnyOutcome, Fetch, Renewal, Session, SettleReply
+from psyqueue.backend import Fetch, Renewal
+from psyqueue.errors import SessionLost
 from psyqueue.ids import new_token
-from psyqueue.kernel.aio import call_in, spawn
+from psyqueue.kernel.aio import finish, within_ms
 from psyqueue.kernel.announcer import Announcer
 from psyqueue.kernel.children import Children
 from psyqueue.kernel.core import Core
 from psyqueue.kernel.executor import Executor
 from psyqueue.kernel.lease_keeper import LeaseKeeper
+from psyqueue.kernel.ops import GIVE_UP_MS
+from psyqueue.kernel.prefetch import Prefetch
 from psyqueue.kernel.run import Run
+from psyqueue.kernel.settler import CLOSE_MS, Settler
+from psyqueue.kernel.slots import ABANDON_MS, Slots
 from psyqueue.kernel.threads import Threads
+
+log = logging.getLogger(__name__)
 
 LEASE_MS = 30_000
 HANG_MS = 300_000
@@ -22,84 +30,110 @@ HANG_MS = 300_000
 async def process_one(core: Core, queue: str) -> bool:
     """Promote what is due in `queue`, run its first job and settle it. False: nothing was startable.
 
-    It never waits for a job. A session of its own covers the run, so that another process takes the job back if this one
-    dies. Cancelled: the job is handed back.
+    It never waits for a job. A session of its own covers the run, so that another process takes the job back if this
+    one dies. Cancelled: the job is handed back, then CancelledError goes on.
     """
     single = _Single(core, queue)
-    await single.open()
-    try:
-        return await single.step()
-    finally:
-        await single.close()
+    return await finish(single.work(), on_cancel=single.stop, limit_ms=ABANDON_MS + 2 * CLOSE_MS)
 
 
 class _Single:
+    """A worker with one slot that asks once. A store that stays away is an error here, not something to sit out."""
+
     def __init__(self, core: Core, queue: str) -> None:
         self._core = core
         self._queue = queue
-        self._channel = core.new_channel()
-        self._session_id = new_token()
-        self._announcer = Announcer(core.bus)
         self._threads = Threads("psyqueue-single")
         self._children = Children()
-        self._run: Run | None = None
+        self._wake = asyncio.Event()
         self._turns = 0
         self._keeper: LeaseKeeper | None = None
-
-    async def open(self) -> None:
-        session = Session(id=self._session_id, worker=self._core.name, queues=(self._queue,), lease_ms=LEASE_MS)
-        await self._channel.run(lambda op: self._core.backend.open_session(op, session))
-
-    async def step(self) -> bool:
-        fetch = Fetch(queues=(self._queue,), count=1, token_seed=new_token())
-        reply = await self._settle((), fetch)
-        if not reply.deliveries:
-            return False
-        self._run = run = Run(reply.deliveries[0])
-        self._keep_lease()
-        self._announcer.started(run.delivery)
+        announcer = Announcer(core.bus)
         executor = Executor(
-            self._core,
+            core,
+            announcer=announcer,
             threads=self._threads,
             children=self._children,
-            on_timeout=lambda run: run.stop("timeout", cancel_task=True),
-            on_progress=lambda run: None,
+            on_timeout=self._timed_out,
+            on_progress=self._progressed,
         )
-        run.task = spawn(executor.execute(run), name="psyqueue-single")
+        self._slots = Slots(
+            executor,
+            size=1,
+            batch=core.backend.capabilities.batch_max,
+            prefetch=Prefetch(1, 0),
+            announcer=announcer,
+            wake=self._wake.set,
+            stuck=self._wake.set,
+        )
+        self._settler = Settler(
+            core,
+            slots=self._slots,
+            executor=executor,
+            announcer=announcer,
+            trouble=_trouble,
+            give_up_ms=GIVE_UP_MS,
+        )
+
+    async def work(self) -> bool:
+        await self._settler.open(self._core.name, (self._queue,), LEASE_MS)
         try:
-            await asyncio.shield(run.task)
-        except asyncio.CancelledError:
-            run.stop("release", cancel_task=True)
-            await asyncio.wait({run.task})
-            raise
+            fetch = Fetch(queues=(self._queue,), count=1, token_seed=new_token())
+            reply = await self._settler.send((), fetch)
+            if not reply.deliveries:
+                return False
+            self._keep_lease()
+            self._slots.receive(reply.deliveries)
+            await self._until_settled()
+            return True
         finally:
-            if run.outcome is not None:
-                await self._end(executor, run, run.outcome)
-        return True
+            await self._close()
 
-    async def _end(self, executor: Executor, run: Run, outcome: AnyOutcome) -> None:
-        (settled,) = (await self._settle((outcome,), None)).settled
-        if settled.verdict == "conflict":
-            outcome = executor.conflicted(run)
-            (settled,) = (await self._settle((outcome,), None)).settled
-        self._announcer.settled(run.delivery, outcome, settled)
+    def stop(self) -> None:
+        """The caller was cancelled: whatever is held goes back."""
+        self._slots.close()
+        self._slots.stop_all("release")
 
-    async def _settle(self, outcomes: tuple[AnyOutcome, ...], fetch: Fetch | None) -> SettleReply:
-        return await self._channel.run(
-            lambda op: self._core.backend.settle(op, self._session_id, outcomes, fetch)
-        )
+    async def _until_settled(self) -> None:
+        slots = self._slots
+        while slots.held > 0:
+            self._wake.clear()
+            slots.start_apart()
+            if not slots.has_news:
+                await self._wake.wait()
+                continue
+            try:
+                await self._settler.send(slots.take_outcomes(), None)
+            except SessionLost:
+                self._lose()
+
+    async def _close(self) -> None:
+        await self._slots.end()
+        self._threads.close()
+        if self._keeper is not None:
+            self._keeper.stop()
+        await within_ms(CLOSE_MS, self._children.close())
+        await within_ms(2 * CLOSE_MS, self._settler.close())
+        if self._keeper is not None:
+            await within_ms(CLOSE_MS, self._keeper.ended.wait())
+
+    # ── told from outside ─────────────────────────────────────────────────────────────────────────────────────────────
+    def _timed_out(self, run: Run) -> None:
+        self._slots.stop_run(run, "timeout")
+
+    def _progressed(self, run: Run) -> None:
+        self._slots.progressed(run)
 
     def _keep_lease(self) -> None:
-        loop = asyncio.get_running_loop()
         self._keeper = LeaseKeeper(
             self._core.backend.keeper(),
-            self._session_id,
+            self._settler.session_id,
             lease_ms=LEASE_MS,
             hang_ms=HANG_MS,
             clock=self._core.clock,
             turns=self._turn,
-            on_renewal=lambda renewal: call_in(loop, self._renewed, renewal),
-            on_hang=lambda: None,
+            on_renewal=self._renewed,
+            on_hang=self._wake.set,
         )
         self._keeper.start()
 
@@ -109,17 +143,19 @@ class _Single:
         return self._turns
 
     def _renewed(self, renewal: Renewal) -> None:
-        run = self._run
-        if run is None:
-            return
         if not renewal.open:
-            run.stop("lease-lost", cancel_task=True)
-        elif run.delivery.id in renewal.cancel_requested:
-            run.stop("cancel", cancel_task=True)
+            self._lose()
+        elif renewal.cancel_requested:
+            self._slots.cancel(renewal.cancel_requested)
 
-    async def close(self) -> None:
+    def _lose(self) -> None:
+        log.warning("session lost, its job went to others", extra={"queue": self._queue})
         if self._keeper is not None:
             self._keeper.stop()
-        self._threads.close()
-        await self._children.close()
-        await self._channel.run(lambda op: self._core.backend.close_session(op, self._session_id))
+        self._settler.session_id = ""
+        self._slots.lose_all()
+        self._wake.set()
+
+
+def _trouble(error: BaseException) -> None:
+    log.warning("store has trouble", extra={"error": str(error)})

@@ -1,21 +1,24 @@
 """What a worker holds: deliveries that wait for a slot, runs in their slots, outcomes that wait for the store.
 
-It never calls the store; the worker's loop takes the outcomes from here and brings new deliveries. A slot is a task that
-runs one delivery after another: a task for each job would cost more than all the rest of the worker (docs/adr/0005).
-Each run has a context of its own all the same, and its slot's task is its task from the first step to the last.
+It never calls the store; the worker's loop takes the outcomes from here and brings new deliveries. A slot is a task
+that runs one delivery after another: a task for each job would cost more than all the rest of the worker
+(docs/adr/0005). Each run has a context of its own all the same, and its slot's task is its task from the first step to
+the last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from psyqueue.backend import AnyOutcome, Delivery, Effects, Keep, Release, StateWrite
-from psyqueue.backend.bounds import ITEMS_MAX
-from psyqueue.kernel.aio import call_later_ms, next_turn, spawn
+from psyqueue.kernel.aio import call_later_ms, next_turn, settle_down, spawn
 from psyqueue.kernel.executor import Executor
 from psyqueue.kernel.run import Run, StopReason
 
@@ -27,9 +30,13 @@ log = logging.getLogger(__name__)
 
 ABANDON_MS = 5_000
 """A run that ignores its stop for this long is settled without it; its slot stays taken until it really ends."""
+PROGRESS_MS = 250
+"""Progress alone makes a store call this often at most; the first one goes out at once."""
 PROGRESS_KEPT_MS = 86_400_000
 BREATH_MS = 2.0
 """A slot whose handlers never wait lets the others, and the worker's loop, have a turn this often."""
+JAM_MS = 1_000
+"""What a delivery that waited for nothing this long tells the prefetch about the run time of its queue."""
 
 Entry = tuple[Run, AnyOutcome]
 
@@ -37,7 +44,8 @@ Entry = tuple[Run, AnyOutcome]
 class Slots:
     """`wake()` is called when there is something for the loop, `stuck()` when no slot can ever be free again.
 
-    `held` counts the deliveries that the session holds: waiting, running, or not yet settled.
+    `held` counts the deliveries that the session holds: waiting, running, or not yet settled. Of a session that is lost
+    those that still run.
     """
 
     def __init__(
@@ -45,6 +53,7 @@ class Slots:
         executor: Executor,
         *,
         size: int,
+        batch: int,
         prefetch: Prefetch,
         announcer: Announcer,
         wake: Callable[[], None],
@@ -54,6 +63,7 @@ class Slots:
         self.running: set[Run] = set()
         self._executor = executor
         self._size = size
+        self._batch = batch
         self._prefetch = prefetch
         self._announcer = announcer
         self._wake = wake
@@ -63,9 +73,15 @@ class Slots:
         self._alone: Run | None = None
         self._zombies: set[Run] = set()
         self._outcomes: list[Entry] = []
-        self._progressed: dict[str, Run] = {}
+        self._progressed: dict[Run, None] = {}
+        self._is_progress_due = False
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._full_timer: asyncio.TimerHandle | None = None
         self._slots: list[asyncio.Task[None]] = []
         self._parked: list[asyncio.Future[None]] = []
+        # Slots may be opened out of any callback: what a job left in its context must not become theirs.
+        self._context = contextvars.copy_context()
+        self._jammed: Run | None = None
         self._is_closed = False
         self._is_over = False
 
@@ -84,7 +100,9 @@ class Slots:
             is_suspect = 0 < delivery.lost >= delivery.max_lost
             (self._apart if is_suspect else self._ready).append(Run(delivery))
         if self._apart:
-            self._make_room_apart()
+            # Suspects run alone: what waits goes back to its place, of the suspects all but the first.
+            first = self._apart[0]
+            self._hand_back(lambda run: run is not first)
         if self._is_closed:
             self.close()
         self.dispatch()
@@ -92,65 +110,96 @@ class Slots:
     def close(self) -> None:
         """Start nothing more: what waits for a slot goes back with no attempt used."""
         self._is_closed = True
-        self._hand_back((*self._ready, *self._apart))
-        self._ready.clear()
-        self._apart.clear()
+        self._hand_back(_any_run)
 
     def hand_back_queues(self, queues: Collection[str]) -> None:
         """These were paused: what waits of them goes back."""
-        paused = [run for run in self._ready if run.delivery.queue in queues]
-        if paused:
-            self._ready = deque(run for run in self._ready if run.delivery.queue not in queues)
-            self._hand_back(paused)
+        self._hand_back(lambda run: run.delivery.queue in queues)
 
-    def _hand_back(self, runs: Iterable[Run]) -> None:
-        for run in runs:
-            delivery = run.delivery
-            self._outcomes.append((run, Release(job_id=delivery.id, completion_token=delivery.completion_token)))
+    def look_for_jam(self) -> None:
+        """Called now and then. What was prefetched behind runs that turn out to be long goes to others."""
+        first = self._ready[0] if self._ready else None
+        if first is not None and first is self._jammed and self._prefetch.is_adaptive:
+            self._prefetch.note(JAM_MS)
+            self._hand_back(_any_run)
+        self._jammed = first
+
+    def _hand_back(self, is_meant: Callable[[Run], bool]) -> None:
+        for waiting in (self._ready, self._apart):
+            meant = [run for run in waiting if is_meant(run)]
+            if not meant:
+                continue
+            left = [run for run in waiting if not is_meant(run)]
+            waiting.clear()
+            waiting.extend(left)
+            for run in meant:
+                if run is self._alone:
+                    self._alone = None
+                delivery = run.delivery
+                self._outcomes.append((run, Release(job_id=delivery.id, completion_token=delivery.completion_token)))
             self._wake()
-
-    def _make_room_apart(self) -> None:
-        """Suspects run alone: what waits goes back to its place, of the suspects all but the first."""
-        self._hand_back(self._ready)
-        self._ready.clear()
-        self._hand_back(list(self._apart)[1:])
-        while len(self._apart) > 1:
-            self._apart.pop()
 
     # ── outcomes out ──────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def has_news(self) -> bool:
-        return bool(self._outcomes or self._progressed)
+        return bool(self._outcomes) or self._is_progress_due
 
     def take_outcomes(self) -> list[Entry]:
         """What gathered for the next call, oldest first; progress of running jobs rides along."""
-        entries, self._outcomes = self._outcomes[:ITEMS_MAX], self._outcomes[ITEMS_MAX:]
-        if self._progressed and len(entries) < ITEMS_MAX // 2:
-            entries += self._take_progress(ITEMS_MAX // 4)
+        entries, self._outcomes = self._outcomes[: self._batch], self._outcomes[self._batch :]
+        if self._progressed and (room := (self._batch - len(entries)) // 2) > 0:
+            entries += self._take_progress(room)
         return entries
 
     def put_back(self, entries: Sequence[Entry]) -> None:
         """They were not written: they go out again, first."""
         self._outcomes[:0] = [entry for entry in entries if not isinstance(entry[1], Keep)]
+        for run, outcome in entries:
+            if isinstance(outcome, Keep) and run in self.running:
+                run.has_progress = True
+                self._progressed[run] = None
+        self._is_progress_due = bool(self._progressed)
 
     def put(self, run: Run) -> None:
         """Hand the outcome to the loop; a run that no longer counts only frees its place."""
-        if run.outcome is None:
+        if run.outcome is None or run.is_lost:
             self.held -= 1
         else:
             self._outcomes.append((run, run.outcome))
         self._wake()
 
+    def forgive(self) -> None:
+        """The loop is torn down, and every task was cancelled with it: that was no failure of a handler."""
+        self._outcomes = [
+            (run, self._executor.stopped(run) or outcome) if run.stop_reason == "unasked" else (run, outcome)
+            for run, outcome in self._outcomes
+        ]
+
+    # ── progress ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def progressed(self, run: Run) -> None:
+        if run not in self.running or run.is_lost:
+            return
+        self._progressed[run] = None
+        if self._progress_timer is None:
+            self._send_progress()
+
+    def _send_progress(self) -> None:
+        self._progress_timer = None
+        if self._progressed and not self._is_over:
+            self._is_progress_due = True
+            self._progress_timer = call_later_ms(PROGRESS_MS, self._send_progress)
+            self._wake()
+
     def _take_progress(self, count: int) -> list[Entry]:
         """The last progress of runs that still run, as effects of a `Keep`."""
         entries: list[Entry] = []
-        for job_id in list(self._progressed)[:count]:
-            run = self._progressed.pop(job_id)
-            if run not in self.running or run.progress is None:
-                continue
-            write = StateWrite(kind="put", key=progress_key(job_id), value=run.progress, ttl_ms=PROGRESS_KEPT_MS)
-            token = run.delivery.completion_token
-            entries.append((run, Keep(job_id=job_id, completion_token=token, effects=Effects(writes=(write,)))))
+        for run in list(self._progressed)[:count]:
+            del self._progressed[run]
+            delivery = run.delivery
+            effects = Effects(writes=(_progress_of(run),))
+            token = delivery.completion_token
+            entries.append((run, Keep(job_id=delivery.id, completion_token=token, effects=effects)))
+        self._is_progress_due = bool(self._progressed)
         return entries
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,19 +214,30 @@ class Slots:
         """Wake as many slots as there are deliveries to run; open new ones up to the size."""
         wanted = min(len(self._ready), self._free_size())
         while wanted > 0 and self._parked:
-            self._parked.pop().set_result(None)
-            wanted -= 1
+            parked = self._parked.pop()
+            if not parked.done():
+                parked.set_result(None)
+                wanted -= 1
         while wanted > 0 and len(self._slots) < self._size:
-            self._slots.append(spawn(self._serve(), name=f"psyqueue-slot-{len(self._slots)}"))
+            context = self._context.copy()
+            self._slots.append(spawn(self._serve(), name=f"psyqueue-slot-{len(self._slots)}", context=context))
             wanted -= 1
 
     async def end(self) -> None:
-        """Cancel every slot, whatever it runs; outcomes that come now are too late."""
+        """Everything goes back, at once: runs get `ABANDON_MS` to end, then they are left behind."""
         self._is_over = True
-        for slot in self._slots:
-            slot.cancel()
-        if self._slots:
-            await asyncio.wait(self._slots, timeout=1)
+        self.close()
+        self.stop_all("release")
+        for timer in (self._progress_timer, self._full_timer):
+            if timer is not None:
+                timer.cancel()
+        for parked in self._parked:
+            if not parked.done():
+                parked.set_result(None)
+        left_behind = {run.task for run in self._zombies}
+        await settle_down([slot for slot in self._slots if slot not in left_behind], ABANDON_MS)
+        for run in list(self.running):
+            self._abandon(run)
 
     def _free_size(self) -> int:
         return max(0, self._size - len(self._zombies) - self._executor.abandoned)
@@ -207,26 +267,36 @@ class Slots:
     async def _run(self, run: Run, slot: asyncio.Task[None]) -> None:
         run.task = slot
         self.running.add(run)
-        self._announcer.started(run.delivery)
         try:
             await self._executor.execute(run)
-        except Exception as bug:  # noqa: BLE001 - the executor's own failure must not end the slot with the job in it
+        except Exception as bug:
+            # The executor's own failure must not end the slot with the job in it.
             log.exception("executor failed", extra={"job_id": run.delivery.id})
             run.outcome = self._executor.failed_after(run, bug)
-        self._ended(run)
+        finally:
+            # Also when the process is interrupted right here: the slot goes down, its job goes back.
+            self._ended(run)
         if slot.cancelling() and not self._is_over:
             await self._calm(slot)
 
     def _ended(self, run: Run) -> None:
         if run in self._zombies:
             self._zombies.discard(run)
-            self._wake()
+            self.returned()
             return
         self.running.discard(run)
         if run is self._alone:
             self._alone = None
-        self._prefetch.note(run.run_ms)
+        if run.run_ms > 0:
+            self._prefetch.note(run.run_ms)
+        if run.outcome is None and not run.is_lost:
+            run.outcome = self._executor.stopped(run)
+        if run.has_progress:
+            self._progressed.pop(run, None)
+            run.outcome = _with_progress(run)
         self.put(run)
+        if run.stop_reason is not None:
+            self._watch_full()
 
     async def _calm(self, slot: asyncio.Task[None]) -> None:
         """Take what is left of a cancel that was meant for the last run, so that it does not hit the next."""
@@ -258,8 +328,7 @@ class Slots:
             return
         # A thread that was asked to cancel gets the time it needs: what it did until then may matter.
         may_finish = reason == "cancel" and self._executor.is_thread(run)
-        run.stop(reason, cancel_task=not may_finish)
-        if not may_finish:
+        if run.stop(reason, interrupt=not may_finish):
             call_later_ms(ABANDON_MS, self._abandon, run)
 
     def stop_all(self, reason: StopReason) -> None:
@@ -272,26 +341,39 @@ class Slots:
         for run in list(self.running):
             if run.delivery.id in wanted and run.stop_reason is None:
                 self.stop_run(run, "cancel")
-        waiting = [run for run in self._ready if run.delivery.id in wanted]
-        if waiting:
-            self._ready = deque(run for run in self._ready if run.delivery.id not in wanted)
-            # The store turns the release of a job that is to be cancelled into its end.
-            self._hand_back(waiting)
+        # The store turns the release of a job that is to be cancelled into its end.
+        self._hand_back(lambda run: run.delivery.id in wanted)
 
-    def progressed(self, run: Run) -> None:
-        self._progressed[run.delivery.id] = run
-        self._wake()
+    def lose(self, run: Run) -> None:
+        """This delivery is no longer ours."""
+        if not run.is_lost:
+            self._announcer.lease_lost(run.delivery)
+        self._progressed.pop(run, None)
+        self.stop_run(run, "lease-lost")
 
     def lose_all(self) -> None:
         """The session is gone, and with it everything it held. Runs are told; what they say no longer counts."""
-        lost = [*(run for run, _ in self._outcomes), *self._ready, *self._apart, *self.running]
-        for run in lost:
+        for run in [*(run for run, _ in self._outcomes), *self._ready, *self._apart]:
             self._announcer.lease_lost(run.delivery)
         self._outcomes.clear()
         self._ready.clear()
         self._apart.clear()
+        self._progressed.clear()
+        self._is_progress_due = False
+        if self._alone not in self.running:
+            self._alone = None
         self.held = len(self.running)
-        self.stop_all("lease-lost")
+        for run in list(self.running):
+            self.lose(run)
+
+    def returned(self) -> None:
+        """A run that had been left behind ended after all: its slot, or its thread, is there again."""
+        if self._full_timer is not None:
+            self._full_timer.cancel()
+            self._full_timer = None
+        self.dispatch()
+        self._watch_full()
+        self._wake()
 
     def _abandon(self, run: Run) -> None:
         """The handler ignores its stop: settle without it; the slot is lost until it returns."""
@@ -299,15 +381,45 @@ class Slots:
             return
         self.running.discard(run)
         self._zombies.add(run)
+        self._progressed.pop(run, None)
         if run is self._alone:
             self._alone = None
         log.error("handler ignores its stop", extra={"job_id": run.delivery.id, "reason": run.stop_reason})
         run.outcome = self._executor.stopped(run)
         self.put(run)
+        self._watch_full()
+
+    def _watch_full(self) -> None:
+        """Every slot is held by a run that was left behind: unless one comes back soon, none ever will."""
+        if self._full_timer is None and not self._is_closed and self._free_size() == 0:
+            self._full_timer = call_later_ms(ABANDON_MS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._full_timer = None
         if self._free_size() == 0 and not self._is_closed:
             self._stuck()
+
+
+def _any_run(run: Run) -> bool:  # noqa: ARG001 - a question that is always answered yes
+    return True
 
 
 def progress_key(job_id: str) -> str:
     """Where `ctx.progress` keeps the last value, in the shared state."""
     return f"progress:{job_id}"
+
+
+def _progress_of(run: Run) -> StateWrite:
+    # In this order: what a thread reports from here on is either read now, or reported anew.
+    run.has_progress = False
+    assert run.progress is not None, run.delivery.id
+    return StateWrite(kind="put", key=progress_key(run.delivery.id), value=run.progress, ttl_ms=PROGRESS_KEPT_MS)
+
+
+def _with_progress(run: Run) -> AnyOutcome | None:
+    """The end of a run, and with it the progress that had no call of its own yet."""
+    write, outcome = _progress_of(run), run.outcome
+    if outcome is None:
+        return None
+    effects = outcome.effects
+    return replace(outcome, effects=replace(effects, writes=(*effects.writes, write)))

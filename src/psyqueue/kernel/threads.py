@@ -102,7 +102,7 @@ class Threads:
         except RuntimeError:
             return False  # the loop is closed: the worker is gone
         finally:
-            # An error's traceback holds this frame, and this frame the error: together they would wait for the collector.
+            # An error's traceback holds this frame, this frame the error: a ring that only the collector would find.
             error = call = None
         return True
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psyqueue.backend import AnyOutcome, Fetch, Keep, Op, Renewal, Session, Settled, SettleReply
+from psyqueue.backend import Fetch, Renewal, SettleReply
 from psyqueue.backend.bounds import ITEMS_MAX
-from psyqueue.errors import NamespaceFrozen, SessionLost, StoreError, StoreFull, TooLarge
+from psyqueue.errors import NamespaceFrozen, SessionLost, StoreFull
 from psyqueue.ids import new_token
-from psyqueue.kernel.aio import call_in, call_later_ms, spawn, wait_any
+from psyqueue.kernel.aio import call_later_ms, finish, next_turn, settle_down, spawn, within_ms
 from psyqueue.kernel.announcer import Announcer
 from psyqueue.kernel.children import Children
 from psyqueue.kernel.executor import Executor
@@ -30,7 +30,8 @@ from psyqueue.kernel.housekeeper import Housekeeper
 from psyqueue.kernel.lease_keeper import LeaseKeeper
 from psyqueue.kernel.prefetch import Prefetch
 from psyqueue.kernel.run import Run
-from psyqueue.kernel.slots import ABANDON_MS, Entry, Slots
+from psyqueue.kernel.settler import CLOSE_MS, Settler
+from psyqueue.kernel.slots import ABANDON_MS, Slots
 from psyqueue.kernel.threads import Threads
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ POLL_MS = 5_000
 TROUBLE_MS = 1_000
 """Pause after a refusal by the store that time may mend (full, frozen)."""
 TURN_MS = 1_000
+LAST_CALLS_MS = 2_000
+"""At the end, for outcomes that no call has carried yet. Leases give back what is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,29 +76,31 @@ class Worker:
         self.failure: BaseException | None = None
         self._core = core
         self._backend = core.backend
-        self._channel = core.new_channel(math.inf)
-        self._announcer = Announcer(core.bus)
+        self._batch = min(ITEMS_MAX, core.backend.capabilities.batch_max)
         self._threads = Threads(f"psyqueue-{options.name}", on_return=self._thread_returned)
         self._children = Children()
         self._housekeeper = Housekeeper(core, self._all_queues, options.lease_ms)
         self._slots: Slots
-        self._session_id = ""
+        self._settler: Settler
         self._keeper: LeaseKeeper | None = None
         self._wake = asyncio.Event()
-        self._waiter: asyncio.Task[bool] | None = None
+        self._waiter: asyncio.Task[None] | None = None
         self._due_timer: asyncio.TimerHandle | None = None
+        self._stop_timers: list[asyncio.TimerHandle] = []
         self._is_dry = False
+        self._is_resting = False
         self._is_stopping = False
         self._is_lost = False
         self._turns = 0
-        self._last_call_ms: float | None = None
         self._beside: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[None] | None = None
 
     # ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
+        announcer = Announcer(self._core.bus)
         executor = Executor(
             self._core,
+            announcer=announcer,
             threads=self._threads,
             children=self._children,
             on_timeout=self._timed_out,
@@ -104,36 +109,40 @@ class Worker:
         self._slots = Slots(
             executor,
             size=self.options.concurrency,
+            batch=self._batch,
             prefetch=Prefetch(self.options.concurrency, self.options.prefetch),
-            announcer=self._announcer,
+            announcer=announcer,
             wake=self._wake.set,
             stuck=self._stuck,
         )
-        self._executor = executor
+        self._settler = Settler(
+            self._core,
+            slots=self._slots,
+            executor=executor,
+            announcer=announcer,
+            trouble=self._trouble,
+            give_up_ms=math.inf,
+        )
         self._main = spawn(self._work(), name=f"psyqueue-worker-{self.name}")
 
     async def stop(self, grace_ms: int | None = None) -> None:
         """Drain: fetch nothing more, hand back what was not started, let running handlers end within `grace_ms`.
 
-        Then these are cancelled and handed back too. Called again it can only shorten the grace. Returns when the worker
-        is gone.
+        Then these are cancelled and handed back too. Called again it can only shorten the grace. Returns when the
+        worker is gone; cancelled before that, the worker goes on ending by itself.
         """
         if self._main is None:
             return
         grace_ms = self.options.grace_ms if grace_ms is None else grace_ms
-        if not self._is_stopping:
-            self._is_stopping = True
-            self._slots.close()
-        cut = call_later_ms(grace_ms, self._slots.stop_all, "release")
-        self._wake.set()
-        try:
+        self._begin_stop()
+        if self._settler.session_id:
             # A store that stays away must not keep a stopping process alive: leases give the jobs back later.
-            await wait_any(self._main, timeout_ms=grace_ms + 2 * ABANDON_MS)
-            self._main.cancel()
-            await asyncio.wait({self._main})
-        finally:
-            if self._main.done():
-                cut.cancel()
+            last_ms = grace_ms + 2 * ABANDON_MS
+            self._stop_timers.append(call_later_ms(grace_ms, self._slots.stop_all, "release"))
+            self._stop_timers.append(call_later_ms(last_ms, self._cut))
+        else:
+            self._cut()  # there is nothing to wait for
+        await asyncio.wait({self._main})
 
     async def wait(self) -> None:
         """Until the worker ended. Raises what made it end, if it was not stop()."""
@@ -148,7 +157,8 @@ class Worker:
 
     def health(self) -> dict[str, Any]:
         """Facts for a probe: `store_call_age_ms` is the time since the store last answered (None: never)."""
-        age = None if self._last_call_ms is None else round(self._core.clock.mono_ms() - self._last_call_ms)
+        answered_ms = self._settler.answered_ms
+        age = None if answered_ms is None else round(self._core.clock.mono_ms() - answered_ms)
         return {
             "worker": self.name,
             "queues": list(self._all_queues()),
@@ -172,48 +182,61 @@ class Worker:
             log.exception("worker ended", extra={"worker": self.name})
             self._trouble(exc)
         finally:
-            await self._close()
+            self._begin_stop()
+            # However often it is cancelled from here on, what it holds is handed back.
+            await finish(self._close(), on_cancel=_go_on, limit_ms=ABANDON_MS + LAST_CALLS_MS)
 
     async def _close(self) -> None:
-        for task in (*self._beside, *([self._waiter] if self._waiter else [])):
+        for timer in (self._due_timer, *self._stop_timers):
+            if timer is not None:
+                timer.cancel()
+        beside = [*self._beside, *([self._waiter] if self._waiter else [])]
+        for task in beside:
             task.cancel()
-        if self._due_timer is not None:
-            self._due_timer.cancel()
         await self._slots.end()
+        if self._main is not None and self._main.cancelling():
+            self._slots.forgive()
+        if self._settler.session_id and self._slots.has_news and not self._is_lost:
+            await within_ms(LAST_CALLS_MS, self._last_calls())
         self._threads.close()
-        await self._children.close()
+        await within_ms(CLOSE_MS, self._children.close())
         await self._close_session()
+        await settle_down(beside, CLOSE_MS)
         self._core.bus.publish("worker:stopped", {"worker": self.name})
 
+    async def _last_calls(self) -> None:
+        while self._slots.has_news and not self._is_lost:
+            await self._turn(0)
+
     async def _open_session(self) -> None:
-        self._session_id = new_token()
-        session = Session(
-            id=self._session_id, worker=self.name, queues=self._all_queues(), lease_ms=self.options.lease_ms
-        )
-        await self._channel.run(lambda op: self._backend.open_session(op, session))
-        loop = asyncio.get_running_loop()
+        await self._settler.open(self.name, self._all_queues(), self.options.lease_ms)
         self._keeper = LeaseKeeper(
             self._backend.keeper(),
-            self._session_id,
+            self._settler.session_id,
             lease_ms=self.options.lease_ms,
             hang_ms=self.options.hang_ms,
             clock=self._core.clock,
             turns=lambda: self._turns,
-            on_renewal=lambda renewal: call_in(loop, self._renewed, renewal),
+            on_renewal=self._renewed,
             on_hang=self._core.on_hang,
         )
         self._keeper.start()
 
     async def _close_session(self) -> None:
-        if self._keeper is None:
-            return
-        self._keeper.stop()
-        channel = self._core.new_channel(TROUBLE_MS)
-        try:
-            while (await channel.run(lambda op: self._backend.close_session(op, self._session_id))).more:
-                pass
-        except StoreError as exc:
-            log.warning("session not closed, its lease will end", extra={"worker": self.name, "error": str(exc)})
+        if self._keeper is not None:
+            self._keeper.stop()
+        await within_ms(2 * CLOSE_MS, self._settler.close())
+        if self._keeper is not None:
+            await within_ms(CLOSE_MS, self._keeper.ended.wait())
+
+    def _cut(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _begin_stop(self) -> None:
+        self._is_stopping = True
+        self._slots.close()
+        self._wake.set()
 
     def _all_queues(self) -> tuple[str, ...]:
         return self.options.queues or self._core.handlers.queues()
@@ -226,6 +249,7 @@ class Worker:
     def _beat(self) -> None:
         """The lease thread sees by this that the loop turns."""
         self._turns += 1
+        self._slots.look_for_jam()
         if self.is_running:
             call_later_ms(TURN_MS, self._beat)
 
@@ -248,77 +272,23 @@ class Worker:
         entries = self._slots.take_outcomes()
         fetch = None
         if room > 0:
-            fetch = Fetch(queues=self._all_queues(), count=min(room, ITEMS_MAX), token_seed=new_token())
+            fetch = Fetch(queues=self._all_queues(), count=min(room, self._batch), token_seed=new_token())
         try:
-            reply = await self._settle(entries, fetch)
+            reply = await self._settler.send(entries, fetch)
         except SessionLost:
-            self._slots.put_back(entries)
             self._is_lost = True
         except (StoreFull, NamespaceFrozen) as exc:
-            # Nothing was written: the outcomes go out again when time may have mended it.
-            self._slots.put_back(entries)
-            self._trouble(exc)
-            await self._core.clock.sleep_ms(TROUBLE_MS)
-        else:
-            self._apply(entries, reply)
-            self._receive(reply, fetch)
-
-    async def _settle(self, entries: Sequence[Entry], fetch: Fetch | None) -> SettleReply:
-        """A batch that is refused as too large is halved until the one to blame stands alone."""
-        outcomes = [outcome for _, outcome in entries]
-
-        async def call(op: Op) -> SettleReply:
-            try:
-                return await self._backend.settle(op, self._session_id, outcomes, fetch)
-            except StoreError as exc:
+            # Nothing was written: it goes out again when time may have mended it.
+            if isinstance(exc, NamespaceFrozen):
                 self._trouble(exc)
-                raise
-
-        try:
-            reply = await self._channel.run(call)
-        except TooLarge as exc:
-            return await self._settle_halves(entries, fetch, exc)
-        self._last_call_ms = self._core.clock.mono_ms()
-        return reply
-
-    async def _settle_halves(self, entries: Sequence[Entry], fetch: Fetch | None, error: TooLarge) -> SettleReply:
-        if len(entries) <= 1:
-            shrunk = [(run, self._executor.failed_after(run, error, reason="too_large")) for run, _ in entries]
-            return await self._settle(shrunk, fetch)
-        middle = len(entries) // 2
-        first = await self._settle(entries[:middle], None)
-        second = await self._settle(entries[middle:], fetch)
-        return SettleReply(
-            (*first.settled, *second.settled),
-            second.deliveries,
-            second.cancel_requested,
-            second.more,
-            second.next_due_in_ms,
-        )
-
-    def _apply(self, entries: Sequence[Entry], reply: SettleReply) -> None:
-        """The store's verdicts on what was sent."""
-        slots, ended = self._slots, 0
-        is_heard = self._announcer.is_heard()
-        for (run, outcome), settled in zip(entries, reply.settled, strict=True):
-            if isinstance(outcome, Keep):
-                if settled.verdict == "lost":
-                    slots.stop_run(run, "lease-lost")
-            elif settled.verdict == "conflict":
-                run.outcome = self._executor.conflicted(run)
-                slots.put(run)
-            else:
-                ended += 1
-                if is_heard or settled.verdict == "lost":
-                    self._tell(run, outcome, settled)
-        slots.held -= ended
-        if self._housekeeper.note_ended(ended):
-            self._spawn_beside(self._housekeeper.prune(), "prune")
-
-    def _tell(self, run: Run, outcome: AnyOutcome, settled: Settled) -> None:
-        if settled.verdict == "lost":
-            log.warning("outcome came too late", extra={"job_id": run.delivery.id, "queue": run.delivery.queue})
-        self._announcer.settled(run.delivery, outcome, settled)
+                self._is_dry = True
+            if entries or not self._is_dry:
+                await self._core.clock.sleep_ms(TROUBLE_MS)
+        else:
+            if self._housekeeper.note_ended(len(entries)):
+                self._spawn_beside(self._housekeeper.prune(), "prune")
+            if not self._is_lost:
+                self._receive(reply, fetch)
 
     def _receive(self, reply: SettleReply, fetch: Fetch | None) -> None:
         """Take in the deliveries, and remember whether and when there may be more."""
@@ -333,8 +303,7 @@ class Worker:
         self._slots.stop_run(run, "timeout")
 
     def _thread_returned(self) -> None:
-        self._slots.dispatch()
-        self._wake.set()
+        self._slots.returned()
 
     def _progressed(self, run: Run) -> None:
         self._slots.progressed(run)
@@ -342,23 +311,35 @@ class Worker:
     # ── sleep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def _rest(self, room: int) -> None:
         """Nothing to send and nothing to fetch: sleep until something ends, arrives or becomes due."""
-        if room > 0 and self._is_dry and (self._waiter is None or self._waiter.done()):
-            queues = self._all_queues()
-            self._waiter = spawn(self._backend.wait(queues, (), POLL_MS), name=f"psyqueue-wait-{self.name}")
-            self._waiter.add_done_callback(self._woken)
+        if room > 0 and (self._waiter is None or self._waiter.done()):
+            self._listen()
             # Let it register, then look once more: a job enqueued in between is found by one or the other.
-            await self._core.clock.sleep_ms(0)
+            await next_turn()
             self._is_dry = False
-        else:
-            await self._wake.wait()
-
-    def _woken(self, waiter: asyncio.Task[bool]) -> None:
-        if waiter.cancelled():
             return
-        if isinstance(waiter.exception(), StoreError):
-            call_later_ms(TROUBLE_MS, self._look_again)
-        else:
+        self._is_resting = True
+        try:
+            await self._wake.wait()
+        finally:
+            self._is_resting = False
+
+    def _listen(self) -> None:
+        self._waiter = spawn(self._hear(), name=f"psyqueue-wait-{self.name}")
+
+    async def _hear(self) -> None:
+        """Until there may be news. Who was asleep listens on before looking: the look then tells if it may sleep on."""
+        try:
+            is_news = await self._backend.wait(self._all_queues(), (), POLL_MS)
+        except Exception as exc:  # noqa: BLE001 - a store that cannot be listened to is looked at now and then
+            self._trouble(exc)
+            await self._core.clock.sleep_ms(TROUBLE_MS)
+            is_news = False
+        if is_news and self._is_resting:
+            self._listen()
+        if is_news:
             self._look_again()
+        else:
+            self._wake.set()
 
     def _look_again(self) -> None:
         self._is_dry = False
@@ -369,7 +350,7 @@ class Worker:
             self._due_timer.cancel()
             self._due_timer = None
         if due_in_ms is not None and due_in_ms < POLL_MS:
-            self._due_timer = call_later_ms(due_in_ms, self._look_again)
+            self._due_timer = call_later_ms(max(1, due_in_ms), self._look_again)
 
     # ── the lease ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _renewed(self, renewal: Renewal) -> None:
@@ -385,20 +366,25 @@ class Worker:
     async def _start_over(self) -> None:
         """The session was reaped: nothing held counts any more. Running handlers are told; then a new session."""
         log.warning("session lost, its jobs went to others", extra={"worker": self.name, "held": self._slots.held})
-        self._slots.lose_all()
         if self._keeper is not None:
             self._keeper.stop()
+        self._settler.session_id = ""
         self._is_lost = False
         self._is_dry = False
+        self._slots.lose_all()
         if not self._is_stopping:
             await self._open_session()
 
     # ── trouble ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _stuck(self) -> None:
         self.failure = RuntimeError(f"worker {self.name!r}: every slot is held by a handler that ignores its stop")
-        self._is_stopping = True
         self._trouble(self.failure)
+        self._begin_stop()
 
     def _trouble(self, error: BaseException) -> None:
         log.warning("worker has trouble", extra={"worker": self.name, "error": str(error)})
         self._core.bus.publish("worker:error", {"worker": self.name, "error": str(error)})
+
+
+def _go_on() -> None:
+    """It is ending as fast as it can."""

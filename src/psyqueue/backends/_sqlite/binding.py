@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from psyqueue.backend import NO_EFFECTS, AnyOutcome, Effects, Enqueued, NewJob, Settled
@@ -42,24 +43,39 @@ class SqliteBound:
         return self._run(act)
 
     def _run(self, act: Callable[[Step], R]) -> R:
-        connection = self._connection
         try:
-            if not connection.in_transaction:
-                connection.execute("BEGIN IMMEDIATE")
-            connection.execute("SAVEPOINT psyqueue_bound")
-            try:
-                step = Step(connection)
-                reply = act(step)
-                step.flush()
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK TO psyqueue_bound")
-                    connection.execute("RELEASE psyqueue_bound")
-                raise
-            connection.execute("RELEASE psyqueue_bound")
+            with _plain_rows(self._connection):
+                return self._step(act)
         except sqlite3.Error as exc:
             raise translate(exc, self._options.file) from exc
+
+    def _step(self, act: Callable[[Step], R]) -> R:
+        connection = self._connection
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SAVEPOINT psyqueue_bound")
+        try:
+            step = Step(connection)
+            reply = act(step)
+            step.flush()
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO psyqueue_bound")
+                connection.execute("RELEASE psyqueue_bound")
+            raise
+        connection.execute("RELEASE psyqueue_bound")
         return reply
+
+
+@contextlib.contextmanager
+def _plain_rows(connection: sqlite3.Connection) -> Iterator[None]:
+    """The caller's way of seeing rows is not ours."""
+    factories = connection.row_factory, connection.text_factory
+    connection.row_factory, connection.text_factory = None, str
+    try:
+        yield
+    finally:
+        connection.row_factory, connection.text_factory = factories
 
 
 def bind(options: SqliteOptions, connection: object) -> SqliteBound:
@@ -69,7 +85,8 @@ def bind(options: SqliteOptions, connection: object) -> SqliteBound:
     if options.is_memory:
         raise InvalidOption("conn", connection, "a store in :memory: cannot be shared. Give the store a file")
     try:
-        databases = connection.execute("PRAGMA database_list").fetchall()
+        with _plain_rows(connection):
+            databases = connection.execute("PRAGMA database_list").fetchall()
     except sqlite3.Error as exc:
         raise InvalidOption("conn", connection, f"cannot be used here ({exc})") from exc
     main = next((file for _, name, file in databases if name == "main"), "")

@@ -7,6 +7,7 @@ import sqlite3
 
 from psyqueue.backends._sqlite.faults import translate
 from psyqueue.backends._sqlite.options import SqliteOptions
+from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.errors import ForkedProcess, StoreUnusable
 
 VERSION_MIN = (3, 35, 0)
@@ -64,7 +65,7 @@ def _prepare(connection: sqlite3.Connection, options: SqliteOptions, *, read_onl
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     try:
-        connection.execute("SELECT json_valid('[]')")
+        connection.execute(SQL["schema.has_json"])
     except sqlite3.OperationalError as exc:
         raise StoreUnusable("this Python's SQLite was built without JSON functions. Use another build") from exc
 

@@ -50,17 +50,24 @@ def _dequeue_queue(step: Step, session: int, queue: str, budget: Budget) -> None
     room = limits.room(step) if limits is not None else NO_LIMIT
     if room <= 0:
         return
-    step.flush_counts()
-    if step.run(_HAS_LANES, (queue,)).fetchone() is None:
-        started = _dequeue_default(step, queue, budget, limits, room)
-    else:
+    if _has_lanes(step, queue):
         started = _Turns(step, queue, budget).dequeue(limits, room)
+    else:
+        started = _dequeue_default(step, queue, budget, limits, room)
     if started:
         numbers = _to_json([n for n, _ in started]).decode()
         step.run(_START, (budget.seed, session, step.now_ms, numbers))
         _count(step, queue, started)
     if limits is not None:
         limits.save(step)
+
+
+def _has_lanes(step: Step, queue: str) -> bool:
+    """Whether a lane other than the default one is used."""
+    if not step.has_lanes:
+        return False
+    step.flush_counts()
+    return step.run(_HAS_LANES, (queue,)).fetchone() is not None
 
 
 def _count(step: Step, queue: str, started: list[tuple[int, str]]) -> None:

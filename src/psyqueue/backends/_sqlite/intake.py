@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from psyqueue.backend import Enqueued, NewJob
 from psyqueue.backends._sqlite import lifecycle
 from psyqueue.backends._sqlite.limits import check_room, exceeded
@@ -29,31 +27,37 @@ from psyqueue.backends._sqlite.step import CANCELLED, COMPLETED, PENDING, SCHEDU
 from psyqueue.errors import IdConflict, KeyConflict, UnknownDependency
 from psyqueue.job import STATUSES, Status
 
-_INSERT_JOB, _INSERT_BODY, _TAKEN = SQL["rows.insert_job"], SQL["rows.insert_body"], SQL["enqueue.taken"]
-_to_json = msgspec.json.encode
+_INSERT_JOB, _INSERT_BODY = SQL["rows.insert_job"], SQL["rows.insert_body"]
+_INSERT_RUN = SQL["enqueue.insert_run"]
 
 
 def enqueue(step: Step, jobs: Sequence[NewJob], *, is_follow_up: bool = False) -> list[Enqueued]:
     """All of `jobs`, by the rules of the seam. Raises Refused; the caller then takes the whole step back."""
-    if len(jobs) > 1 and _are_plain(step, jobs, is_follow_up=is_follow_up):
-        return _insert_plain(step, jobs)
+    if len(jobs) > 1 and (enqueued := _enqueue_plain(step, jobs, is_follow_up=is_follow_up)) is not None:
+        return enqueued
     return [_enqueue_one(step, job, is_follow_up=is_follow_up) for job in jobs]
 
 
 # ── the batch ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _are_plain(step: Step, jobs: Sequence[NewJob], *, is_follow_up: bool) -> bool:
-    """New ids, no keys, nothing to wait for, room for all: whatever else there is goes the careful way."""
-    ids: set[str] = set()
+class _Taken(Exception):
+    """An id of the batch exists, or stands in it twice."""
+
+
+def _enqueue_plain(step: Step, jobs: Sequence[NewJob], *, is_follow_up: bool) -> list[Enqueued] | None:
+    """New ids, no keys, nothing to wait for, room for all. None: something else goes the careful way, all of it."""
     lanes: dict[tuple[str, str], int] = {}
     for job in jobs:
         if job.unique is not None or job.idempotency is not None or job.gate is not None or job.needs:
-            return False
-        ids.add(job.id)
+            return None
         key = (job.queue, job.lane)
         lanes[key] = lanes.get(key, 0) + 1
-    if len(ids) < len(jobs) or step.run(_TAKEN, (_to_json(list(ids)).decode(),)).fetchone() is not None:
-        return False
-    return is_follow_up or _has_room(step, lanes)
+    if not is_follow_up and step.has_limits and not _has_room(step, lanes):
+        return None
+    try:
+        with step.savepoint():
+            return _insert_plain(step, jobs)
+    except _Taken:
+        return None
 
 
 def _has_room(step: Step, lanes: dict[tuple[str, str], int]) -> bool:
@@ -66,32 +70,41 @@ def _has_room(step: Step, lanes: dict[tuple[str, str], int]) -> bool:
 
 
 def _insert_plain(step: Step, jobs: Sequence[NewJob]) -> list[Enqueued]:
-    now_ms, n, ready = step.now_ms, step.made, step.ready
-    rows: list[tuple[Any, ...]] = []
-    bodies: list[tuple[Any, ...]] = []
+    """The bodies one by one; of the rows as many at once as differ in their numbers alone, which is mostly all."""
+    first, now_ms = step.made + 1, step.now_ms
+    step.made += len(jobs)
+    bodies = [_body(job, n, now_ms) for n, job in enumerate(jobs, first)]
+    if step.connection.executemany(_INSERT_BODY, bodies).rowcount < len(jobs):
+        raise _Taken
     replies: list[Enqueued] = []
-    counts: dict[tuple[str, str, int], int] = {}
-    for job in jobs:
-        n += 1
-        run_at_ms = run_at_ms_of(job, now_ms)
-        if run_at_ms > now_ms:
-            status, name, number = SCHEDULED, "scheduled", None
-        else:
-            ready += 1
-            status, name, number = PENDING, "pending", ready
-        expires_at_ms = expires_at_ms_of(job, now_ms)
-        rows.append((n, job.queue, job.lane, status, job.priority, number, 0, run_at_ms, expires_at_ms, None))
-        bodies.append(_body(job, n, now_ms))
-        replies.append(Enqueued(job.id, True, name))  # type: ignore[arg-type] # one of the two above
-        key = (job.queue, job.lane, status)
-        counts[key] = counts.get(key, 0) + 1
-    step.connection.executemany(_INSERT_JOB, rows)
-    step.connection.executemany(_INSERT_BODY, bodies)
-    step.made, step.ready = n, ready
-    for (queue, lane, status), number in counts.items():
-        step.count(queue, lane, status, number)
-        step.touched.add(queue)
+    run: tuple[Any, ...] | None = None
+    run_start = first
+    for n, job in enumerate(jobs, first):
+        run_at_ms = now_ms
+        if job.delay_ms or job.run_at_ms is not None:
+            run_at_ms = run_at_ms_of(job, now_ms)
+        expires_at_ms = None if job.expires_in_ms is None else now_ms + job.expires_in_ms
+        alike = (job.queue, job.lane, job.priority, run_at_ms, expires_at_ms)
+        if alike != run:
+            if run is not None:
+                _insert_run(step, run, run_start, n - 1)
+            run, run_start = alike, n
+        replies.append(Enqueued(job.id, True, "pending" if run_at_ms <= now_ms else "scheduled"))
+    if run is not None:
+        _insert_run(step, run, run_start, step.made)
     return replies
+
+
+def _insert_run(step: Step, alike: tuple[Any, ...], first: int, last: int) -> None:
+    """Rows for the bodies from `first` to `last`, equal but for their numbers."""
+    queue, lane, priority, run_at_ms, expires_at_ms = alike
+    status, jobs, ready_from = SCHEDULED, last - first + 1, None
+    if run_at_ms <= step.now_ms:
+        status, ready_from = PENDING, step.ready + 1 - first
+        step.ready += jobs
+    step.run(_INSERT_RUN, (queue, lane, status, priority, ready_from, run_at_ms, expires_at_ms, first, last))
+    step.count(queue, lane, status, jobs)
+    step.touched.add(queue)
 
 
 def _body(job: NewJob, n: int, now_ms: int) -> tuple[Any, ...]:

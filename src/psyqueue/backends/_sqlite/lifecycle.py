@@ -6,8 +6,9 @@ The order of everything here is that of the in-memory model, which is the specif
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from psyqueue.backend.bounds import EXPIRE_MAX, FOLLOW_THROUGH_MAX
+from psyqueue.backend.bounds import EXPIRE_MAX, FOLLOW_THROUGH_MAX, PROMOTE_MAX
 from psyqueue.backends._sqlite.rows import (
     GATED,
     KEYED,
@@ -22,6 +23,7 @@ from psyqueue.backends._sqlite.rows import (
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import CANCELLED, COMPLETED, DEAD, PENDING, SCHEDULED, WAITING, Step
 
+_NEXT = SQL["promote.next"]
 _NOBODY = 0
 """No job has this number."""
 
@@ -77,6 +79,7 @@ def is_needed(step: Step, row: Row) -> bool:
 
 
 def follow_later(step: Step, *, parent: int | None = None, gate: str | None = None) -> None:
+    step.has_followers = True
     step.follower += 1
     step.run(SQL["links.add_follower"], (step.follower, parent, gate))
 
@@ -114,6 +117,8 @@ def _take_place(step: Step, row: Row) -> Row:
 # ── follow-through ────────────────────────────────────────────────────────────────────────────────────────────────────
 def follow_through(step: Step, limit: int = FOLLOW_THROUGH_MAX) -> bool:
     """Move what ended jobs set free, oldest end first, at most `limit` jobs. True: some are left for the next step."""
+    if not step.has_followers:
+        return False
     moved = 0
     while (found := step.run(SQL["links.first_follower"]).fetchone()) is not None:
         ticket, parent, gate = found
@@ -187,5 +192,29 @@ def expire(step: Step, queues: Sequence[str], limit: int = EXPIRE_MAX) -> tuple[
 
 def next_due_in_ms(step: Step, queues: Sequence[str]) -> int | None:
     """When the next scheduled job of `queues` is due; None = none is known."""
-    instants = [step.run(SQL["promote.next"], (queue,)).fetchone()[0] for queue in queues]
+    instants = [step.run(_NEXT, (queue,)).fetchone()[0] for queue in queues]
     return max(0, min(found) - step.now_ms) if (found := [each for each in instants if each is not None]) else None
+
+
+class Passed(NamedTuple):
+    """`next_in_ms` is true as long as nothing else becomes scheduled; `is_known` says whether it was found out."""
+
+    is_bounded: bool
+    next_in_ms: int | None
+    is_known: bool
+
+
+def pass_time(step: Step, queues: Sequence[str]) -> Passed:
+    """Expire and promote what is over or due in `queues`. One look for each when nothing is: nearly always."""
+    now_ms, due_at_ms, is_over = step.now_ms, None, False
+    for queue in queues:
+        run_at_ms, expires_at_ms = step.run(_NEXT, (queue,)).fetchone()
+        if run_at_ms is not None and (due_at_ms is None or run_at_ms < due_at_ms):
+            due_at_ms = run_at_ms
+        is_over |= expires_at_ms is not None and expires_at_ms <= now_ms
+    is_due = due_at_ms is not None and due_at_ms <= now_ms
+    if not is_over and not is_due:
+        return Passed(is_bounded=False, next_in_ms=None if due_at_ms is None else due_at_ms - now_ms, is_known=True)
+    _, more_expired = expire(step, queues)
+    _, more_due = promote(step, queues, PROMOTE_MAX)
+    return Passed(is_bounded=more_expired or more_due, next_in_ms=None, is_known=False)

@@ -82,11 +82,14 @@ def limits_of(row: tuple[Any, ...]) -> Limits:
 
 def limited(step: Step, queue: str, lane: str | None) -> Limited | None:
     """None: there are no limits for it."""
+    if not step.has_limits:
+        return None
     row = step.run(_ONE, (queue, lane is not None, lane or "")).fetchone()
     return None if row is None else Limited(step, row)
 
 
 def put_limits(step: Step, limits: Sequence[Limits]) -> None:
+    step.has_limits = True
     for each in limits:
         retained = (
             None if kept is None else msgspec.json.encode(kept).decode()
@@ -139,7 +142,7 @@ def exceeded(step: Step, queue: str, lane: str | None, newcomers: int) -> int | 
 def next_start_in_ms(step: Step, queues: Sequence[str]) -> int | None:
     """When the first pause or rate that keeps pending jobs of `queues` back lets go; None: none does, by time alone."""
     waits: list[int] = []
-    for queue in queues:
+    for queue in queues if step.has_limits else ():
         if step.run(SQL["limits.any"], (queue,)).fetchone() is None or not step.tallies(queue).get(PENDING, 0):
             continue
         for row in step.run(SQL["limits.waiting"], (queue, step.now_ms)).fetchall():

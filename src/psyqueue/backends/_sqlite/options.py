@@ -41,7 +41,7 @@ class SqliteOptions:
         for option in ("test_clock", "allow_network_filesystem"):
             if not isinstance(getattr(self, option), bool):
                 raise InvalidOption(option, getattr(self, option), "is not a bool")
-        object.__setattr__(self, "path", path if path == MEMORY else str(Path(path).expanduser().absolute()))
+        object.__setattr__(self, "path", path if path == MEMORY else str(Path(path).expanduser().resolve()))
         object.__setattr__(self, "busy_timeout_ms", to_ms("busy_timeout", self.busy_timeout, minimum_ms=1))
         if self.busy_timeout_ms > 10 * _MINUTE_MS:
             raise InvalidOption("busy_timeout", self.busy_timeout, "is more than ten minutes")
@@ -52,7 +52,7 @@ class SqliteOptions:
 
     @property
     def file(self) -> str:
-        """The absolute path, or `:memory:`."""
+        """The path with links resolved, or `:memory:`: whoever uses another link has to meet the same lock file."""
         return str(self.path)
 
 

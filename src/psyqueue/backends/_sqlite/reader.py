@@ -44,7 +44,7 @@ class Reader:
             while (call := self._calls.get()) is not None:
                 if call.take():
                     self._look(call)
-                    call.settle(call)
+                    call.answer()
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()

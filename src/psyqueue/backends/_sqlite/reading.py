@@ -14,7 +14,7 @@ from psyqueue.backends._sqlite.effects import live_cell
 from psyqueue.backends._sqlite.limits import limited
 from psyqueue.backends._sqlite.rows import Row, find, load
 from psyqueue.backends._sqlite.statements import SQL
-from psyqueue.backends._sqlite.step import ACTIVE, COMPLETED, NUMBER_OF, Step
+from psyqueue.backends._sqlite.step import ACTIVE, COMPLETED, NUMBER_OF, PENDING, Step
 from psyqueue.backends._sqlite.views import Viewer
 from psyqueue.errors import InvalidOption
 from psyqueue.job import STATUSES
@@ -177,7 +177,7 @@ def queues(step: Step, prefix: str, cursor: str | None, limit: int) -> tuple[tup
 
 def _queue_info(step: Step, queue: str) -> QueueInfo:
     jobs = step.tallies(queue)
-    oldest = step.run(SQL["reading.oldest_pending"], (queue,)).fetchone()
+    oldest = step.run(SQL["reading.oldest_pending"], (queue, PENDING)).fetchone()
     (lanes,) = step.run(SQL["reading.used_lanes"], (queue,)).fetchone()
     found = limited(step, queue, None)
     return QueueInfo(

@@ -20,7 +20,6 @@ from psyqueue.backend import (
     SettleReply,
     Snooze,
 )
-from psyqueue.backend.bounds import PROMOTE_MAX
 from psyqueue.backends._sqlite import lifecycle
 from psyqueue.backends._sqlite.dequeue import dequeue
 from psyqueue.backends._sqlite.effects import apply_effects
@@ -45,16 +44,18 @@ def settle(step: Step, session_id: str, outcomes: Sequence[AnyOutcome], fetch: F
     if fetch is None:
         is_left_over = lifecycle.follow_through(step)
         return SettleReply(settled, cancel_requested=cancel_requested(step, session), more=is_left_over)
-    _, more_expired = lifecycle.expire(step, fetch.queues)
-    _, more_due = lifecycle.promote(step, fetch.queues, PROMOTE_MAX)
+    passed = lifecycle.pass_time(step, fetch.queues)
+    is_known = passed.is_known and not step.has_followers
     is_left_over = lifecycle.follow_through(step)
     deliveries, is_bounded = dequeue(step, session, fetch)
+    due_in_ms = passed.next_in_ms if is_known else lifecycle.next_due_in_ms(step, fetch.queues)
+    start_in_ms = next_start_in_ms(step, fetch.queues)
     return SettleReply(
         settled,
         tuple(deliveries),
         cancel_requested(step, session),
-        more=is_bounded or more_expired or more_due or is_left_over,
-        next_due_in_ms=_next_in_ms(step, fetch.queues),
+        more=is_bounded or passed.is_bounded or is_left_over,
+        next_due_in_ms=min((each for each in (due_in_ms, start_in_ms) if each is not None), default=None),
     )
 
 
@@ -66,12 +67,9 @@ def open_session_number(step: Step, session_id: str) -> int:
 
 
 def cancel_requested(step: Step, session: int) -> tuple[str, ...]:
+    if not step.has_cancels:
+        return ()
     return tuple(job_id for (job_id,) in step.run(SQL["settle.cancel_requested"], (session,)))
-
-
-def _next_in_ms(step: Step, queues: Sequence[str]) -> int | None:
-    instants = (lifecycle.next_due_in_ms(step, queues), next_start_in_ms(step, queues))
-    return min((each for each in instants if each is not None), default=None)
 
 
 def settle_outcomes(step: Step, session: int, outcomes: Sequence[AnyOutcome]) -> tuple[Settled, ...]:

@@ -22,15 +22,18 @@ _TALLY = SQL["meta.tally"]
 _LANE = SQL["meta.lane"]
 _IS_CROWDED = SQL["limits.crowded"]
 _clock = SystemClock()
+CLOCK_GRAIN_MS = 1_000
+"""The clock's high-water mark is written when it is this old: it may lag by as much where the wall clock went back."""
 
 
 class Step:
     """Inside a transaction of `connection`. Counts are gathered and written once, by `flush`."""
 
     __slots__ = (
-        "_changes_before", "_counters", "_high_ms", "_lane_counts", "_shift_ms", "_tallies", "connection", "ended",
-        "epoch", "follower", "is_everybody_touched", "made", "mode", "mono_ms", "moved_to", "now_ms", "ready",
-        "reaped_mono_ms", "run", "touched",
+        "_changes_before", "_counters", "_high_ms", "_is_shifted", "_lane_counts", "_shift_ms", "_tallies",
+        "connection", "ended", "epoch", "follower", "has_cancels", "has_followers", "has_lanes", "has_limits",
+        "is_everybody_touched", "made", "mode", "mono_ms", "moved_to", "now_ms", "ready", "reaped_mono_ms", "run",
+        "touched",
     )  # fmt: skip
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -52,8 +55,11 @@ class Step:
         self._high_ms: int = row[8]
         # Wall + shift; while the wall goes back it stands still, then runs on.
         self._shift_ms: int = max(row[7], self._high_ms - self.now_ms)
+        self._is_shifted = self._shift_ms != row[7]
         self.mono_ms = self.now_ms + self._shift_ms
         self.reaped_mono_ms: int = row[9]
+        # Asked once, so that a store without them does not ask queue by queue. True may be wrong, False is not.
+        self.has_followers, self.has_limits, self.has_lanes, self.has_cancels = row[10:]
 
     # ── the fence ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def require_enqueue(self) -> None:
@@ -74,6 +80,7 @@ class Step:
         key = (queue, status)
         self._tallies[key] = self._tallies.get(key, 0) + by
         if lane:
+            self.has_lanes = True
             counts = self._lane_counts.setdefault((queue, lane), [0, 0, 0])
             if status <= PENDING:
                 counts[1] += by
@@ -88,7 +95,12 @@ class Step:
             self.connection.executemany(_TALLY, rows)
             for queue, status, by in rows:
                 # Where running jobs are limited, the end of one is news to who waits for a start.
-                if status == ACTIVE and by < 0 and self.run(_IS_CROWDED, (queue,)).fetchone() is not None:
+                if (
+                    self.has_limits
+                    and status == ACTIVE
+                    and by < 0
+                    and self.run(_IS_CROWDED, (queue,)).fetchone() is not None
+                ):
                     self.touched.add(queue)
             self._tallies.clear()
         if self._lane_counts:
@@ -122,7 +134,9 @@ class Step:
         """Write counts, counters and the clock's high-water mark, if anything was changed."""
         if self.is_changed:
             self.flush_counts()
-            self.run(_KEEP, (self.made, self.ready, self.follower, self._shift_ms, self.mono_ms))
+            counters = (self.made, self.ready, self.follower)
+            if counters != self._counters or self.mono_ms - self._high_ms > CLOCK_GRAIN_MS or self._is_shifted:
+                self.run(_KEEP, (*counters, self._shift_ms, self.mono_ms))
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:

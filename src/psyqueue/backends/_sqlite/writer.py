@@ -22,7 +22,7 @@ from psyqueue.backends._sqlite.forks import closes_in_child, leak
 from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.place import Identity
 from psyqueue.backends._sqlite.step import Step
-from psyqueue.errors import PsyQueueError
+from psyqueue.errors import PsyQueueError, StoreUnavailable
 
 GROUP_MAX: Final = 64
 """Calls in one commit: more would make the first of them, and other processes, wait noticeably."""
@@ -35,17 +35,18 @@ Committed = Callable[[Iterable[Step]], None]
 
 
 class Call:
-    """One verb on its way through the writer. `is_taken` decides a race: it is run, or it is given up."""
+    """One verb on its way through the writer. `take` decides a race: it is run, or it is given up."""
 
-    __slots__ = ("_mutex", "error", "is_taken", "reply", "settle", "step", "work")
+    __slots__ = ("_answered", "_is_answered", "_mutex", "error", "is_taken", "reply", "step", "work")
 
-    def __init__(self, work: Work, settle: Callable[[Call], None]) -> None:
+    def __init__(self, work: Work, answered: Callable[[Call], None]) -> None:
         self.work = work
-        self.settle = settle
         self.step: Step | None = None
         self.reply: Any = None
         self.error: BaseException | None = None
         self.is_taken = False
+        self._answered = answered
+        self._is_answered = False
         self._mutex = threading.Lock()
 
     def take(self) -> bool:
@@ -54,6 +55,11 @@ class Call:
             is_first = not self.is_taken
             self.is_taken = True
             return is_first
+
+    def answer(self) -> None:
+        if not self._is_answered:
+            self._is_answered = True
+            self._answered(self)
 
 
 class Writer:
@@ -92,7 +98,10 @@ class Writer:
     def _run(self) -> None:
         try:
             while (group := self._next_group()) is not None:
-                self._write(group)
+                try:
+                    self._write(group)
+                except Exception as exc:  # noqa: BLE001 - the thread must outlive whatever it is, and its callers know
+                    self._fail(group, exc)
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
@@ -159,9 +168,10 @@ class Writer:
             failpoint("sqlite.commit.after")
         except (sqlite3.Error, PsyQueueError) as exc:
             self._roll_back()
-            error = exc if isinstance(exc, PsyQueueError) else self._translated(exc)
             for call in group:
-                call.error, call.step = error, None
+                # One error each: they are raised in different places.
+                call.error = exc if isinstance(exc, PsyQueueError) else self._translated(exc)
+                call.step = None
 
     def _run_alone(self, call: Call) -> bool:
         self._run_call(call)
@@ -205,13 +215,18 @@ class Writer:
 
     def _reply(self, group: list[Call]) -> None:
         self._committed(call.step for call in group if call.step is not None)
-        settle_all(group)
+        for call in group:
+            call.answer()
 
-    @staticmethod
-    def _fail(group: list[Call], error: PsyQueueError) -> None:
+    def _fail(self, group: list[Call], exc: Exception) -> None:
+        """For those that have no answer yet. What is not ours is said to be unknown: it may have been committed."""
+        error = exc
+        if not isinstance(exc, PsyQueueError):
+            error = StoreUnavailable(f"{self._options.file}: {type(exc).__name__}: {exc}", file=self._options.file)
+            error.__cause__ = exc
         for call in group:
             call.error = error
-        settle_all(group)
+            call.answer()
 
     def _cut_wal(self) -> None:
         if self._options.is_memory:
@@ -226,16 +241,11 @@ class Writer:
                     self._connection.execute(f"PRAGMA busy_timeout = {self._options.busy_timeout_ms}")
 
 
-def settle_all(group: list[Call]) -> None:
-    for call in group:
-        call.settle(call)
-
-
 def give_up(call: Call, file: str) -> None:
     """The turn did not come in time: the call is answered, and never run."""
     if call.take():
         call.error = busy(file)
-        call.settle(call)
+        call.answer()
 
 
 class Bridge:

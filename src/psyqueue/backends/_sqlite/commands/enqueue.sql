@@ -1,9 +1,11 @@
--- Put jobs in: a whole batch of plain ones by two statements (rows.insert_job, rows.insert_body), others one by one.
--- Params: taken: JSON array of ids.
--- Returns: taken: one of the ids that exist.
--- Index: psyqueue_body_id.
--- Cost: one look-up for each id, then two rows for each job and an entry in each index that its status is in.
--- Differs from the others: the look-up comes first; with one writer nothing can come in between.
+-- Put a batch of plain jobs in: bodies first (rows.insert_body), then all rows that differ in their numbers alone at once.
+-- Params: insert_run: queue, lane, status, priority, ready number minus creation number (NULL: none), run at and expires
+--   at in ms, first and last creation number.
+-- Returns: nothing; rows.insert_body tells by its count whether an id was taken.
+-- Index: primary key of psyqueue_body; the row enters the indexes that its status is in.
+-- Cost: two rows for each job, one statement for each run of equal jobs: mostly one a call.
+-- Differs from the others: a statement for each row costs more here than the row itself.
 
--- name: taken
-SELECT id FROM psyqueue_body WHERE id IN (SELECT value FROM json_each(?)) LIMIT 1;
+-- name: insert_run
+INSERT INTO psyqueue_job (n, queue, lane, status, priority, ready_number, links, run_at_ms, expires_at_ms)
+SELECT n, ?1, ?2, ?3, ?4, n + ?5, 0, ?6, ?7 FROM psyqueue_body WHERE n BETWEEN ?8 AND ?9;

@@ -36,7 +36,7 @@ WHERE queue > ? AND queue >= ? ORDER BY queue LIMIT ?;
 
 -- name: oldest_pending
 SELECT b.created_at_ms FROM psyqueue_job AS j INDEXED BY psyqueue_job_unstarted JOIN psyqueue_body AS b ON b.n = j.n
-WHERE j.queue = ? AND j.status = 2 AND j.status <= 2 ORDER BY j.n LIMIT 1;
+WHERE j.queue = ? AND j.status = ? AND j.status <= 2 AND j.n > 0 ORDER BY j.n LIMIT 1;
 
 -- name: used_lanes
 SELECT count(*) FROM psyqueue_lane WHERE queue = ? AND lane <> '' AND (unstarted > 0 OR active > 0);

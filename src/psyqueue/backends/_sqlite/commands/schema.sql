@@ -5,6 +5,9 @@
 -- Cost: a handful of rows.
 -- Differs from the others: SQLite keeps the schema in the same file, so a half-made one cannot exist.
 
+-- name: has_json
+SELECT json_valid('[]');
+
 -- name: names
 SELECT name FROM sqlite_master WHERE name LIKE 'psyqueue\_%' ESCAPE '\';
 
