@@ -82,6 +82,8 @@ def _problem(value: Any, path: str, depth: int) -> tuple[str, str] | None:
 
 def _problem_in_dict(value: dict[Any, Any], path: str, depth: int) -> tuple[str, str] | None:
     for key, item in value.items():
+        if type(key) is str and key.isascii() and type(item) is str and item.isascii():
+            continue
         if not isinstance(key, str):
             return (path, f"key {key!r} is {type(key).__name__}, not text")
         if not key.isascii() and _has_surrogate(key):

@@ -65,6 +65,8 @@ class _Coded(PsyQueueError):
 
 
 class ConfigError(_Coded):
+    """The set-up is wrong: nothing was started or written."""
+
     CODE = "INVALID_CONFIG"
 
 
@@ -82,6 +84,8 @@ class InvalidOption(ConfigError):
 
 
 class MissingExtra(ConfigError):
+    """`thing` needs the packages of the extra `extra`, which are not installed."""
+
     CODE = "MISSING_EXTRA"
 
     def __init__(self, thing: str, extra: str) -> None:
@@ -90,6 +94,8 @@ class MissingExtra(ConfigError):
 
 
 class PluginError(ConfigError):
+    """The plugin `plugin_name` does not fit or misbehaves."""
+
     CODE = "PLUGIN_ERROR"
 
     def __init__(self, plugin_name: str, problem: str, **context: Any) -> None:
@@ -98,6 +104,8 @@ class PluginError(ConfigError):
 
 
 class DependencyError(PluginError):
+    """A plugin needs `missing`, and nothing provides it."""
+
     CODE = "MISSING_DEPENDENCY"
 
     def __init__(self, plugin_name: str, missing: str) -> None:
@@ -113,6 +121,8 @@ class DependencyError(PluginError):
 
 
 class CircularDependencyError(PluginError):
+    """The plugins of `ring` need each other."""
+
     CODE = "CIRCULAR_DEPENDENCY"
 
     def __init__(self, ring: list[str]) -> None:
@@ -121,26 +131,38 @@ class CircularDependencyError(PluginError):
 
 
 class SchemaTooNew(ConfigError):
+    """The store was written by a newer psyqueue: upgrade this one."""
+
     CODE = "SCHEMA_TOO_NEW"
 
 
 class LifecycleError(_Coded):
+    """The queue is not in a state in which this can be done."""
+
     CODE = "WRONG_LIFECYCLE"
 
 
 class NotStarted(LifecycleError):
+    """The queue is used before `start()`."""
+
     CODE = "NOT_STARTED"
 
 
 class AlreadyStopped(LifecycleError):
+    """The queue is used after `stop()`."""
+
     CODE = "ALREADY_STOPPED"
 
 
 class ForkedProcess(LifecycleError):
+    """The queue was started before this process was forked from its parent."""
+
     CODE = "FORKED_PROCESS"
 
 
 class Refused(_Coded):
+    """The store or a guard said no: nothing was written."""
+
     CODE = "REFUSED"
 
 
@@ -155,10 +177,14 @@ class PayloadError(Refused):
 
 
 class TooLarge(Refused):
+    """A payload, a result or a whole call is beyond its limit."""
+
     CODE = "TOO_LARGE"
 
 
 class DuplicateJobError(Refused):
+    """Another job has the place: `existing_job_id`."""
+
     CODE = "DUPLICATE_JOB"
 
     def __init__(self, message: str, existing_job_id: str, **context: Any) -> None:
@@ -167,6 +193,8 @@ class DuplicateJobError(Refused):
 
 
 class IdConflict(DuplicateJobError):
+    """The id belongs to a job with other content."""
+
     CODE = "ID_CONFLICT"
 
     def __init__(self, job_id: str) -> None:
@@ -175,6 +203,8 @@ class IdConflict(DuplicateJobError):
 
 
 class KeyConflict(DuplicateJobError):
+    """The idempotency or unique key belongs to a job with other content, or to a live one."""
+
     CODE = "KEY_CONFLICT"
 
     def __init__(self, key: str, existing_job_id: str, kind: Literal["idempotency", "unique"]) -> None:
@@ -184,6 +214,8 @@ class KeyConflict(DuplicateJobError):
 
 
 class UnknownDependency(Refused):
+    """The job depends on `parent_id`, which does not exist."""
+
     CODE = "UNKNOWN_DEPENDENCY"
 
     def __init__(self, job_id: str, parent_id: str) -> None:
@@ -207,6 +239,8 @@ class RateLimitError(Refused):
 
 
 class QueueFull(Refused):
+    """The queue, or the lane, holds as many unstarted jobs as its limit allows."""
+
     CODE = "QUEUE_FULL"
 
     def __init__(self, queue: str, lane: str | None, limit: int) -> None:
@@ -219,6 +253,8 @@ class QueueFull(Refused):
 
 
 class StateConflict(Refused):
+    """A compare-and-set found another version: `found`."""
+
     CODE = "STATE_CONFLICT"
 
     def __init__(self, key: str, expected: int | None, found: int) -> None:
@@ -228,6 +264,8 @@ class StateConflict(Refused):
 
 
 class Rejected(Refused):
+    """Middleware turned the enqueue away, for `reason`."""
+
     CODE = "REJECTED"
 
     def __init__(self, reason: str, **context: Any) -> None:
@@ -236,10 +274,14 @@ class Rejected(Refused):
 
 
 class NamespaceFrozen(Refused):
+    """The jobs of this store are about to be moved: try again later."""
+
     CODE = "NAMESPACE_FROZEN"
 
 
 class NamespaceMoved(NamespaceFrozen):
+    """The jobs of this store live at `moved_to` now."""
+
     CODE = "NAMESPACE_MOVED"
 
     def __init__(self, moved_to: str) -> None:
@@ -251,6 +293,8 @@ class NamespaceMoved(NamespaceFrozen):
 
 
 class JobNotFound(Refused):
+    """There is no job `job_id`, or its retention ended."""
+
     CODE = "JOB_NOT_FOUND"
 
     def __init__(self, job_id: str) -> None:
@@ -259,14 +303,20 @@ class JobNotFound(Refused):
 
 
 class InvalidState(Refused):
+    """The thing is not in a state in which this can be done."""
+
     CODE = "INVALID_STATE"
 
 
 class StaleOp(Refused):
+    """A late duplicate of a call that was followed by another one long ago."""
+
     CODE = "STALE_OP"
 
 
 class SessionLost(Refused):
+    """The worker's session was closed; its deliveries went to others."""
+
     CODE = "SESSION_LOST"
 
     def __init__(self, session_id: str) -> None:
@@ -275,6 +325,8 @@ class SessionLost(Refused):
 
 
 class StoreError(_Coded):
+    """The store could not do its work."""
+
     CODE = "STORE_ERROR"
 
 
@@ -289,18 +341,26 @@ class StoreUnavailable(StoreError):
 
 
 class StoreBusy(StoreError):
+    """Somebody else holds the store for too long: nothing was written."""
+
     CODE = "STORE_BUSY"
 
 
 class StoreFull(StoreError):
+    """There is no room left in the store: nothing was written."""
+
     CODE = "STORE_FULL"
 
 
 class StoreUnusable(StoreError):
+    """The store cannot be used as it is: not ours, read-only, corrupt, gone, on a network mount."""
+
     CODE = "STORE_UNUSABLE"
 
 
 class HandlerTimeout(_Coded):
+    """A run took longer than its timeout, and was stopped."""
+
     CODE = "HANDLER_TIMEOUT"
 
     def __init__(self, name: str, timeout_ms: int) -> None:
@@ -310,6 +370,8 @@ class HandlerTimeout(_Coded):
 
 
 class JobEnded(_Coded):
+    """What awaiting the result of `job_id` found instead of a result."""
+
     CODE = "JOB_ENDED"
 
     def __init__(self, job_id: str, message: str, **context: Any) -> None:
@@ -330,6 +392,8 @@ class JobDead(JobEnded):
 
 
 class JobCancelled(JobEnded):
+    """The job was cancelled, for `reason`."""
+
     CODE = "JOB_CANCELLED"
 
     def __init__(self, job_id: str, reason: str) -> None:
@@ -338,6 +402,8 @@ class JobCancelled(JobEnded):
 
 
 class ResultTimeout(JobEnded, TimeoutError):
+    """The job has not ended in time; its `status` at the end of the wait. Also a TimeoutError."""
+
     CODE = "RESULT_TIMEOUT"
 
     def __init__(self, job_id: str, status: str, timeout_ms: int) -> None:

@@ -25,6 +25,7 @@ class _IdSource:
         self._lock = threading.Lock()
         self._at_ms = 0
         self._counter = 0
+        self._head = ""
         self._tail = ""
 
     def next(self) -> str:
@@ -37,15 +38,16 @@ class _IdSource:
                 if self._counter >> 26:
                     self._start(self._at_ms + 1)
             counter = self._counter
-            stamp = f"{self._at_ms:012x}"
-            return f"{stamp[:8]}-{stamp[8:]}-7{counter >> 14:03x}-{0x8000 | counter & 0x3FFF:04x}-{self._tail}"
+            return f"{self._head}{counter >> 14:03x}-{0x8000 | counter & 0x3FFF:04x}{self._tail}"
 
     def _start(self, at_ms: int) -> None:
         random = int.from_bytes(os.urandom(9), "big")
         self._at_ms = at_ms
         # The counter starts in the lower half of its range, so that a millisecond has room for 33 million ids.
         self._counter = random & 0x1FFFFFF
-        self._tail = f"{random >> 24:012x}"
+        stamp = f"{at_ms:012x}"
+        self._head = f"{stamp[:8]}-{stamp[8:]}-7"
+        self._tail = f"-{random >> 24:012x}"
 
 
 _source = _IdSource()
