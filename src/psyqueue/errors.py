@@ -32,16 +32,16 @@
     │   ├── StoreFull                   no room left; nothing was written
     │   └── StoreUnusable               not our file, read-only, corrupt, on a network mount, …
     ├── HandlerTimeout                  a run went on for longer than its timeout
-    └── JobEnded                        what awaiting a result can find instead of a result
-        ├── JobDead · JobCancelled
-        └── ResultTimeout               also a TimeoutError
+    ├── JobEnded                        what awaiting a result can find instead of a result
+    │   └── JobDead · JobCancelled
+    └── ResultTimeout                   the job has not ended in time; also a TimeoutError
 
 Messages say what happened, to which thing, and the way out. Driver errors never leak: they are the `__cause__`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 
@@ -53,6 +53,8 @@ class PsyQueueError(Exception):
         self.code = code
         self.message = message
         self.context: dict[str, Any] = dict(context or {})
+        self.enqueued: Sequence[Any] = ()
+        """Of an error of `enqueue_bulk`: the handles of the chunks that were written before it."""
 
 
 class _Coded(PsyQueueError):
@@ -385,7 +387,7 @@ class JobDead(JobEnded):
     CODE = "JOB_DEAD"
 
     def __init__(self, job_id: str, reason: str, error: Mapping[str, Any] | None) -> None:
-        last = f": {error.get('type', '')} {error.get('message', '')}".rstrip() if error else ""
+        last = f"; its last error: {error.get('type')}: {error.get('message')}" if error else ""
         super().__init__(job_id, f"is dead ({reason}){last}", reason=reason)
         self.reason = reason
         self.error = error
@@ -401,11 +403,12 @@ class JobCancelled(JobEnded):
         self.reason = reason
 
 
-class ResultTimeout(JobEnded, TimeoutError):
+class ResultTimeout(_Coded, TimeoutError):
     """The job has not ended in time; its `status` at the end of the wait. Also a TimeoutError."""
 
     CODE = "RESULT_TIMEOUT"
 
     def __init__(self, job_id: str, status: str, timeout_ms: int) -> None:
-        super().__init__(job_id, f"is still {status} after {timeout_ms} ms", status=status)
+        super().__init__(f"job {job_id!r} is still {status} after {timeout_ms} ms", job_id=job_id, status=status)
+        self.job_id = job_id
         self.status = status

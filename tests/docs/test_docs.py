@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import psyqueue
-from docs.pages import DOCS, PAGES, ROOT, Block, blocks, first_cells, links
+from docs.markdown import DOCS, PAGES, ROOT, Block, blocks, first_cells, links
 from psyqueue import errors
 from psyqueue.job import STATUSES, TRANSITIONS
 from psyqueue.kernel.extension import Kernel

@@ -18,6 +18,11 @@ FOLLOW_UPS_MAX = 400
 """Follow-up jobs of one run: they commit in one step with its ack. More: `enqueue_bulk` from a follow-up job."""
 
 
+def progress_key(job_id: str) -> str:
+    """Where `ctx.progress` keeps the last value, in the shared state."""
+    return f"progress:{job_id}"
+
+
 class RunningJob:
     """The job of this run. `payload` may be replaced by middleware before the handler sees it."""
 

@@ -221,7 +221,7 @@ class Enqueuer:
                     spec = self._core.handlers.find(job.name)
                     handles.append(self._handle(job, enqueued, spec, is_committed=bound is None))
         except PsyQueueError as exc:
-            exc.enqueued = handles  # type: ignore[attr-defined]
+            exc.enqueued = handles
             raise
         return handles
 

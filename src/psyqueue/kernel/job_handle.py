@@ -11,6 +11,7 @@ from psyqueue.backend import Change, Filter
 from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import JobCancelled, JobDead, JobNotFound, ResultTimeout, StoreError
 from psyqueue.kernel.aio import spawn
+from psyqueue.kernel.context import progress_key
 from psyqueue.kernel.views import JobView, view_of
 
 if TYPE_CHECKING:
@@ -84,7 +85,11 @@ class JobHandle(Struct, Generic[R_co], eq=False):
             raise JobDead(self.id, view.reason, view.errors[-1] if view.errors else None)
         if view.status == "cancelled":
             raise JobCancelled(self.id, view.reason)
-        result: R_co = view.result if self._convert is None else self._convert(view.result)
+        convert = self._convert
+        if convert is None and not self.name and (spec := self._core.handlers.find(view.name)) is not None:
+            # A handle made of an id alone learns only here which handler it was.
+            convert = spec.convert
+        result: R_co = view.result if convert is None else convert(view.result)
         return result
 
 
@@ -100,7 +105,10 @@ async def get_view(core: Core, job_id: str) -> JobView | None:
     """The job as it is now, None if there is none."""
     core.require_running()
     (stored,) = await core.backend.get((job_id,))
-    return None if stored is None else view_of(stored)
+    if stored is None:
+        return None
+    (progress,) = await core.backend.read_state((progress_key(job_id),))
+    return view_of(stored, None if progress is None else progress.value)
 
 
 async def cancel_job(core: Core, job_id: str) -> bool:
@@ -109,6 +117,7 @@ async def cancel_job(core: Core, job_id: str) -> bool:
     where, change = Filter(ids=(job_id,)), Change(kind="cancel", reason="cancelled by request")
     amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))
     if job_id in amended.changed:
+        await _tell_holder(core, job_id)
         if core.bus.wants("job:cancelled"):
             view = await get_view(core, job_id)
             # A job that runs is only asked to end: its worker tells when it did.
@@ -122,6 +131,18 @@ async def cancel_job(core: Core, job_id: str) -> bool:
         if await get_view(core, job_id) is None:
             raise JobNotFound(job_id)
     return False
+
+
+async def _tell_holder(core: Core, job_id: str) -> None:
+    """The worker that runs it hears of the cancel at once; if the word is lost, with its next call or renewal."""
+    (stored,) = await core.backend.get((job_id,))
+    if stored is not None and stored.session_id is not None:
+        await core.backend.publish(session_topic(stored.session_id), (b"null",))
+
+
+def session_topic(session_id: str) -> str:
+    """What concerns the jobs that a worker holds is said here; every word only means: look."""
+    return f"session:{session_id}"
 
 
 _ENDS = frozenset(("completed", "dead", "cancelled"))

@@ -250,8 +250,8 @@ async def _call(item: Installed, hook: str) -> None:
 
 def _checked(plugin: Any) -> Installed:
     """Raises PluginError for whatever `use()` can see to be wrong."""
-    if inspect.isclass(plugin) or (inspect.isroutine(plugin) and not hasattr(plugin, "name")):
-        kind = getattr(plugin, "__name__", repr(plugin))
+    if _is_uncalled(plugin):
+        kind = str(getattr(plugin, "__name__", repr(plugin)))
         raise PluginError(kind, f"is a {type(plugin).__name__}, not a plugin; call it: use({kind}(...))")
     name = getattr(plugin, "name", None)
     if name is None:
@@ -270,6 +270,11 @@ def _checked(plugin: Any) -> Installed:
         provides=_names(name, plugin, "provides"),
         depends=_names(name, plugin, "depends"),
     )
+
+
+def _is_uncalled(plugin: object) -> bool:
+    """A class or factory was given instead of what it makes."""
+    return inspect.isclass(plugin) or (inspect.isroutine(plugin) and not hasattr(plugin, "name"))
 
 
 def _check_hook(name: str, plugin: Any, hook: str, arguments: int) -> None:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from psyqueue.backend import AnyOutcome, Delivery, Effects, Keep, Release, StateWrite
 from psyqueue.kernel.aio import call_later_ms, next_turn, settle_down, spawn
+from psyqueue.kernel.context import progress_key
 from psyqueue.kernel.executor import Executor
 from psyqueue.kernel.run import Run, StopReason
 
@@ -402,11 +403,6 @@ class Slots:
 
 def _any_run(run: Run) -> bool:  # noqa: ARG001 - a question that is always answered yes
     return True
-
-
-def progress_key(job_id: str) -> str:
-    """Where `ctx.progress` keeps the last value, in the shared state."""
-    return f"progress:{job_id}"
 
 
 def _progress_of(run: Run) -> StateWrite:

@@ -22,7 +22,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     """Everything there is to know about one job, at one moment.
 
     Instants are aware datetimes in UTC, durations milliseconds. `errors` are those of failed and lost runs, oldest
-    first, at most 20. `run_at` is when it may start, in the past for a job that may start now.
+    first, at most 20. `progress` is what the handler said last with `ctx.progress` (in `get` and `refresh` only). `run_at` is when it may start, in the past for a job that may start now.
     """
 
     id: str
@@ -40,6 +40,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     lane: str
     reason: str
     result: Any
+    progress: Any
     errors: tuple[dict[str, Any], ...]
     created_at: datetime
     run_at: datetime
@@ -109,8 +110,8 @@ class Durability(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def view_of(stored: StoredJob) -> JobView:
-    """The public view of a stored job."""
+def view_of(stored: StoredJob, progress: bytes | None = None) -> JobView:
+    """The public view of a stored job; `progress` is kept beside it."""
     job = stored.job
     cold = codec.decode(job.cold)
     return JobView(
@@ -129,6 +130,7 @@ def view_of(stored: StoredJob) -> JobView:
         lane=job.lane,
         reason=stored.reason,
         result=None if stored.result is None else codec.decode(stored.result),
+        progress=None if progress is None else codec.decode(progress),
         errors=tuple(codec.decode(error) for error in stored.errors),
         created_at=to_datetime(stored.created_at_ms),
         run_at=to_datetime(stored.run_at_ms),
