@@ -28,5 +28,5 @@ def delay_ms(strategy: Strategy, attempt: int, base_ms: int, cap_ms: int) -> int
 
 
 def with_jitter(delay: int, cap_ms: int, chance: float) -> int:
-    """Spread by ±25 %, so that a failed crowd does not come back as one; `chance` in [0, 1) decides. Never above cap."""
+    """Spread by ±25 %, so that a crowd does not come back as one; `chance` in [0, 1) decides. Never above the cap."""
     return min(cap_ms, max(0, round(delay * (0.75 + chance / 2))))

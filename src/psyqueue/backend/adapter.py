@@ -82,20 +82,21 @@ class BackendAdapter(Protocol):
     async def enqueue(self, op: Op, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         """All jobs, or none. Replies in the order of `jobs`, then of `effects.jobs`.
 
-        For each job in order: the id exists → same digest: that job, other digest: IdConflict. Its idempotency key lives
-        → that job, or KeyConflict. Its unique key is held → by `on_conflict`. A parent is unknown → UnknownDependency.
-        Then limits: QueueFull. Else it is new: waiting, scheduled or pending.
+        For each job in order: the id exists → same digest: that job, other digest: IdConflict. Its idempotency key
+        lives → that job, or KeyConflict. Its unique key is held → by `on_conflict`. A parent is unknown →
+        UnknownDependency. Then limits: QueueFull. Else it is new: waiting, scheduled or pending.
         """
         ...
 
     async def settle(
         self, op: Op, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None = None
     ) -> SettleReply:
-        """The heart: outcomes in order; in the fetched queues expired jobs end and due ones are promoted; what the ended
-        jobs set free moves (follow-through); then up to `count` jobs are dequeued.
+        """The heart: outcomes in order, then the next deliveries, in one step.
 
-        One bad outcome never spoils the others. Raises SessionLost if the session is closed. In a mode without dequeue a
-        call with outcomes returns no deliveries, one without outcomes raises NamespaceFrozen or NamespaceMoved.
+        In between, in the fetched queues, expired jobs end and due ones are promoted, and what the ended jobs set free
+        moves (follow-through). One bad outcome never spoils the others. Raises SessionLost if the session is closed.
+        In a mode without dequeue a call with outcomes returns no deliveries, one without outcomes raises NamespaceFrozen
+        or NamespaceMoved.
         """
         ...
 
@@ -108,7 +109,7 @@ class BackendAdapter(Protocol):
         ...
 
     def bind(self, connection: object) -> Bound:
-        """Raises InvalidOption if the connection's kind is not in `capabilities.binds` or it is open on another store."""
+        """Raises InvalidOption if the connection is not of `capabilities.binds`, or is open on another store."""
         ...
 
     # ── worker sessions: the lease ────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +120,7 @@ class BackendAdapter(Protocol):
     def keeper(self) -> SessionKeeper: ...
 
     async def close_session(self, op: Op, session_id: str) -> Done:
-        """Close it and release what it still holds (as `Release`, ≤ 500 a call; `more`: again). Closed before: nothing."""
+        """Close it and release what it holds (as `Release`, ≤ 500 a call; `more`: again). Closed before: nothing."""
         ...
 
     # ── bounded maintenance: anybody, any time, no leader ─────────────────────────────────────────────────────────────
@@ -137,7 +138,7 @@ class BackendAdapter(Protocol):
         ...
 
     async def prune(self, limit: int) -> Done:
-        """Delete what no retention rule keeps, `limit` of each kind: ended jobs, keys, state, records, ops, sessions."""
+        """Delete what no rule keeps, `limit` of each kind: ended jobs, keys, state, records, ops, sessions, lanes."""
         ...
 
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────

@@ -55,7 +55,7 @@ class Dependency(Struct, frozen=True):
 
 
 class Gate(Struct, frozen=True):
-    """At most `capacity` jobs of `key` are past waiting and not ended; the others wait in order of enqueue. 1 = order key.
+    """At most `capacity` jobs of `key` are past waiting and not ended; the others wait their turn. 1 = order key.
 
     The place is taken when a job leaves `waiting` (or never enters it) and kept over retries until it ends.
     """
@@ -139,7 +139,7 @@ NO_EFFECTS = Effects()
 
 
 class Enqueued(Struct, frozen=True):
-    """`created=False`: `job_id` is the job that was there before. `status` None: that job is gone, its key still counts."""
+    """`created=False`: `job_id` is the job that was there before. `status` None: it is gone, its key still counts."""
 
     job_id: str
     created: bool

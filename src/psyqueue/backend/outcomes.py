@@ -124,8 +124,8 @@ class SettleReply(Struct, frozen=True):
     """`settled` in the order of the outcomes, `deliveries` in the order in which they should run.
 
     `cancel_requested`: ids this session holds that somebody wants cancelled. `more`: there is more to get now (the step
-    stopped at a bound). `next_due_in_ms`: when time alone will make a job of the fetched queues startable (it becomes due,
-    a pause ends, a rate has a start to give); None = nothing known.
+    stopped at a bound). `next_due_in_ms`: when time alone will make a job of the fetched queues startable (it becomes
+    due, a pause ends, a rate has a start to give); None = nothing known.
     """
 
     settled: tuple[Settled, ...] = ()

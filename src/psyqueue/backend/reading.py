@@ -69,7 +69,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 
 
 class Page(Struct, frozen=True):
-    """Order: queue name, then status (in the order of `STATUSES`), then an order of the store's own that does not change.
+    """Order: queue name, then status (in the order of `STATUSES`), then an order of the store's own that stays.
 
     A page may be short or empty; only `cursor=None` is the end. A call looks at 1,000 jobs at most. A job that matches
     during the whole walk is returned exactly once.
@@ -180,7 +180,7 @@ class SessionInfo(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """Bounded maintenance: what was touched. `more`: call again now. `next_in_ms`: when there will be work, None = unknown."""
+    """Bounded maintenance: what was touched. `more`: call again now. `next_in_ms`: next work, None = unknown."""
 
     ids: tuple[str, ...] = ()
     more: bool = False

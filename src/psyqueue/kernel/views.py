@@ -22,7 +22,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     """Everything there is to know about one job, at one moment.
 
     Instants are aware datetimes in UTC, durations milliseconds. `errors` are those of failed and lost runs, oldest
-    first, at most 20. `progress` is what the handler said last with `ctx.progress` (in `get` and `refresh` only). `run_at` is when it may start, in the past for a job that may start now.
+    first, at most 20. `progress` is what the handler said last (`get` and `refresh` only).
+    `run_at` is when it may start, in the past for a job that may start now.
     """
 
     id: str

@@ -41,7 +41,7 @@ from psyqueue.backend import (
     Stored,
 )
 from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
-from psyqueue.backends._memory import intake, lifecycle, maintenance, operating, settle
+from psyqueue.backends._memory import check, intake, lifecycle, maintenance, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
 from psyqueue.backends._memory.hub import Hub
 from psyqueue.backends._memory.state import Holder, Lease, Store, Turn
@@ -65,8 +65,8 @@ class MemoryBackend:
     def __init__(self, *, test_clock: bool = False, shared_with: MemoryBackend | None = None) -> None:
         self._capabilities = Capabilities(wakes_across_processes=False, test_clock=test_clock)
         self.store: Store = shared_with.store if shared_with else Store(test_clock=test_clock)
-        self._hub: Hub = shared_with._hub if shared_with else Hub()
-        self._lock: threading.RLock = shared_with._lock if shared_with else threading.RLock()
+        self.hub: Hub = shared_with.hub if shared_with else Hub()
+        self.lock_of_store: threading.RLock = shared_with.lock_of_store if shared_with else threading.RLock()
         self._is_connected = False
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,7 +80,7 @@ class MemoryBackend:
 
     async def disconnect(self) -> None:
         self._is_connected = False
-        self._hub.close()
+        self.hub.close()
 
     async def info(self) -> Info:
         store = self._open()
@@ -144,7 +144,7 @@ class MemoryBackend:
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
         self._open()
-        return await self._hub.wait(queues, job_ids, timeout_ms)
+        return await self.hub.wait(queues, job_ids, timeout_ms)
 
     def bind(self, connection: object) -> Bound:
         raise InvalidOption("conn", connection, "the memory store has no transactions to join")
@@ -164,7 +164,7 @@ class MemoryBackend:
         return _Keeper(self)
 
     def renew(self, session_id: str) -> Renewal:
-        with self._lock:
+        with self.lock_of_store:
             store = self._open()
             lease = store.sessions.get(session_id)
             if lease is not None and lease.closed_mono_ms is None:
@@ -315,11 +315,11 @@ class MemoryBackend:
     async def publish(self, topic: str, bodies: Sequence[bytes]) -> None:
         self._open()
         check_bodies(bodies)
-        self._hub.publish(topic, bodies)
+        self.hub.publish(topic, bodies)
 
     def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         self._open()
-        return self._hub.subscribe(topics)
+        return self.hub.subscribe(topics)
 
     # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
@@ -327,21 +327,19 @@ class MemoryBackend:
             if epoch != store.epoch + 1:
                 raise StateConflict("epoch of the namespace", epoch - 1, store.epoch)
             store.mode, store.epoch, store.moved_to = mode, epoch, moved_to
-            self._hub.wake_all()
+            self.hub.wake_all()
 
         self._once(op, "set_mode", act, is_change=True)
         return await self.info()
 
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
-        from psyqueue.backends._memory.check import broken
-
-        return broken(self._open(), cursor, limit)
+        return check.broken(self._open(), cursor, limit)
 
     async def advance_clock(self, by_ms: int) -> None:
         if not self._capabilities.test_clock:
             raise InvalidState("this store was not opened with test_clock=True: its clock cannot be moved")
         self._open().advance_clock(by_ms)
-        self._hub.wake_all()
+        self.hub.wake_all()
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _open(self) -> Store:
@@ -359,21 +357,21 @@ class MemoryBackend:
         is_change: bool = False,
     ) -> R:
         """One step under its op: done, replayed, or refused as a late duplicate."""
-        with self._lock:
+        with self.lock_of_store:
             turn = self._open().turns.get((op.client, op.channel))
             if turn is not None and op.turn <= turn.op.turn:
                 if op.turn < turn.op.turn or verb != turn.verb:
                     raise StaleOp(f"{verb}: turn {op.turn} of {op.client}/{op.channel} was followed by {turn.op.turn}")
                 return recall(turn.reply)
-            return self._step(act, after=lambda reply: self._record(op, verb, reply, is_change))
+            return self._step(act, after=lambda reply: self._record(op, verb, reply, is_change=is_change))
 
-    def _record(self, op: Op, verb: str, reply: Any, is_change: bool) -> None:
+    def _record(self, op: Op, verb: str, reply: Any, *, is_change: bool) -> None:
         if is_change or self.store.journal.mark():
             self.store.turns[op.client, op.channel] = Turn(op, verb, reply, self.store.mono_ms())
 
     def _step(self, act: Callable[[Store, int], R], after: Callable[[R], None] = lambda reply: None) -> R:
         """All of it, or none."""
-        with self._lock:
+        with self.lock_of_store:
             store = self._open()
             try:
                 reply = act(store, store.now_ms())
@@ -384,7 +382,7 @@ class MemoryBackend:
                 store.ended_ids.clear()
                 raise
             store.journal.commit()
-            self._hub.wake(store.touched_queues, store.ended_ids)
+            self.hub.wake(store.touched_queues, store.ended_ids)
             store.touched_queues.clear()
             store.ended_ids.clear()
             return reply
