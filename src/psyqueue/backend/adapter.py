@@ -95,8 +95,8 @@ class BackendAdapter(Protocol):
 
         In between, in the fetched queues, expired jobs end and due ones are promoted, and what the ended jobs set free
         moves (follow-through). One bad outcome never spoils the others. Raises SessionLost if the session is closed.
-        In a mode without dequeue a call with outcomes returns no deliveries, one without outcomes raises NamespaceFrozen
-        or NamespaceMoved.
+        In a mode without dequeue a call with outcomes returns no deliveries, one without outcomes raises
+        NamespaceFrozen or NamespaceMoved.
         """
         ...
 

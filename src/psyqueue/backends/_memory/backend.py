@@ -80,7 +80,7 @@ class MemoryBackend:
 
     async def disconnect(self) -> None:
         self._is_connected = False
-        self.hub.close()
+        self.hub.close(self)
 
     async def info(self) -> Info:
         store = self._open()
@@ -319,7 +319,7 @@ class MemoryBackend:
 
     def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         self._open()
-        return self.hub.subscribe(topics)
+        return self.hub.subscribe(self, topics)
 
     # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:

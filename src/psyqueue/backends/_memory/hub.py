@@ -12,7 +12,8 @@ _BACKLOG_MAX = 1_000
 class Hub:
     def __init__(self) -> None:
         self._waiters: dict[asyncio.Future[bool], tuple[frozenset[str], frozenset[str]]] = {}
-        self._listeners: dict[asyncio.Queue[tuple[str, bytes] | None], tuple[str, ...]] = {}
+        self._listeners: dict[asyncio.Queue[tuple[str, bytes] | None], tuple[object, tuple[str, ...]]] = {}
+        """Inbox → (the client it belongs to, topics)."""
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
         woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -39,26 +40,26 @@ class Hub:
             self._resolve(woken)
 
     def publish(self, topic: str, bodies: Sequence[bytes]) -> None:
-        for inbox, topics in self._listeners.items():
+        for inbox, (_, topics) in self._listeners.items():
             if topic in topics:
                 for body in bodies:
                     if inbox.full():
                         inbox.get_nowait()
                     inbox.put_nowait((topic, body))
 
-    async def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
+    async def subscribe(self, client: object, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         inbox: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue(_BACKLOG_MAX)
-        self._listeners[inbox] = tuple(topics)
+        self._listeners[inbox] = (client, tuple(topics))
         try:
             while (received := await inbox.get()) is not None:
                 yield received
         finally:
             self._listeners.pop(inbox, None)
 
-    def close(self) -> None:
-        """Subscriptions end, waiters look again."""
+    def close(self, client: object) -> None:
+        """The client's subscriptions end, waiters look again."""
         self.wake_all()
-        for inbox in self._listeners:
+        for inbox in [inbox for inbox, (owner, _) in self._listeners.items() if owner is client]:
             if inbox.full():
                 inbox.get_nowait()
             inbox.put_nowait(None)

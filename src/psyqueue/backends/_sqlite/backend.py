@@ -42,7 +42,7 @@ from psyqueue.backends._sqlite.client import Client
 from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.settle import settle
 from psyqueue.backends._sqlite.step import Step
-from psyqueue.backends._sqlite.turns import Verb, enqueue_verb, once, plain, settle_verb
+from psyqueue.backends._sqlite.turns import Verb, about, enqueue_verb, once, plain, settle_verb
 from psyqueue.errors import InvalidState
 
 R = TypeVar("R")
@@ -94,8 +94,8 @@ class SqliteBackend:
         self, op: Op, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None = None
     ) -> SettleReply:
         check_outcomes(outcomes, fetch)
-        verb = settle_verb(session_id, outcomes, fetch.token_seed if fetch is not None else "")
-        return await self._once(op, verb, lambda step: settle(step, session_id, outcomes, fetch))
+        verb = settle_verb(outcomes, fetch.token_seed if fetch is not None else "")
+        return await self._once(op, verb, lambda step: settle(step, session_id, outcomes, fetch), session_id)
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
         return await self._client.waiting.wait(queues, job_ids, timeout_ms)
@@ -198,7 +198,7 @@ class SqliteBackend:
     # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         act = lambda step: verbs.set_mode(step, mode, epoch, moved_to)  # noqa: E731
-        await self._client.write(lambda step: once(step, op, _MODE, act, is_change=True))
+        await self._client.write(lambda step: once(step, op, _MODE, act, is_change=True), about(op))
         return await self.info()
 
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
@@ -209,5 +209,5 @@ class SqliteBackend:
             raise InvalidState("this store was not opened with test_clock=True: its clock cannot be moved")
         await self._client.write(lambda step: verbs.advance_clock(step, by_ms))
 
-    async def _once(self, op: Op, verb: Verb[R], act: Callable[[Step], R]) -> R:
-        return await self._client.write(lambda step: once(step, op, verb, act))
+    async def _once(self, op: Op, verb: Verb[R], act: Callable[[Step], R], session_id: str | None = None) -> R:
+        return await self._client.write(lambda step: once(step, op, verb, act), about(op, session_id))

@@ -14,7 +14,7 @@ from psyqueue.backends._sqlite import lifecycle
 from psyqueue.backends._sqlite.faults import translate
 from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.settle import open_session_number, settle_outcomes
-from psyqueue.backends._sqlite.step import Step
+from psyqueue.backends._sqlite.step import NOTHING, About, Step
 from psyqueue.backends._sqlite.verbs import enqueue
 from psyqueue.errors import InvalidOption
 
@@ -30,7 +30,7 @@ class SqliteBound:
 
     async def enqueue(self, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         check_jobs(jobs, effects)
-        return self._run(lambda step: enqueue(step, jobs, effects))
+        return self._run(lambda step: enqueue(step, jobs, effects), NOTHING)
 
     async def settle(self, session_id: str, outcomes: Sequence[AnyOutcome]) -> tuple[Settled, ...]:
         check_outcomes(outcomes, None)
@@ -40,22 +40,22 @@ class SqliteBound:
             lifecycle.follow_through(step)
             return settled
 
-        return self._run(act)
+        return self._run(act, (None, None, session_id))
 
-    def _run(self, act: Callable[[Step], R]) -> R:
+    def _run(self, act: Callable[[Step], R], about: About) -> R:
         try:
             with _plain_rows(self._connection):
-                return self._step(act)
+                return self._step(act, about)
         except sqlite3.Error as exc:
             raise translate(exc, self._options.file) from exc
 
-    def _step(self, act: Callable[[Step], R]) -> R:
+    def _step(self, act: Callable[[Step], R], about: About) -> R:
         connection = self._connection
         if not connection.in_transaction:
             connection.execute("BEGIN IMMEDIATE")
         connection.execute("SAVEPOINT psyqueue_bound")
         try:
-            step = Step(connection)
+            step = Step(connection, about)
             reply = act(step)
             step.flush()
         except BaseException:

@@ -24,9 +24,9 @@ from psyqueue.backends._sqlite.place import Identity, check_place
 from psyqueue.backends._sqlite.reader import Reader
 from psyqueue.backends._sqlite.schema import MIGRATIONS, migrate
 from psyqueue.backends._sqlite.statements import SQL
-from psyqueue.backends._sqlite.step import Step
+from psyqueue.backends._sqlite.step import NOTHING, About, Step
 from psyqueue.backends._sqlite.waiting import Waiter, Waiting
-from psyqueue.backends._sqlite.wake import folder_for, sweep
+from psyqueue.backends._sqlite.wake import folder_for, prepare
 from psyqueue.backends._sqlite.writer import Bridge, Call, Writer, give_up
 from psyqueue.errors import PsyQueueError, StoreUnavailable, StoreUnusable
 
@@ -82,7 +82,7 @@ class Client:
         except BaseException:
             self._lock.close()
             raise
-        sweep(folder_for(options.file))
+        prepare(folder_for(options.file))
         identity = Identity(options.file)
         writer = Writer(options, connection, self._lock, identity, self._committed)
         return writer, Reader(options, open_connection(options, read_only=True), identity)
@@ -107,7 +107,7 @@ class Client:
         return connection
 
     def _check_clock(self, connection: sqlite3.Connection) -> None:
-        is_test = connection.execute(SQL["meta.read"]).fetchone()[6] is not None
+        is_test = connection.execute(SQL["meta.read"], NOTHING).fetchone()[6] is not None
         if self._options.test_clock and not is_test:
             text = f"{self._options.file} was made with the real clock; test_clock=True would stop it. Use a new file"
             raise StoreUnusable(text, file=self._options.file)
@@ -146,11 +146,11 @@ class Client:
         return self._waiting
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def write(self, work: Callable[[Step], R]) -> R:
+    async def write(self, work: Callable[[Step], R], about: About = NOTHING) -> R:
         """One step, committed when this returns. Cancelled, the caller goes and the step goes on."""
         self.require_open()
         assert self._writer is not None
-        call, future = self._bridge.call(work)
+        call, future = self._bridge.call(work, about)
         self._guard_time(call)
         self._writer.submit(call)
         reply: R = await future
@@ -191,7 +191,7 @@ class Client:
         if waiting is None or loop is None:
             return
         queues, ended, is_everybody = waiting.tell_others(steps)
-        if waiting.waiters and (queues or ended or is_everybody):
+        if waiting.waiters:
             wake = waiting.wake_all if is_everybody else lambda: waiting.wake(queues, ended)
             _call_in(loop, wake)
 

@@ -26,8 +26,9 @@ class FileLock:
     """One open handle on the side file: one holder at a time, also among the threads of a process."""
 
     def __init__(self, path: str, db_file: str) -> None:
+        self._path = path
         self._db_file = db_file
-        self._handle = -1 if sys.platform == "win32" else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        self._handle = -1 if sys.platform == "win32" else _open(path)
         closes_in_child(self)
 
     def acquire(self) -> None:
@@ -59,17 +60,25 @@ class FileLock:
         return True
 
     def _wait(self, timeout_ms: int) -> None:
-        """In a helper thread: a blocking flock cannot be given a time, and trying again and again is not fair."""
+        """In a helper thread: a blocking flock cannot be given a time, and trying again and again is not fair.
+
+        The helper has a handle of its own: if its caller has given up when the turn comes, closing it gives the turn
+        back without touching what the caller does by then.
+        """
         turn = _Turn()
 
         def ask() -> None:
-            self.acquire()
-            if not turn.take():
-                self.release()
+            handle = _open(self._path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not turn.give(handle):
+                os.close(handle)
 
         threading.Thread(target=ask, name="psyqueue-sqlite-turn", daemon=True).start()
-        if not turn.wait(timeout_ms):
+        handle = turn.wait(timeout_ms)
+        if handle is None:
             raise busy(self._db_file)
+        os.close(self._handle)
+        self._handle = handle
 
     def close_in_child(self) -> None:
         """The lock belongs to the open file, which the child shares: kept open, it would outlive the parent."""
@@ -81,22 +90,29 @@ class FileLock:
             self._handle = -1
 
 
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+
+
 class _Turn:
     """Who was first: the lock to come, or the caller to give up."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._came = threading.Event()
+        self._handle: int | None = None
         self._is_given_up = False
 
-    def take(self) -> bool:
+    def give(self, handle: int) -> bool:
         with self._mutex:
-            if not self._is_given_up:
-                self._came.set()
-            return not self._is_given_up
+            if self._is_given_up:
+                return False
+            self._handle = handle
+            self._came.set()
+            return True
 
-    def wait(self, timeout_ms: int) -> bool:
+    def wait(self, timeout_ms: int) -> int | None:
         self._came.wait(timeout_ms / 1000)
         with self._mutex:
-            self._is_given_up = not self._came.is_set()
-            return not self._is_given_up
+            self._is_given_up = self._handle is None
+            return self._handle

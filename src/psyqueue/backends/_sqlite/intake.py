@@ -33,7 +33,7 @@ _INSERT_RUN = SQL["enqueue.insert_run"]
 
 def enqueue(step: Step, jobs: Sequence[NewJob], *, is_follow_up: bool = False) -> list[Enqueued]:
     """All of `jobs`, by the rules of the seam. Raises Refused; the caller then takes the whole step back."""
-    if len(jobs) > 1 and (enqueued := _enqueue_plain(step, jobs, is_follow_up=is_follow_up)) is not None:
+    if (enqueued := _enqueue_plain(step, jobs, is_follow_up=is_follow_up)) is not None:
         return enqueued
     return [_enqueue_one(step, job, is_follow_up=is_follow_up) for job in jobs]
 
@@ -54,6 +54,9 @@ def _enqueue_plain(step: Step, jobs: Sequence[NewJob], *, is_follow_up: bool) ->
     if not is_follow_up and step.has_limits and not _has_room(step, lanes):
         return None
     try:
+        if len(jobs) == 1:
+            # A single body that is taken leaves nothing behind that would have to be taken back.
+            return _insert_plain(step, jobs)
         with step.savepoint():
             return _insert_plain(step, jobs)
     except _Taken:
@@ -72,10 +75,10 @@ def _has_room(step: Step, lanes: dict[tuple[str, str], int]) -> bool:
 def _insert_plain(step: Step, jobs: Sequence[NewJob]) -> list[Enqueued]:
     """The bodies one by one; of the rows as many at once as differ in their numbers alone, which is mostly all."""
     first, now_ms = step.made + 1, step.now_ms
-    step.made += len(jobs)
     bodies = [_body(job, n, now_ms) for n, job in enumerate(jobs, first)]
     if step.connection.executemany(_INSERT_BODY, bodies).rowcount < len(jobs):
         raise _Taken
+    step.made += len(jobs)
     replies: list[Enqueued] = []
     run: tuple[Any, ...] | None = None
     run_start = first

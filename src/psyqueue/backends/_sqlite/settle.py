@@ -60,10 +60,11 @@ def settle(step: Step, session_id: str, outcomes: Sequence[AnyOutcome], fetch: F
 
 
 def open_session_number(step: Step, session_id: str) -> int:
-    found = step.run(SQL["settle.session"], (session_id,)).fetchone()
-    if found is None or found[1] is not None:
+    """Of the session that the step is about."""
+    number, closed_mono_ms = step.session
+    if number is None or closed_mono_ms is not None:
         raise SessionLost(session_id)
-    return int(found[0])
+    return number
 
 
 def cancel_requested(step: Step, session: int) -> tuple[str, ...]:

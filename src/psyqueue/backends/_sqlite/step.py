@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from psyqueue.backend import Mode
 from psyqueue.backends._sqlite.statements import SQL
@@ -26,6 +26,11 @@ CLOCK_GRAIN_MS = 1_000
 """The clock's high-water mark is written when it is this old: it may lag by as much where the wall clock went back."""
 
 
+About: TypeAlias = tuple[str | None, int | None, str | None]
+"""Client and channel of the op, and the session: what is looked up when a step begins."""
+NOTHING: About = (None, None, None)
+
+
 class Step:
     """Inside a transaction of `connection`. Counts are gathered and written once, by `flush`."""
 
@@ -33,10 +38,10 @@ class Step:
         "_changes_before", "_counters", "_high_ms", "_is_shifted", "_lane_counts", "_shift_ms", "_tallies",
         "connection", "ended", "epoch", "follower", "has_cancels", "has_followers", "has_lanes", "has_limits",
         "is_everybody_touched", "made", "mode", "mono_ms", "moved_to", "now_ms", "ready", "reaped_mono_ms", "run",
-        "touched",
+        "session", "touched", "turn",
     )  # fmt: skip
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, about: About = NOTHING) -> None:
         self.connection = connection
         self.run = connection.execute
         self.touched: set[str] = set()
@@ -46,7 +51,7 @@ class Step:
         self._tallies: dict[tuple[str, int], int] = {}
         self._lane_counts: dict[tuple[str, str], list[int]] = {}
         self._changes_before = connection.total_changes
-        row = self.run(_READ).fetchone()
+        row = self.run(_READ, about).fetchone()
         self.made, self.ready, self.follower = self._counters = row[:3]
         self.mode: Mode = row[3]
         self.epoch: int = row[4]
@@ -59,7 +64,10 @@ class Step:
         self.mono_ms = self.now_ms + self._shift_ms
         self.reaped_mono_ms: int = row[9]
         # Asked once, so that a store without them does not ask queue by queue. True may be wrong, False is not.
-        self.has_followers, self.has_limits, self.has_lanes, self.has_cancels = row[10:]
+        self.has_followers, self.has_limits, self.has_lanes, self.has_cancels = row[10:14]
+        self.turn: tuple[int | None, str, bytes] = row[14:17]
+        self.session: tuple[int | None, int | None] = row[17:]
+        """(number, closed at) of the session that the step is about."""
 
     # ── the fence ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def require_enqueue(self) -> None:
@@ -124,6 +132,11 @@ class Step:
         pending, unstarted, active = self.run(SQL["meta.lane_sums"], (queue,)).fetchone()
         every = (jobs.get(WAITING, 0), jobs.get(SCHEDULED, 0), jobs.get(PENDING, 0))
         return every[2] - int(pending), sum(every) - int(unstarted), jobs.get(ACTIVE, 0) - int(active)
+
+    @property
+    def has_news(self) -> bool:
+        """Something that others may be waiting for."""
+        return bool(self.touched or self.ended or self.is_everybody_touched)
 
     # ── the end of a step, and parts of it that may fail ──────────────────────────────────────────────────────────────
     @property

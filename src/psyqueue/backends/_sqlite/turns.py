@@ -11,12 +11,12 @@ from msgspec import Struct
 from psyqueue.backend import AnyOutcome, Enqueued, NewJob, Op, Settled, SettleReply
 from psyqueue.backends._sqlite import dequeue, settle
 from psyqueue.backends._sqlite.statements import SQL
-from psyqueue.backends._sqlite.step import NUMBER_OF, Step
+from psyqueue.backends._sqlite.step import NUMBER_OF, About, Step
 from psyqueue.errors import StaleOp
 from psyqueue.job import STATUSES
 
 R = TypeVar("R")
-_FIND, _PUT = SQL["turn.find"], SQL["turn.put"]
+_PUT = SQL["turn.put"]
 _encode = msgspec.msgpack.encode
 
 
@@ -37,12 +37,17 @@ def plain(name: str, kind: type[R]) -> Verb[R]:
     return Verb(name, _encode, lambda _, kept: decode(kept))
 
 
+def about(op: Op, session_id: str | None = None) -> About:
+    """What the step of this op asks for when it begins."""
+    return op.client, op.channel, session_id
+
+
 def once(step: Step, op: Op, verb: Verb[R], act: Callable[[Step], R], *, is_change: bool = False) -> R:
-    found = step.run(_FIND, (op.client, op.channel)).fetchone()
-    if found is not None and op.turn <= found[0]:
-        if op.turn < found[0] or verb.name != found[1]:
-            raise StaleOp(f"{verb.name}: turn {op.turn} of {op.client}/{op.channel} was followed by {found[0]}")
-        return verb.recall(step, found[2])
+    turn, name, kept = step.turn
+    if turn is not None and op.turn <= turn:
+        if op.turn < turn or verb.name != name:
+            raise StaleOp(f"{verb.name}: turn {op.turn} of {op.client}/{op.channel} was followed by {turn}")
+        return verb.recall(step, kept)
     reply = act(step)
     if is_change or step.is_changed:
         step.run(_PUT, (op.client, op.channel, op.turn, verb.name, verb.keep(reply), step.mono_ms))
@@ -88,7 +93,7 @@ class _Kept(Struct, frozen=True, array_like=True):
 _decode_settled = msgspec.msgpack.Decoder(_Kept).decode
 
 
-def settle_verb(session_id: str, outcomes: Sequence[AnyOutcome], seed: str) -> Verb[SettleReply]:
+def settle_verb(outcomes: Sequence[AnyOutcome], seed: str) -> Verb[SettleReply]:
     """Kept without payloads: a repeated call reads again the deliveries that the session still holds."""
 
     def keep(reply: SettleReply) -> bytes:
@@ -100,12 +105,12 @@ def settle_verb(session_id: str, outcomes: Sequence[AnyOutcome], seed: str) -> V
         settled = kept.settled
         if settled is None:
             settled = tuple(Settled(outcome.job_id, "ok", "completed") for outcome in outcomes)
-        found = step.run(SQL["settle.session"], (session_id,)).fetchone()
-        if found is None:
+        session, _ = step.session
+        if session is None:
             return SettleReply(settled, more=True)
-        again = (step.run(SQL["dequeue.again"], (n, kept.seed, found[0])).fetchone() for n in kept.given)
+        again = (step.run(SQL["dequeue.again"], (n, kept.seed, session)).fetchone() for n in kept.given)
         held = (dequeue.delivery_of(row, row[15], row[16], kept.seed, row[17]) for row in again if row is not None)
-        return SettleReply(settled, tuple(held), settle.cancel_requested(step, found[0]), more=True)
+        return SettleReply(settled, tuple(held), settle.cancel_requested(step, session), more=True)
 
     return Verb("settle", keep, recall)
 

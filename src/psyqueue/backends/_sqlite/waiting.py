@@ -112,7 +112,7 @@ class Waiting:
             queues |= step.touched
             ended += step.ended
             is_everybody |= step.is_everybody_touched
-        if self._box is not None and (queues or ended or is_everybody):
+        if self._box is not None:
             if is_everybody:
                 self._box.send(EVERYTHING, _encode(([], [])))
             elif self._box.is_anybody_there(mask := mask_of(queues) | mask_of(ended)):

@@ -186,9 +186,10 @@ def own_folder(folder: str) -> None:
         raise PermissionError(f"{folder} belongs to somebody else")
 
 
-def sweep(folder: str) -> None:
-    """Remove sockets whose processes are gone."""
+def prepare(folder: str) -> None:
+    """Make the folder, so that a look at it does not fail after each commit, and remove sockets of the dead."""
     with contextlib.suppress(OSError):
+        own_folder(folder)
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             for path in Path(folder).iterdir():

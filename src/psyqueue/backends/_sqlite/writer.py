@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Final
 
 from psyqueue.backend.failpoints import failpoint
@@ -21,7 +21,7 @@ from psyqueue.backends._sqlite.file_lock import FileLock
 from psyqueue.backends._sqlite.forks import closes_in_child, leak
 from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.place import Identity
-from psyqueue.backends._sqlite.step import Step
+from psyqueue.backends._sqlite.step import NOTHING, About, Step
 from psyqueue.errors import PsyQueueError, StoreUnavailable
 
 GROUP_MAX: Final = 64
@@ -37,10 +37,11 @@ Committed = Callable[[Iterable[Step]], None]
 class Call:
     """One verb on its way through the writer. `take` decides a race: it is run, or it is given up."""
 
-    __slots__ = ("_answered", "_is_answered", "_mutex", "error", "is_taken", "reply", "step", "work")
+    __slots__ = ("_answered", "_is_answered", "_mutex", "about", "error", "is_taken", "reply", "step", "work")
 
-    def __init__(self, work: Work, answered: Callable[[Call], None]) -> None:
+    def __init__(self, work: Work, answered: Callable[[Call], None], about: About = NOTHING) -> None:
         self.work = work
+        self.about = about
         self.step: Step | None = None
         self.reply: Any = None
         self.error: BaseException | None = None
@@ -116,11 +117,9 @@ class Writer:
         if first is None:
             return None
         group = [first]
-        while len(group) < GROUP_MAX:
-            try:
-                call = self._calls.get_nowait()
-            except Empty:
-                break
+        # The only reader of its queue: what is there now stays there.
+        while len(group) < GROUP_MAX and not self._calls.empty():
+            call = self._calls.get()
             if call is None:
                 self._calls.put(None)
                 break
@@ -194,7 +193,7 @@ class Writer:
 
     def _run_call(self, call: Call) -> None:
         try:
-            step = Step(self._connection)
+            step = Step(self._connection, call.about)
             call.reply = call.work(step)
             step.flush()
             call.step = step
@@ -214,7 +213,9 @@ class Writer:
                 self._connection.execute("ROLLBACK")
 
     def _reply(self, group: list[Call]) -> None:
-        self._committed(call.step for call in group if call.step is not None)
+        news = [call.step for call in group if call.step is not None and call.step.has_news]
+        if news:
+            self._committed(news)
         for call in group:
             call.answer()
 
@@ -255,10 +256,10 @@ class Bridge:
         self._mutex = threading.Lock()
         self._ended: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Call]]] = {}
 
-    def call(self, work: Work) -> tuple[Call, asyncio.Future[Any]]:
+    def call(self, work: Work, about: About = NOTHING) -> tuple[Call, asyncio.Future[Any]]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        return Call(work, lambda call: self._put(loop, future, call)), future
+        return Call(work, lambda call: self._put(loop, future, call), about), future
 
     def _put(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Call) -> None:
         with self._mutex:

@@ -211,3 +211,13 @@ async def test_a_subscription_ends_on_disconnect(other: Store) -> None:
         await other.backend.disconnect()
     assert task.result() == []
     await other.backend.connect()
+
+
+async def test_a_client_that_leaves_ends_no_subscription_of_another(store: Store, other: Store) -> None:
+    listener = Listener(store, "t")
+    async with asyncio.timeout(LONG_MS / 1000), asyncio.TaskGroup() as group:
+        task = group.create_task(listener.run(1))
+        await listener.has_begun.wait()
+        await other.backend.disconnect()
+        await store.backend.publish("t", (b"1",))
+    assert task.result() == [("t", b"1")]

@@ -1,19 +1,24 @@
 -- The one row of counters, clocks and the fence of the namespace, and the tallies that every step keeps exact.
--- Params: keep: made, ready, follower, shift in ms, monotone now in ms. tally: queue, status, difference.
+-- Params: read: client, channel, session id (NULL: none is asked for). keep: made, ready, follower, shift in ms, monotone now in ms. tally: queue, status, difference.
 --   lane: queue, lane, differences of pending, unstarted, active.
 -- Returns: read: the row, then whether there is anything at all of what few stores use: left-over follow-through,
---   limits, lanes, jobs asked to cancel.
+--   limits, lanes, jobs asked to cancel; then the channel's last turn and the session: all that nearly every step
+--   asks first, in one statement.
 -- Index: primary keys.
 -- Cost: one row a step; one row for each (queue, status) and each lane that a step touched.
 -- Differs from the others: there is one writer, so counters need no sequence and tallies no lock.
 
 -- name: read
-SELECT made, ready, follower, mode, epoch, moved_to, test_clock_ms, shift_ms, mono_ms, reaped_mono_ms,
+SELECT made, ready, follower, mode, epoch, moved_to, test_clock_ms, shift_ms, psyqueue_meta.mono_ms, reaped_mono_ms,
     EXISTS (SELECT 1 FROM psyqueue_follower),
     EXISTS (SELECT 1 FROM psyqueue_limits),
     EXISTS (SELECT 1 FROM psyqueue_lane),
-    EXISTS (SELECT 1 FROM psyqueue_job INDEXED BY psyqueue_job_cancel WHERE cancel_requested = 1)
-FROM psyqueue_meta WHERE one = 1;
+    EXISTS (SELECT 1 FROM psyqueue_job INDEXED BY psyqueue_job_cancel WHERE cancel_requested = 1),
+    t.turn, t.verb, t.reply, s.n, s.closed_mono_ms
+FROM psyqueue_meta
+LEFT JOIN psyqueue_turn AS t ON t.client = ? AND t.channel = ?
+LEFT JOIN psyqueue_session AS s ON s.id = ?
+WHERE one = 1;
 
 -- name: keep
 UPDATE psyqueue_meta SET made = ?, ready = ?, follower = ?, shift_ms = ?, mono_ms = ? WHERE one = 1;

@@ -1,6 +1,6 @@
 -- End deliveries: look at all of them in one statement, then complete the plain ones in another.
--- Params: held: JSON array of n. ack: now in ms, JSON array of n. session: id. cancel_requested: session number.
--- Returns: held: what decides whether an outcome counts; session: (number, closed at); cancel_requested: ids.
+-- Params: held: JSON array of n. ack: now in ms, JSON array of n. cancel_requested: session number.
+-- Returns: held: what decides whether an outcome counts; cancel_requested: ids.
 -- Index: primary keys: a completion token begins with n, so that the index of ids is not needed.
 -- Cost: one row read and one written for each ack; the indexes of active and of ended jobs follow.
 -- Differs from the others: acks whose jobs have no links go in one statement; what is rare goes row by row (rows.sql).
@@ -13,9 +13,6 @@ WHERE j.n IN (SELECT value FROM json_each(?));
 -- name: ack
 UPDATE psyqueue_job SET status = 4, completed_at_ms = ?, session = NULL, cancel_requested = 0, reason = ''
 WHERE n IN (SELECT value FROM json_each(?));
-
--- name: session
-SELECT n, closed_mono_ms FROM psyqueue_session WHERE id = ?;
 
 -- name: cancel_requested
 SELECT b.id FROM psyqueue_job AS j INDEXED BY psyqueue_job_cancel JOIN psyqueue_body AS b ON b.n = j.n

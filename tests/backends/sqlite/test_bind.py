@@ -1,0 +1,96 @@
+"""Jobs inside a transaction of the caller's own: `sqlite3` connections are SQLite's own kind."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from backends.sqlite.stores import counts, opened
+from psyqueue.errors import IdConflict, InvalidOption, StoreBusy
+from psyqueue.testing.conformance.handle import ack, job
+
+
+async def test_jobs_come_and_go_with_the_callers_own_rows(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        connection = sqlite3.connect(tmp_path / "app.db")
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        for number, ending in ((1, connection.rollback), (2, connection.commit)):
+            connection.execute("INSERT INTO orders VALUES (?)", (number,))
+            await store.backend.bind(connection).enqueue([job(f"order-{number}")])
+            assert await counts(store, "q") == {}
+            ending()
+        assert connection.execute("SELECT id FROM orders").fetchall() == [(2,)]
+        connection.close()
+        assert await counts(store, "q") == {"pending": 1}
+        assert await store.broken() == []
+
+
+async def test_a_delivery_is_settled_with_the_callers_own_rows(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        await store.add("a")
+        delivery = await store.dequeue_one()
+        connection = sqlite3.connect(tmp_path / "app.db", isolation_level=None)
+        (settled,) = await store.backend.bind(connection).settle("s", [ack(delivery)])
+        assert (settled.verdict, settled.status) == ("ok", "completed")
+        assert connection.in_transaction
+        assert (await store.view("a")).status == "active"
+        connection.execute("COMMIT")
+        connection.close()
+        assert (await store.view("a")).status == "completed"
+
+
+async def test_a_refused_call_leaves_the_callers_transaction_as_it_was(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        await store.add("a", digest=b"one")
+        connection = sqlite3.connect(tmp_path / "app.db")
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO orders VALUES (1)")
+        with pytest.raises(IdConflict):
+            await store.backend.bind(connection).enqueue([job("b"), job("a", digest=b"two")])
+        connection.commit()
+        assert connection.execute("SELECT id FROM orders").fetchall() == [(1,)]
+        connection.close()
+        assert await counts(store, "q") == {"pending": 1}
+
+
+async def test_the_callers_way_of_seeing_rows_does_not_matter(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        connection = sqlite3.connect(tmp_path / "app.db")
+        factory = connection.row_factory = lambda cursor, row: {"row": row}
+        connection.text_factory = bytes
+        await store.backend.bind(connection).enqueue([job("a")])
+        connection.commit()
+        assert (connection.row_factory, connection.text_factory) == (factory, bytes)
+        connection.close()
+        assert (await store.view("a")).status == "pending"
+
+
+async def test_whoever_forgets_conn_inside_a_transaction_is_told(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db", busy_timeout="100ms") as store:
+        connection = sqlite3.connect(tmp_path / "app.db")
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO orders VALUES (1)")
+        with pytest.raises(StoreBusy, match="inside your own transaction pass conn="):
+            await store.add("a")
+        await store.backend.bind(connection).enqueue([job("a")])
+        connection.commit()
+        connection.close()
+        assert (await store.view("a")).status == "pending"
+
+
+async def test_a_connection_to_something_else_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store, opened(":memory:") as memory:
+        elsewhere = sqlite3.connect(tmp_path / "other.db")
+        nowhere = sqlite3.connect(":memory:")
+        here = sqlite3.connect(tmp_path / "app.db")
+        for connection in ("app.db", elsewhere, nowhere):
+            with pytest.raises(InvalidOption):
+                store.backend.bind(connection)
+        with pytest.raises(InvalidOption):
+            memory.backend.bind(here)
+        for each in (elsewhere, nowhere, here):
+            each.close()
+        with pytest.raises(InvalidOption):
+            store.backend.bind(here)
