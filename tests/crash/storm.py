@@ -1,0 +1,314 @@
+"""Workers and producers on one SQLite file, killed and stopped at random; the history tells whether a promise broke.
+
+    python -m tests.crash.storm --kills 200 --seed 7
+
+Each process writes down what it does (psyqueue.testing.history); in the end everything is healed, drained and read, and
+the checker has the last word. The plan of faults follows from the seed; what meets them does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psyqueue import Kernel, PsyQueue, Retry
+from psyqueue.backend import BackendAdapter, Filter, Limits, Op
+from psyqueue.backends import sqlite
+from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions
+from psyqueue.errors import StoreError
+from psyqueue.kernel.context import Context
+from psyqueue.testing.history import RecordedBackend, Recorder, Report, check_history
+from psyqueue.testing.history.events import Run
+
+LEASE_MS = 2_000
+QUEUE = "q"
+LIVE = ("waiting", "scheduled", "pending", "active")
+DRAIN_S = 120.0
+ROOT = Path(__file__).parent.parent.parent
+STORM = (sys.executable, "-m", "tests.crash.storm")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a storm happens."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "jobs.db"
+
+    @property
+    def stop(self) -> Path:
+        """When this file is there, producers stop."""
+        return self.folder / "stop"
+
+    def history(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"
+
+
+# ── children ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+class WrittenDown:
+    """The plugin that puts the recorder around the store."""
+
+    name = "history"
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def init(self, kernel: Kernel) -> None:
+        kernel.wrap_backend(self._wrap)
+
+    def _wrap(self, adapter: BackendAdapter) -> Any:
+        return RecordedBackend(adapter, self._recorder)
+
+
+def queue_at(place: Place, recorder: Recorder) -> PsyQueue:
+    return PsyQueue().use(sqlite(path=place.store, durability="normal")).use(WrittenDown(recorder))
+
+
+async def work(place: Place, name: str) -> None:
+    """A worker until SIGTERM. Handlers take some milliseconds, some a second; one run in ten asks for another."""
+    recorder = Recorder(place.history(name), name)
+    queue = queue_at(place, recorder)
+    chance = random.Random(name)
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+
+    @queue.handle("work", queue=QUEUE, max_retries=20, backoff="fixed", backoff_base=0.05)
+    async def handler(ctx: Context, n: int) -> int:
+        run = Run(ctx.job.id, ctx.job.generation, ctx.fence)
+        recorder.start(run)
+        try:
+            await pause_ms(chance.uniform(0, 20) if chance.random() < 0.9 else chance.uniform(100, 1_500))
+            if chance.random() < 0.1:
+                raise Retry(after=0.02, reason="by chance")
+            return n
+        finally:
+            recorder.end(run)
+
+    async with queue:
+        queue.start_worker(QUEUE, concurrency=20, lease=LEASE_MS / 1000, name=name)
+        await asked.wait()
+
+
+async def produce(place: Place, name: str) -> None:
+    """Batches of jobs until told to stop; some with an idempotency key that all producers share."""
+    recorder = Recorder(place.history(name), name)
+    queue = queue_at(place, recorder)
+    chance = random.Random(name)
+    queue.handle("work", lambda n: n, queue=QUEUE)
+    number = 0
+    async with queue:
+        while not place.stop.exists():
+            items = []
+            for _ in range(chance.randint(1, 10)):
+                number += 1
+                options = {"id": f"{name}-{number:05}"}
+                if chance.random() < 0.1:
+                    options["idempotency_key"] = f"key-{chance.randint(0, 200)}"
+                items.append({"name": "work", "payload": {"n": 1}, "options": options})
+            try:
+                await queue.enqueue_bulk(items)
+            except StoreError:
+                continue  # written down as unknown or refused; these ids are not used again
+            await pause_ms(chance.uniform(20, 80))
+    recorder.close()
+
+
+async def pause_ms(duration_ms: float) -> None:
+    """What a storm is made of: time has to pass in its processes."""
+    await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=duration_ms / 1000)
+
+
+# ── nemesis ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass
+class Crowd:
+    """The processes of a storm."""
+
+    place: Place
+    recorder: Recorder
+    alive: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    born: int = 0
+
+    def start(self, role: str) -> str:
+        self.born += 1
+        name = f"{role}-{self.born}"
+        what = ["--role", role, "--name", name, "--folder", str(self.place.folder)]
+        # Its words go to a file: a full pipe would stop it, and so would nobody reading.
+        with (self.place.folder / f"{name}.log").open("wb") as words:
+            self.alive[name] = subprocess.Popen([*STORM, *what], cwd=ROOT, stdout=words, stderr=words)
+        return name
+
+    def named(self, role: str) -> list[str]:
+        return [name for name in self.alive if name.startswith(role)]
+
+    def kill(self, name: str) -> None:
+        self.recorder.fault("killed", name)
+        child = self.alive.pop(name)
+        child.kill()
+        child.wait()
+
+    def stop_for(self, name: str, seconds: float) -> None:
+        child = self.alive[name]
+        self.recorder.fault("stopped", name)
+        child.send_signal(signal.SIGSTOP)
+        threading.Event().wait(seconds)
+        self.recorder.fault("continued", name)
+        child.send_signal(signal.SIGCONT)
+
+    def end(self, role: str, limit_s: float = 60.0) -> None:
+        """Ask politely. Raises if one of them does not end well."""
+        for name in self.named(role):
+            child = self.alive[name]
+            if role == "worker":
+                child.terminate()
+            code = child.wait(limit_s)
+            del self.alive[name]
+            if code:
+                words = (self.place.folder / f"{name}.log").read_text()
+                raise AssertionError(f"{name} ended with {code}: {words[-2_000:]}")
+
+    def kill_all(self) -> None:
+        for name in list(self.alive):
+            self.kill(name)
+
+
+@contextmanager
+def crowd(place: Place) -> Iterator[Crowd]:
+    recorder = Recorder(place.history("nemesis"), "nemesis")
+    people = Crowd(place, recorder)
+    try:
+        yield people
+    finally:
+        people.kill_all()
+        recorder.close()
+
+
+def rage(people: Crowd, kills: int, chance: random.Random) -> None:
+    """Faults, one after another, each victim replaced."""
+    tick = threading.Event()
+    for _ in range(kills):
+        tick.wait(chance.uniform(0.1, 0.6))
+        dice = chance.random()
+        if dice < 0.1:
+            people.kill(chance.choice(people.named("producer")))
+            people.start("producer")
+        elif dice < 0.3:
+            people.stop_for(chance.choice(people.named("worker")), chance.uniform(0.5, 3) * LEASE_MS / 1000)
+        else:
+            people.kill(chance.choice(people.named("worker")))
+            people.start("worker")
+
+
+async def drained(backend: BackendAdapter) -> bool:
+    """Wait until no live job is left."""
+    tick = asyncio.get_running_loop()
+    end = tick.time() + DRAIN_S
+    while tick.time() < end:
+        (info,), _ = await backend.queues(QUEUE, None, 1)
+        if not any(info.counts.get(status, 0) for status in LIVE):
+            return True
+        await pause_ms(200)
+    return False
+
+
+async def final_jobs(backend: BackendAdapter) -> dict[str, str]:
+    jobs: dict[str, str] = {}
+    cursor: str | None = None
+    while True:
+        page = await backend.list_jobs(Filter(), cursor, 500)
+        jobs.update({view.job.id: view.status for view in page.jobs})
+        cursor = page.cursor
+        if cursor is None:
+            return jobs
+
+
+async def broken(backend: BackendAdapter) -> list[str]:
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        words, cursor = await backend.check(cursor, 500)
+        found += words
+        if cursor is None:
+            return found
+
+
+def final_jobs_at(folder: Path, *, is_drained_first: bool = False) -> dict[str, str]:
+    """What is left. Raises AssertionError if the store is not whole, or does not get drained."""
+
+    async def look() -> dict[str, str]:
+        backend = SqliteBackend(SqliteOptions(path=Place(folder).store, durability="normal"))
+        await backend.connect()
+        try:
+            is_drained = not is_drained_first or await drained(backend)
+            words, jobs = await broken(backend), await final_jobs(backend)
+        finally:
+            await backend.disconnect()
+        assert words == [], words
+        left = {job_id: status for job_id, status in jobs.items() if status in LIVE}
+        assert is_drained, f"{len(left)} jobs are left after {DRAIN_S} s: {dict(list(left.items())[:10])}"
+        return jobs
+
+    return asyncio.run(look())
+
+
+def storm(folder: Path, *, kills: int, seed: int, workers: int = 4, producers: int = 2) -> Report:
+    """One storm from the first job to the last. Raises AssertionError if the store is not whole or not drained."""
+    place = Place(folder)
+
+    async def prepare() -> None:
+        backend = SqliteBackend(SqliteOptions(path=place.store, durability="normal"))
+        await backend.connect()
+        # Everything is kept: what is gone in the end was lost.
+        limits = Limits(queue=QUEUE, retain_ended=None, retain_dead=None)
+        await backend.put_limits(Op("storm", 0, 1), (limits,))
+        await backend.disconnect()
+
+    asyncio.run(prepare())
+    with crowd(place) as people:
+        for role, count in (("worker", workers), ("producer", producers)):
+            for _ in range(count):
+                people.start(role)
+        rage(people, kills, random.Random(seed))
+        place.stop.touch()
+        people.end("producer")
+        jobs = final_jobs_at(folder, is_drained_first=True)
+        people.end("worker")
+    return check_history(folder.glob("*.jsonl"), jobs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--role", choices=["worker", "producer"])
+    parser.add_argument("--name", default="")
+    options = parser.parse_args()
+    if options.role:
+        role = work if options.role == "worker" else produce
+        asyncio.run(role(Place(options.folder), options.name))
+        return 0
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="psyqueue-storm-"))
+    print(f"seed {options.seed}, files in {folder}", flush=True)
+    report = storm(folder, kills=options.kills, seed=options.seed, workers=options.workers)
+    print(report)
+    return 0 if report.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
