@@ -1,0 +1,98 @@
+"""The entry point: one group of commands, one way from an error to a line of text and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import click
+
+from psyqueue.cli import output
+from psyqueue.cli.check import check, durability
+from psyqueue.cli.dead import dead
+from psyqueue.cli.demo.command import demo
+from psyqueue.cli.doctor import doctor
+from psyqueue.cli.enqueue import enqueue
+from psyqueue.cli.jobs import jobs
+from psyqueue.cli.plugins import plugin_commands
+from psyqueue.cli.queues import queues
+from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surface, exit_code_of
+from psyqueue.cli.worker import worker
+from psyqueue.cli.workers import workers
+from psyqueue.errors import PsyQueueError
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+
+class _Commands(click.Group):
+    """Our commands, then those of plugins: ours win, and plugins are only loaded when they may be meant."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or plugin_commands().get(cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *plugin_commands()})
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("psyqueue"), prog_name="psyqueue", message="%(prog)s %(version)s")
+@click.option(
+    "--backend", metavar="URL", envvar=URL_VARIABLE, help="The store, e.g. sqlite:./jobs.db.", show_envvar=True
+)
+@click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
+@click.pass_context
+def cli(context: click.Context, backend: str | None, as_json: bool) -> None:
+    """A job queue that starts with one line and no server.
+
+    Exit codes: 0 done, 1 the answer is no, 2 wrong use or no store.
+    """
+    is_given = context.get_parameter_source("backend") is click.core.ParameterSource.COMMANDLINE
+    context.obj = Surface(backend or None, is_given, as_json)
+
+
+for _command in (demo, worker, enqueue, jobs, queues, dead, workers, doctor, durability, check):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit. Raises SystemExit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code. Errors become one line on standard error, with --json also a document on standard output."""
+    is_json = "--json" in arguments
+    # A command says what is wrong by itself; the log is for `psyqueue worker`, which sets it up.
+    logging.getLogger("psyqueue").addHandler(logging.NullHandler())
+    try:
+        code = cli.main(list(arguments), prog_name="psyqueue", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        return WRONG_USE
+    except click.ClickException as exc:
+        if is_json:
+            output.print_json({"error": {"code": "WRONG_USE", "message": exc.format_message()}})
+        exc.show()
+        return WRONG_USE
+    except click.Abort as exc:
+        is_interrupt = isinstance(exc.__cause__, KeyboardInterrupt)
+        output.say("psyqueue: interrupted" if is_interrupt else "psyqueue: nothing was done")
+        return INTERRUPTED if is_interrupt else NO
+    except PsyQueueError as exc:
+        if is_json:
+            output.print_json({"error": {"code": exc.code, "message": exc.message}})
+        output.say(f"psyqueue: {exc.message}")
+        return exit_code_of(exc)
+    except BrokenPipeError:
+        # Whoever read our output is gone (`| head`): nothing to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except ExceptionGroup as exc:
+        output.say(f"psyqueue: {exc.message}: {'; '.join(str(part) for part in exc.exceptions)}")
+        return BROKEN
+    return code if isinstance(code, int) else DONE

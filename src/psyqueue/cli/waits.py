@@ -1,0 +1,30 @@
+"""Waiting with a limit, in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def is_set_within(event: asyncio.Event, limit_ms: float) -> bool:
+    """Whether the event came within the time."""
+    try:
+        async with asyncio.timeout(limit_ms / 1000):
+            return await event.wait()
+    except TimeoutError:
+        return event.is_set()
+
+
+async def within(awaitable: Awaitable[T], limit_ms: float) -> T:
+    """Its result. Raises TimeoutError, having cancelled it."""
+    async with asyncio.timeout(limit_ms / 1000):
+        return await awaitable
+
+
+async def first_of(*futures: asyncio.Future[Any], limit_ms: float | None = None) -> None:
+    """Until one of them is done, or the time is over; nothing is cancelled."""
+    limit = None if limit_ms is None else limit_ms / 1000
+    await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)

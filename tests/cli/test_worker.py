@@ -1,0 +1,338 @@
+"""`psyqueue worker`, as a process that is started, signalled, asked for its health, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from psyqueue.cli.worker_plan import Pool, read_pools
+from psyqueue.errors import InvalidOption
+from support.waiting import is_process_alive, wait_until
+
+READY = r"psyqueue worker ready: pid (\d+)"
+AT_ONCE_S = 4.0
+
+
+def test_jobs_are_run_and_a_signal_ends_the_worker_with_0(shop):
+    job_id = shop.enqueue("note", {"text": "hello"})
+    worker = shop.start("worker", "shop:q")
+    ready = worker.line(READY + r", queues note, forever, until_told, stubborn, blocking, fails \(10\), lease 30s")
+    assert int(ready[1]) == worker.process.pid
+    assert shop.wait_for_status(job_id, "completed")["result"] == "HELLO"
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    assert shop.sessions() == []
+
+
+def test_a_drain_lets_running_jobs_end_and_hands_the_others_back_untouched(shop):
+    running = shop.enqueue("until_told")
+    worker = shop.start("worker", "shop:q", "--concurrency", "1")
+    shop.wait_for_note("begun until_told")
+    waiting = shop.enqueue("forever")
+    worker.send(signal.SIGTERM)
+    worker.line("draining")
+    (shop.folder / "go").touch()
+    assert worker.end() == 0
+    assert shop.show(running)["result"] == "told"
+    untouched = shop.show(waiting)
+    assert (untouched["status"], untouched["attempt"], untouched["lost"]) == ("pending", 0, 0)
+    assert shop.notes() == ["begun until_told"]
+
+
+def test_what_is_not_done_within_the_grace_is_handed_back(shop):
+    job_id = shop.enqueue("forever")
+    worker = shop.start("worker", "shop:q", "--grace", "200ms")
+    shop.wait_for_note("begun forever")
+    worker.send(signal.SIGINT)
+    assert worker.end() == 0
+    view = shop.show(job_id)
+    assert (view["status"], view["lost"]) == ("pending", 0)
+
+
+def test_a_second_signal_stops_at_once_and_still_hands_back(shop):
+    job_id = shop.enqueue("forever")
+    worker = shop.start("worker", "shop:q", "--grace", "60s")
+    shop.wait_for_note("begun forever")
+    worker.send(signal.SIGTERM)
+    worker.line("draining")
+    began = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 128 + signal.SIGTERM
+    assert time.monotonic() - began < AT_ONCE_S
+    view = shop.show(job_id)
+    assert (view["status"], view["lost"]) == ("pending", 0)
+
+
+def test_a_loop_that_hangs_ends_the_process_with_70_and_says_where(shop):
+    make = (
+        "import psyqueue.kernel.lease_keeper as keeper\n"
+        "made = keeper.LeaseKeeper.__init__\n"
+        "def make(self, *args, **options):\n"
+        "    made(self, *args, **{**options, 'hang_ms': 500})\n"
+        "keeper.LeaseKeeper.__init__ = make\n"
+        "from shop import q\n"
+    )
+    (shop.folder / "hanging.py").write_text(make)
+    job_id = shop.enqueue("blocking")
+    worker = shop.start("worker", "hanging:q", "--lease", "1s")
+    assert worker.end() == 70
+    assert "the event loop hangs" in worker.text
+    assert "in blocking" in worker.text, "the traceback shows the handler"
+    assert shop.show(job_id)["status"] == "active", "the lease gives it back, not the dying process"
+
+
+def test_a_worker_that_fails_ends_the_process_with_70(shop):
+    shop.enqueue("stubborn")
+    worker = shop.start("worker", "shop:q", "--queues", "stubborn", "--concurrency", "1", "--grace", "1s")
+    assert worker.end() == 70
+    assert "a worker ended by a failure" in worker.text
+
+
+# ── which queue, which store ──────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("shop", "'shop' does not name a queue; write module:queue"),
+        ("shop.py:q", "no module 'shop.py'"),
+        ("shop:", "does not name a queue"),
+        ("shop/jobs:q", "does not name a queue"),
+        ("missing:q", "no module 'missing' in"),
+        ("shop:r", "module 'shop' has no 'r'; it holds shop:bare, shop:q"),
+        ("shop:number", "'shop:number' is int, not a PsyQueue; it holds shop:bare, shop:q"),
+        ("empty:q", "module 'empty' has no 'q'; it holds no PsyQueue"),
+        ("broken:q", "module 'broken' cannot be imported: ZeroDivisionError: division by zero ("),
+        ("broken:q", "broken.py, line 2)"),
+        ("crooked:q", "module 'crooked' cannot be imported: '(' was never closed ("),
+        ("needy:q", "module 'needy' cannot be imported: ModuleNotFoundError: No module named 'nowhere' ("),
+        ("leaving:q", "module 'leaving' ended the process when it was imported (exit 3)"),
+    ],
+)
+def test_a_wrong_target_is_told_in_one_line(shop, target, told):
+    for name, text in {
+        "empty": "",
+        "broken": "x = 1\nx / 0\n",
+        "crooked": "x = (\n",
+        "needy": "import nowhere\n",
+        "leaving": "import sys\nsys.exit(3)\n",
+    }.items():
+        (shop.folder / f"{name}.py").write_text(text)
+    answer = shop.run("worker", target, store=False)
+    assert answer.code == 2, answer
+    assert told in answer.err
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+
+
+def test_the_command_line_gives_a_store_to_a_queue_without_one(shop):
+    job_id = shop.enqueue("note", {"text": "bare"})
+    worker = shop.start("worker", "shop:bare", store=True)
+    shop.wait_for_status(job_id, "completed")
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+def test_a_queue_without_any_store_is_told_about(shop):
+    answer = shop.run("worker", "shop:bare", store=False)
+    assert answer.code == 2
+    assert "shop:bare has no store: use() one there, or give --backend URL" in answer.err
+
+
+def test_two_stores_are_one_too_many(shop):
+    answer = shop.run("worker", "shop:q", "--backend", "sqlite:other.db", store=False)
+    assert answer.code == 2
+    assert "shop:q brings a store of its own; leave --backend out" in answer.err
+    assert not (shop.folder / "other.db").exists()
+
+
+def test_the_environment_does_not_overrule_the_store_of_the_queue(shop):
+    worker = shop.start("worker", "shop:q", PSYQUEUE_URL="sqlite:other.db")
+    worker.line(READY)
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    assert not (shop.folder / "other.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--grace", "soon"), "option grace='soon': is not a duration"),
+        (("--lease", "1"), "option lease='1': is not a duration"),
+        (("--lease", "10ms"), "option lease='10ms': is less than"),
+        (("--queues", "a:0"), "option queues=0: is outside 1 to"),
+        (("--queues", "a,b:2,a"), "names 'a' twice"),
+        (("--concurrency", "0"), "option concurrency=0: is outside 1 to"),
+        (("--processes", "0"), "Invalid value for '--processes'"),
+        (("--nonsense",), "No such option '--nonsense'"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_runs(shop, options, told):
+    answer = shop.run("worker", "shop:q", *options, store=False)
+    assert answer.code == 2, answer
+    assert told in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("text", "pools"),
+    [
+        (None, [((), 7)]),
+        ("a", [(("a",), 7)]),
+        ("a,b", [(("a", "b"), 7)]),
+        ("a:20,b:5", [(("a",), 20), (("b",), 5)]),
+        (" a:2 , b ,c ", [(("b", "c"), 7), (("a",), 2)]),
+        ("mail:eu,mail:us:3", [(("mail:eu",), 7), (("mail:us",), 3)]),
+    ],
+)
+def test_queues_get_slots_of_their_own_or_share(text, pools):
+    assert read_pools(text, 7) == tuple(Pool(queues=queues, concurrency=slots) for queues, slots in pools)
+
+
+def test_a_queue_cannot_have_no_slot():
+    with pytest.raises(InvalidOption, match="outside 1 to"):
+        read_pools("a:0", 7)
+
+
+def test_each_pool_is_a_worker_of_its_own(shop):
+    worker = shop.start("worker", "shop:q", "--queues", "note:2,forever:3", "--name", "till")
+    worker.line(READY + r", queues note \(2\); forever \(3\)")
+    found = {info.session.worker: info.session.queues for info in shop.sessions()}
+    assert found == {"till-1": ("note",), "till-2": ("forever",)}
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+# ── health ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def ask(url: str, method: str = "GET") -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:
+            return answer.status, json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def test_health_is_served_on_loopback_until_the_end(shop):
+    shop.enqueue("until_told")
+    worker = shop.start("worker", "shop:q", "--health-port", "0", "--concurrency", "1")
+    url = worker.line(r"health (http://127\.0\.0\.1:\d+)/healthz")[1]
+    shop.wait_for_note("begun until_told")
+    status, body = ask(f"{url}/healthz")
+    assert (status, body["ok"], body["store_answers"], body["pid"]) == (200, True, True, worker.process.pid)
+    assert body["workers"][0]["running"] == 1
+    assert ask(f"{url}/readyz")[0] == 200
+    assert ask(f"{url}/readyz?verbose=1")[0] == 200
+    assert ask(f"{url}/else") == (404, {"ok": False, "error": "there are /healthz, /readyz"})
+    assert ask(f"{url}/healthz", "POST")[0] == 405
+    assert ask(f"{url}/healthz", "HEAD") == (200, {})
+    worker.send(signal.SIGTERM)
+    worker.line("draining")
+    assert wait_until(lambda: ask(f"{url}/readyz")[0] == 503)
+    assert ask(f"{url}/healthz")[0] == 200, "a draining worker is alive"
+    (shop.folder / "go").touch()
+    assert worker.end() == 0
+
+
+def test_a_health_port_that_is_taken_is_told(shop):
+    first = shop.start("worker", "shop:q", "--health-port", "0")
+    port = first.line(r"health http://127\.0\.0\.1:(\d+)/")[1]
+    answer = shop.run("worker", "shop:q", "--health-port", port, store=False)
+    assert answer.code == 2, answer
+    assert f"health port {port} on 127.0.0.1 cannot be opened" in answer.err
+    assert "Traceback" not in answer.err
+
+
+# ── many processes ────────────────────────────────────────────────────────────────────────────────────────────────────
+def children(running, shop, count: int) -> list[int]:
+    running.line("psyqueue supervisor ready: ")
+    pids = [int(running.line(READY, number + 1)[1]) for number in range(count)]
+    shop.pids += pids
+    return pids
+
+
+def test_a_worker_process_that_dies_is_started_again(shop):
+    supervisor = shop.start("worker", "shop:q", "--processes", "2", "--lease", "2s")
+    first, second = children(supervisor, shop, 2)
+    os.kill(first, signal.SIGKILL)
+    supervisor.line(rf"worker process {first} ended \(killed by SIGKILL\)")
+    third = int(supervisor.line(READY, 3)[1])
+    shop.pids.append(third)
+    job_id = shop.enqueue("note", {"text": "after"})
+    shop.wait_for_status(job_id, "completed")
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.end() == 0
+    assert not any(is_process_alive(pid) for pid in (first, second, third))
+
+
+def test_all_processes_drain_together(shop):
+    job_ids = [shop.enqueue("until_told") for _ in range(2)]
+    supervisor = shop.start("worker", "shop:q", "--processes", "2", "--concurrency", "1")
+    pids = children(supervisor, shop, 2)
+    shop.wait_for_note("begun until_told", 2)
+    supervisor.send(signal.SIGINT)
+    supervisor.line("draining", 2)
+    (shop.folder / "go").touch()
+    assert supervisor.end() == 0
+    assert {shop.show(job_id)["result"] for job_id in job_ids} == {"told"}
+    assert not any(is_process_alive(pid) for pid in pids)
+
+
+def test_processes_have_a_name_and_a_health_port_each(shop):
+    supervisor = shop.start("worker", "shop:q", "--processes", "2", "--health-port", "0", "--name", "till")
+    children(supervisor, shop, 2)
+    urls = {supervisor.line(r"health (http\S+)/healthz", number)[1] for number in (1, 2)}
+    assert len(urls) == 2
+    assert all(ask(f"{url}/healthz")[0] == 200 for url in urls)
+    assert {info.session.worker for info in shop.sessions()} == {"till.1", "till.2"}
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.end() == 0
+
+
+def test_workers_end_with_a_supervisor_that_was_killed(shop):
+    supervisor = shop.start("worker", "shop:q", "--processes", "2")
+    pids = children(supervisor, shop, 2)
+    supervisor.send(signal.SIGKILL)
+    assert wait_until(lambda: not any(is_process_alive(pid) for pid in pids), limit_s=20)
+    assert shop.sessions() == [], "they closed their sessions"
+
+
+def test_workers_that_die_at_once_are_given_up(shop):
+    (shop.folder / "broken.py").write_text("1 / 0\n")
+    answer = shop.run("worker", "broken:q", "--processes", "2", store=False)
+    assert answer.code == 1, answer
+    assert "worker processes ended 3 times before they were ready (the last with exit code 2); giving up" in answer.err
+    assert "ZeroDivisionError" in answer.err, "the children say why"
+    assert "Traceback" not in answer.err
+
+
+def test_reload_restarts_when_a_file_changes(shop):
+    job_id = shop.enqueue("note", {"text": "old"})
+    worker = shop.start("worker", "shop:q", "--reload")
+    shop.pids.append(int(worker.line(READY)[1]))
+    shop.wait_for_status(job_id, "completed")
+    module = shop.folder / "shop.py"
+    module.write_text("x = (\n")
+    worker.line("shop.py changed, restarting the workers")
+    worker.line("was never closed")
+    module.write_text(OTHER_SHOP)
+    shop.pids.append(int(worker.line(READY, 2)[1]))
+    newer = shop.enqueue("note", {"text": "new"})
+    assert shop.wait_for_status(newer, "completed")["result"] == "changed new"
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+OTHER_SHOP = """
+from psyqueue import PsyQueue
+from psyqueue.backends import sqlite
+q = PsyQueue(name="shop").use(sqlite(path="jobs.db"))
+@q.handle("note")
+def note(text: str) -> str:
+    return "changed " + text
+"""
