@@ -1,0 +1,285 @@
+"""psyqueue on SQLite, through its public names (but for the waits for the file lock), with its default settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+from benchmarks.machine import Window, rss_mb
+from benchmarks.peers.figures import idle_cpu, quantiles
+from benchmarks.peers.watch import Watch
+from benchmarks.spec import BULK_SIZE, Facts, Spec
+
+from psyqueue import Handler, PsyQueue
+from psyqueue.backends import sqlite
+from psyqueue.backends._sqlite.file_lock import FileLock
+
+LIMIT_S = 240
+GAP_S = 0.01
+"""Between two enqueues of W3: the worker has long fallen asleep again."""
+
+
+async def noop(i: int) -> None:
+    pass
+
+
+def make(spec: Spec, watch: Watch | None = None) -> tuple[PsyQueue, Handler[[int], None]]:
+    q = PsyQueue().use(sqlite(path=spec.place / "jobs.db", durability=spec.durability))
+    if watch is not None:
+        q.use(watch)
+    return q, q.handle("noop", noop)
+
+
+async def enqueue_in_bulk(q: PsyQueue, handler: Handler[[int], None], n: int) -> None:
+    for start in range(0, n, BULK_SIZE):
+        await q.enqueue_bulk([handler.build(i) for i in range(start, min(n, start + BULK_SIZE))])
+
+
+def preload(spec: Spec) -> Facts:
+    async def run() -> Facts:
+        q, handler = make(replace(spec, durability="normal"))
+        async with q:
+            await enqueue_in_bulk(q, handler, spec.n)
+        return {"value": spec.n}
+
+    return asyncio.run(run())
+
+
+# ── W1, W4, memory, calls ─────────────────────────────────────────────────────────────────────────────────────────────
+async def drain(q: PsyQueue, spec: Spec, watch: Watch) -> None:
+    """One worker, until the watch has seen enough."""
+    worker = q.start_worker(concurrency=spec.concurrency)
+    await asyncio.wait_for(watch.done.wait(), LIMIT_S)
+    if worker.failure is not None:
+        raise worker.failure
+    if watch.errors:
+        raise RuntimeError(f"{len(watch.errors)} store errors: {watch.errors[0]}")
+
+
+def process(spec: Spec) -> Facts:
+    return asyncio.run(_process(spec))
+
+
+async def _process(spec: Spec) -> Facts:
+    watch = Watch(stop_after=spec.n)
+    q, _ = make(spec, watch)
+    async with q:
+        with Window() as window:
+            await drain(q, spec, watch)
+    calls_per_job = round(watch.calls["settle"] / watch.acked, 4)
+    return window.rate(watch.acked, watch.seconds) | {"acked": watch.acked, "calls_per_job": calls_per_job}
+
+
+def memory(spec: Spec) -> Facts:
+    """RSS of the worker, at every tenth of the jobs that pass through it."""
+    samples: list[float] = []
+    tenth = spec.n // 10
+
+    def sample(acked: int) -> None:
+        while len(samples) < acked // tenth:
+            samples.append(rss_mb())
+
+    async def run() -> Facts:
+        watch = Watch(stop_after=spec.n, on_acked=sample)
+        q, _ = make(spec, watch)
+        async with q:
+            with Window() as window:
+                await drain(q, spec, watch)
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        growth = samples[-1] / samples[0] - 1 if samples[0] else 0.0
+        return {
+            "value": samples[-1],
+            "rss_mb": samples,
+            "peak_mb": round(peak_mb, 1),
+            "growth": round(growth, 3),
+            "jobs_per_s": round(watch.acked / watch.seconds),
+            **window.facts(),
+        }
+
+    return asyncio.run(run())
+
+
+def calls(spec: Spec) -> Facts:
+    """Calls of any verb of the store per job, under load."""
+
+    async def run() -> Facts:
+        watch = Watch(stop_after=spec.n)
+        q, _ = make(spec, watch)
+        async with q:
+            watch.calls.clear()
+            with Window() as window:
+                await drain(q, spec, watch)
+            counted = dict(watch.calls)
+        return {"value": round(sum(counted.values()) / spec.n, 4), "calls": counted, **window.facts()}
+
+    return asyncio.run(run())
+
+
+# ── W2 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def enqueue(spec: Spec) -> Facts:
+    return asyncio.run(_enqueue(spec))
+
+
+async def _enqueue(spec: Spec) -> Facts:
+    watch = Watch()
+    q, handler = make(spec, watch)
+
+    async def caller(count: int) -> None:
+        for i in range(count):
+            await handler.enqueue(i)
+
+    async with q:
+        watch.calls.clear()
+        with Window() as window:
+            if spec.callers == 1:
+                await caller(spec.n)
+            else:
+                await asyncio.gather(*(caller(spec.n // spec.callers) for _ in range(spec.callers)))
+    return window.rate(spec.n) | {"calls_per_job": round(watch.calls["enqueue"] / spec.n, 4)}
+
+
+def bulk(spec: Spec) -> Facts:
+    async def run() -> Facts:
+        q, handler = make(spec)
+        async with q:
+            with Window() as window:
+                await enqueue_in_bulk(q, handler, spec.n)
+        return window.rate(spec.n)
+
+    return asyncio.run(run())
+
+
+# ── W3 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def latency(spec: Spec) -> Facts:
+    return asyncio.run(_latency(spec, is_between=False))
+
+
+def latency_between(spec: Spec) -> Facts:
+    return asyncio.run(_latency(spec, is_between=True))
+
+
+async def _latency(spec: Spec, *, is_between: bool) -> Facts:
+    late_s: list[float] = []
+    everything = asyncio.Event()
+    q, _ = make(spec)
+
+    @q.handle("mark")
+    async def mark(sent_s: float) -> None:
+        late_s.append(time.monotonic() - sent_s)
+        if len(late_s) == spec.n:
+            everything.set()
+
+    async with q:
+        q.start_worker(concurrency=spec.concurrency)
+        await asyncio.sleep(0.5)
+        with Window() as window:
+            if is_between:
+                producer = await asyncio.create_subprocess_exec(
+                    *_command(replace(spec, kind="produce")), stdout=asyncio.subprocess.DEVNULL
+                )
+                await producer.wait()
+            else:
+                await _send_marks(q, spec.n)
+            await asyncio.wait_for(everything.wait(), LIMIT_S)
+        idle = await asyncio.to_thread(idle_cpu, spec.idle_s)
+    return quantiles(late_s) | idle | window.facts()
+
+
+async def _send_marks(q: PsyQueue, count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(GAP_S)
+        await q.enqueue("mark", {"sent_s": time.monotonic()}, queue="mark")
+
+
+def produce(spec: Spec) -> Facts:
+    """The other process of W3."""
+
+    async def run() -> Facts:
+        q, _ = make(spec)
+        async with q:
+            await asyncio.sleep(0.2)
+            await _send_marks(q, spec.n)
+        return {"value": spec.n}
+
+    return asyncio.run(run())
+
+
+# ── W6 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def share(spec: Spec) -> Facts:
+    """Several worker processes on one file, let go at the same moment."""
+    command = _command(replace(spec, kind="take_part"))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen(command, **pipes) for _ in range(spec.processes)]  # type: ignore[call-overload]
+    with contextlib.ExitStack() as stack:
+        for worker in workers:
+            stack.enter_context(worker)
+            worker.stdout.readline()  # it is ready
+        with Window() as window:
+            for worker in workers:
+                worker.stdin.write("go\n")
+                worker.stdin.flush()
+            parts = [json.loads(worker.stdout.readline()) for worker in workers]
+    acked = [part["acked"] for part in parts]
+    if sum(acked) != spec.stock:
+        raise RuntimeError(f"{sum(acked)} of {spec.stock} jobs were acked: {acked}")
+    first_s = min(part["first_s"] for part in parts if part["acked"])
+    seconds = max(part["last_s"] for part in parts) - first_s
+    fair = spec.stock / spec.processes
+    return {
+        "value": round(spec.stock / seconds),
+        "seconds": round(seconds, 3),
+        "shares": acked,
+        "share_off": round(max(abs(count - fair) for count in acked) / fair, 3),
+        "call_ms_max": max(part["call_ms_max"] for part in parts),
+        "lock_wait_ms_max": max(part["lock_wait_ms_max"] for part in parts),
+        "locked": sum(part["locked"] for part in parts),
+        **window.facts(),
+    }
+
+
+def take_part(spec: Spec) -> Facts:
+    """One of the processes of W6: says that it is ready, and begins when it is told."""
+    return asyncio.run(_take_part(spec))
+
+
+async def _take_part(spec: Spec) -> Facts:
+    watch = Watch()
+    lock_waits_s = time_lock_waits()
+    q, _ = make(spec, watch)
+    async with q:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        q.start_worker(concurrency=spec.concurrency)
+        await asyncio.wait_for(watch.done.wait(), LIMIT_S)
+    return {
+        "acked": watch.acked,
+        "first_s": watch.first_s,
+        "last_s": watch.last_s,
+        "call_ms_max": round(watch.call_s_max * 1000, 1),
+        "lock_wait_ms_max": round(max(lock_waits_s) * 1000, 1),
+        "locked": sum("locked" in error or "StoreBusy" in error for error in watch.errors),
+    }
+
+
+def time_lock_waits() -> list[float]:
+    """Filled with every wait of the writer for its turn at the file: the one thing here that has no public sign."""
+    waits_s: list[float] = []
+    acquire = FileLock.acquire
+
+    def timed(lock: FileLock) -> None:
+        began_s = time.monotonic()
+        acquire(lock)
+        waits_s.append(time.monotonic() - began_s)
+
+    setattr(FileLock, "acquire", timed)  # noqa: B010 - mypy takes no assignment to a method
+    return waits_s
+
+
+def _command(spec: Spec) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.measure", spec.to_json()]

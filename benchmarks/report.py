@@ -1,0 +1,166 @@
+"""Results as markdown: `python -m benchmarks.report FILE [--plot SVG]`. Goals are in goals.json, figures in FILE."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.plot import plot
+from benchmarks.spec import Facts
+
+GOALS = Path(__file__).with_name("goals.json")
+FIELD_UNITS = {
+    "p50_ms": "ms",
+    "idle_cpu_percent": "% of a core",
+    "share_off": "off the even share",
+    "call_ms_max": "ms, longest store call",
+    "locked": "× database is locked",
+    "growth": "growth",
+}
+
+
+def report(found: Facts) -> str:
+    lines = {line["line"]: line for line in found["lines"]}
+    return "\n\n".join((_head(found), _goals(lines), _lines(found["lines"])))
+
+
+def _head(found: Facts) -> str:
+    machine, method = found["machine"], found["method"]
+    versions = ", ".join(f"{name} {known or 'not installed'}" for name, known in found["versions"].items())
+    runs = [run for line in found["lines"] for run in line["runs"]]
+    disturbed = sum(run["disturbed"] for run in runs)
+    slowest = max((run["spin_ms"] for run in runs), default=0.0) / found["spin_ms_best"]
+    smoke = " · SMOKE, the figures mean nothing" if found["smoke"] else ""
+    hardware = f"{machine['cores']} × {machine['cpu']}, {machine['memory_gb']} GB, {machine['file_system']}"
+    return (
+        f"{found['began_at']} · commit {found['commit']} · {found['seconds']} s{smoke}\n"
+        f"{hardware}; {machine['system']}; Python {machine['python']}, SQLite {machine['sqlite']}; {versions}\n"
+        f"{method['runs']} runs, {method['figure']}; {disturbed} of {len(runs)} were disturbed: others used more than "
+        f"{method['foreign_cores_max']} cores, or the CPU was {method['slower_max']} × slower than at its best or more "
+        f"(at worst {slowest:.2f} ×). huey with {found['huey_threads']} threads."
+    )
+
+
+# ── against the goals ─────────────────────────────────────────────────────────────────────────────────────────────────
+def _goals(lines: dict[str, Facts]) -> str:
+    data = json.loads(GOALS.read_text(encoding="utf-8"))
+    rows = [row for goal in data["goals"] if (row := _goal_row(goal, data["stand_ins"], lines))]
+    if not rows:
+        return "No line of this session has a goal."
+    notes = [
+        f"- {name} is not measured: it stands for {what['factor']} × {what['line']} of this session ({what['why']})."
+        for name, what in data["stand_ins"].items()
+        if any(name in row[2] for row in rows)
+    ]
+    return _table(("ours", "figure", "against", "ratio", "goal", "", "limit"), rows) + "\n\n" + "\n".join(notes)
+
+
+def _goal_row(goal: Facts, stand_ins: Facts, lines: dict[str, Facts]) -> tuple[str, ...] | None:
+    field = goal.get("field", "value")
+    ours = _figure(lines, goal["ours"], field)
+    if ours is None:
+        return None
+    unit = FIELD_UNITS.get(field) or lines[goal["ours"]]["unit"]
+    against, ratio = "", None
+    if "against" in goal:
+        stand_in = stand_ins.get(goal["against"], {"line": goal["against"], "factor": 1})
+        theirs = _figure(lines, stand_in["line"], "value")
+        if theirs is None:
+            return None
+        against, ratio = (
+            f"{goal['against']} {_number(theirs * stand_in['factor'])}",
+            ours / (theirs * stand_in["factor"]),
+        )
+    reached = ratio if ratio is not None else ours
+    is_met = reached >= goal["least"] if "least" in goal else reached <= goal["most"]
+    limit = _figure(lines, goal.get("limit", ""), "value")
+    return (
+        goal["ours"],
+        f"{_number(ours)} {unit}",
+        against,
+        "" if ratio is None else f"{ratio:.2f} ×",
+        f"≥ {goal['least']} ×" if "least" in goal else f"≤ {goal['most']}",
+        "met" if is_met else "MISSED",
+        "" if limit is None else f"{ours / limit:.0%} of {_number(limit)}",
+    )
+
+
+def _figure(lines: dict[str, Facts], name: str, field: str) -> float | None:
+    """The median of a field over the runs that count."""
+    runs = lines[name]["runs"] if name in lines else []
+    values = [run[field] for run in runs if run.get(field) is not None]
+    return median(values) if values else None
+
+
+# ── every line ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _lines(lines: Sequence[Facts]) -> str:
+    head = ("line", "n", "waiting", "median", "unit", "lowest – highest", "CPU µs a job", "disturbed", "more")
+    return _table(head, [_line_row(line) for line in lines])
+
+
+def _line_row(line: Facts) -> tuple[str, ...]:
+    if line["error"]:
+        return (line["line"], str(line["n"]), "", "failed", "", "", "", "", line["error"].splitlines()[-1][:100])
+    values, runs = line["values"], line["runs"]
+    cpu = [run["cpu_us_per_job"] for run in runs if "cpu_us_per_job" in run]
+    return (
+        line["line"],
+        _number(line["n"]),
+        _number(line["waiting"]) if line["waiting"] else "",
+        _number(line["median"]),
+        line["unit"],
+        f"{_number(min(values))} – {_number(max(values))}",
+        f"{median(cpu):.1f}" if cpu else "",
+        str(line["disturbed"] or ""),
+        _more(runs[-1]),
+    )
+
+
+SHOWN = (
+    "p95_ms",
+    "p99_ms",
+    "idle_cpu_percent",
+    "calls_per_job",
+    "shares",
+    "call_ms_max",
+    "lock_wait_ms_max",
+    "peak_mb",
+    "growth",
+    "jobs_per_s",
+)
+
+
+def _more(run: Facts) -> str:
+    return ", ".join(f"{name} {run[name]}" for name in SHOWN if name in run)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1_000 else f"{value:.4g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    texts = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in texts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="also draw the rates of each case")
+    options = parser.parse_args(arguments)
+    found = json.loads(options.file.read_text(encoding="utf-8"))
+    print(report(found))
+    if options.plot is not None:
+        options.plot.write_text(plot(found), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
