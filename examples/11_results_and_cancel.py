@@ -51,7 +51,7 @@ async def main(folder: str) -> None:
             print("no result yet:", exc.status, "- is a TimeoutError:", isinstance(exc, TimeoutError))
         q.start_worker("work", lease="1s")
         print("result:", await job.result(timeout="10s"))  # of the annotated type
-        print("by its id:", await q.handle_of(job.id).result(timeout="10s"))  # plain JSON: the type is not known
+        print("by its id:", await q.handle_of(job.id).result(timeout="10s"))
         print("cancel what ended:", await job.cancel())
 
         later = await endless.options(delay="1h").enqueue()
@@ -69,7 +69,7 @@ if __name__ == "__main__":
 # prints:
 # | no result yet: pending - is a TimeoutError: True
 # | result: Sum(left=2, right=3, total=5)
-# | by its id: {'left': 2, 'right': 3, 'total': 5}
+# | by its id: Sum(left=2, right=3, total=5)
 # | cancel what ended: False
 # | cancel what waits: True - cancelled: cancelled by request
 # | cancel what runs: True

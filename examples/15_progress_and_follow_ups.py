@@ -33,7 +33,8 @@ async def main(folder: str) -> None:
         q.start_worker()
         crawl = await crawl_site.enqueue("example.org", pages=3)
         pages = await crawl.result(timeout="10s")
-        print("attempts:", (await crawl.refresh()).attempt)
+        view = await crawl.refresh()
+        print("attempts:", view.attempt, "- progress:", view.progress)
 
         # The pages were enqueued in the same step as the success was written.
         for page_id in pages:
@@ -49,7 +50,7 @@ if __name__ == "__main__":
         asyncio.run(main(folder))
 
 # prints:
-# | attempts: 2
+# | attempts: 2 - progress: {'done': 3, 'of': 3}
 # | example.org/0: 13, a follow-up of the crawl: True
 # | example.org/1: 13, a follow-up of the crawl: True
 # | example.org/2: 13, a follow-up of the crawl: True

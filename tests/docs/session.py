@@ -13,6 +13,8 @@ import json
 import sys
 import types
 
+from psyqueue import PsyQueue
+
 
 async def run(page: str, blocks: list[tuple[int, str]]) -> list[str]:
     """What each block printed. Queues that are still open at the end are stopped."""
@@ -31,7 +33,7 @@ async def run(page: str, blocks: list[tuple[int, str]]) -> list[str]:
             printed.append(out.getvalue())
     finally:
         for value in list(vars(module).values()):
-            if getattr(value, "is_running", False) and hasattr(value, "stop_workers"):
+            if isinstance(value, PsyQueue) and value.is_running:
                 await value.stop(grace=0)
     return printed
 

@@ -49,7 +49,7 @@ class Settler:
         trouble: Callable[[BaseException], None],
         give_up_ms: float,
     ) -> None:
-        self.session_id = ""
+        self.session_id = self._to_close = ""
         self.answered_ms: float | None = None
         """When the store last answered, by the process's clock."""
         self._core = core
@@ -65,15 +65,22 @@ class Settler:
     async def open(self, worker: str, queues: tuple[str, ...], lease_ms: int) -> None:
         """Raises what cannot be waited for, such as StoreUnusable."""
         session = Session(id=new_token(), worker=worker, queues=queues, lease_ms=lease_ms)
+        # Also of a call that is cut short the session may be there: it is closed at the end.
+        self._to_close = session.id
         # What cannot be used from the start is told at once.
         self._patience_ms = 0 if self.answered_ms is None else lease_ms
         await self._until_known(lambda op: self._backend.open_session(op, session), may_be_full=True)
         self._patience_ms = lease_ms
         self.session_id = session.id
 
+    def lose(self) -> None:
+        """The store closed the session."""
+        self.session_id = self._to_close = ""
+
     async def close(self) -> None:
         """Hand back what the session still holds. A store that is away is not waited for."""
-        session_id, self.session_id = self.session_id, ""
+        session_id = self._to_close
+        self.lose()
         if not session_id:
             return
         channel = self._core.new_channel(CLOSE_MS)

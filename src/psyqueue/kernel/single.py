@@ -152,7 +152,7 @@ class _Single:
         log.warning("session lost, its job went to others", extra={"queue": self._queue})
         if self._keeper is not None:
             self._keeper.stop()
-        self._settler.session_id = ""
+        self._settler.lose()
         self._slots.lose_all()
         self._wake.set()
 

@@ -368,7 +368,7 @@ class Worker:
         log.warning("session lost, its jobs went to others", extra={"worker": self.name, "held": self._slots.held})
         if self._keeper is not None:
             self._keeper.stop()
-        self._settler.session_id = ""
+        self._settler.lose()
         self._is_lost = False
         self._is_dry = False
         self._slots.lose_all()
