@@ -18,7 +18,7 @@ FIELD_UNITS = {
     "p50_ms": "ms",
     "idle_cpu_percent": "% of a core",
     "share_off": "off the even share",
-    "call_ms_max": "ms, longest store call",
+    "lock_wait_ms_max": "ms, longest wait to write",
     "locked": "× database is locked",
     "growth": "growth",
 }

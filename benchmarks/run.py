@@ -113,18 +113,34 @@ def _run(spec: Spec) -> Facts:
     command = [sys.executable, "-m", "benchmarks.measure", spec.to_json()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    _running.add(child.pid)
     try:
         out, err = child.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired as exc:
         raise Failed(f"nothing after {LIMIT_S} s") from exc
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _running.discard(child.pid)
+        _kill_group(child.pid)
         child.wait()
     if child.returncode != 0 or not out.strip():
         raise Failed(err.strip()[-2_000:] or f"exit code {child.returncode}")
     facts: Facts = json.loads(out.strip().splitlines()[-1])
     return facts
+
+
+_running: set[int] = set()
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    """Ends what is being measured, so that the session ends at once and leaves no file."""
+    for leader in tuple(_running):
+        _kill_group(leader)
+    sys.exit(128 + number)
 
 
 def say(text: str) -> None:
@@ -247,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(spec.line for spec in lines(FULL)))
         return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     found = run(options)
     out = options.out
     if out is None and not options.smoke:

@@ -28,11 +28,12 @@ async def main(folder: str) -> None:
             await job.result(timeout="10s")
 
         jobs = [
-            await say.options(delay="500ms", priority=9).enqueue("due later: a priority counts among due jobs"),
+            await say.options(delay="1.5s", priority=9).enqueue("due later: a priority counts among due jobs"),
             await say.options(run_at=datetime.now(UTC) + timedelta(seconds=0.1)).enqueue("due soon"),
         ]
         stale = await say.options(delay="20ms", expires="10ms").enqueue("never said")
-        print("waiting:", [(await job.refresh()).status for job in jobs])
+        views = [await job.refresh() for job in jobs]
+        print("due after their enqueue:", [view.run_at > view.created_at for view in views])
         for job in jobs:
             await job.result(timeout="10s")
         try:
@@ -49,7 +50,7 @@ if __name__ == "__main__":
 # | high priority
 # | normal priority
 # | low priority
-# | waiting: ['scheduled', 'scheduled']
+# | due after their enqueue: [True, True]
 # | due soon
 # | due later: a priority counts among due jobs
 # | dead: expired

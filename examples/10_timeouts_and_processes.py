@@ -57,5 +57,5 @@ if __name__ == "__main__":  # a process imports this file to find the handler, a
 # | def: a thread
 # | process: a process of its own
 # | the coroutine was cancelled
-# | on-the-loop: [JOB_DEAD] job '…' is dead (exhausted): … handler 'on-the-loop' ran longer than its timeout of 100 ms
-# | busy: [JOB_DEAD] job '…' is dead (exhausted): … handler 'busy' ran longer than its timeout of 100 ms
+# | on-the-loop: [JOB_DEAD] job '…' is dead (exhausted); … handler 'on-the-loop' ran longer than its timeout of 100 ms
+# | busy: [JOB_DEAD] job '…' is dead (exhausted); … handler 'busy' ran longer than its timeout of 100 ms

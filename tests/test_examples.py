@@ -19,7 +19,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 LINES_MAX = 80
 LIMIT_S = 60.0
 WAKE_FOLDER = "psyqueue-"
-"""Made in the temporary folder where the path of a database is too long for sockets beside it; kept for the next run."""
+"""In the temporary folder, where the path of a database is too long for sockets beside it; kept for the next run."""
 HEADING = "\n# prints:\n"
 
 

@@ -53,11 +53,14 @@ def preload(spec: Spec) -> Facts:
 
 # ── W1, W4, memory, calls ─────────────────────────────────────────────────────────────────────────────────────────────
 async def drain(q: PsyQueue, spec: Spec, watch: Watch) -> None:
-    """One worker, until the watch has seen enough."""
+    """One worker, until the watch has seen enough. Raises what ended the worker before that."""
     worker = q.start_worker(concurrency=spec.concurrency)
-    await asyncio.wait_for(watch.done.wait(), LIMIT_S)
-    if worker.failure is not None:
-        raise worker.failure
+    ends = {asyncio.ensure_future(watch.done.wait()), asyncio.ensure_future(worker.wait())}
+    ended, others = await asyncio.wait(ends, timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+    for end in (*others, *ended):
+        end.cancel()
+    if not watch.done.is_set():
+        raise RuntimeError(f"worker ended after {watch.acked} jobs: {worker.failure!r}") from worker.failure
     if watch.errors:
         raise RuntimeError(f"{len(watch.errors)} store errors: {watch.errors[0]}")
 
@@ -255,8 +258,7 @@ async def _take_part(spec: Spec) -> Facts:
     async with q:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        q.start_worker(concurrency=spec.concurrency)
-        await asyncio.wait_for(watch.done.wait(), LIMIT_S)
+        await drain(q, spec, watch)
     return {
         "acked": watch.acked,
         "first_s": watch.first_s,

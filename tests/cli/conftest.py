@@ -68,6 +68,11 @@ def stubborn() -> None:
     note("begun stubborn")
     threading.Event().wait()
 
+@q.handle("stuck")
+def stuck() -> None:
+    note("begun stuck")
+    threading.Event().wait()
+
 @q.handle("blocking")
 async def blocking() -> None:
     note("begun blocking")

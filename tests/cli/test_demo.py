@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +172,17 @@ def test_an_interrupted_demo_leaves_neither_process_nor_file(cli, folder, scratc
     assert "Traceback" not in running.text
     assert not any(is_process_alive(pid) for pid in cli.pids)
     assert list(scratch.iterdir()) == []
+
+
+def test_a_demo_whose_reader_goes_away_tidies_up(cli, folder, scratch):
+    command = f"{sys.executable} -m psyqueue demo --path {folder} | head -n 5"
+    environment = {**cli.environment, "TMPDIR": str(scratch)}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    cli.pids += [int(pid) for pid in re.findall(r"\d+", done.stdout.splitlines()[-1].partition("pids")[2])]
+    assert cli.pids, done.stdout
+    assert wait_until(lambda: list(scratch.iterdir()) == [], limit_s=30)
+    assert wait_until(lambda: not any(is_process_alive(pid) for pid in cli.pids))
 
 
 def test_workers_end_by_themselves_when_the_demo_is_killed(cli, folder, scratch):

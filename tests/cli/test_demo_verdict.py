@@ -125,6 +125,12 @@ def test_a_repeat_is_right_where_a_slow_worker_lost_its_lease():
     assert (verdict.repeated, verdict.other_losses) == (("job0", "job2"), 1)
 
 
+def test_a_late_begin_of_a_delivery_that_was_lost_is_excused():
+    late = run("job0", fence=1, at_ms=ACKED_MS + 1)[0]
+    verdict = judge(evidence(entries=[late, *evidence().entries[1:]]))
+    assert (verdict.problems, verdict.run_after_ack) == ([], 0)
+
+
 def test_a_file_that_changed_meanwhile_is_left_out_of_the_sum():
     changed = view("job2", result={"path": "/lib/2.py", "size_bytes": 5, "fence": 1})
     verdict = judge(evidence(**with_job(2, changed), changed=frozenset(("/lib/2.py",))))

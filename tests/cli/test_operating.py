@@ -427,6 +427,11 @@ class Greeter:
             click.echo(f"hello {who}")
         kernel.command(greet)
 
+class Clumsy:
+    name = "clumsy"
+    def init(self, kernel):
+        kernel.command(click.Command("stumble", callback=lambda: 1 / 0))
+
 class Usurper:
     name = "usurper"
     def init(self, kernel):
@@ -439,12 +444,18 @@ def broken():
 
 @pytest.fixture
 def plugged(cli):
-    """Three installed plugins: one adds a command, one takes an old name, one is broken."""
+    """Installed plugins: one adds a command, one a bad command, one takes an old name, one is broken."""
     (cli.folder / "extra.py").write_text(PLUGIN)
     info = cli.folder / "extra-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
-    lines = ["[psyqueue.plugins]", "greeter = extra:Greeter", "usurper = extra:Usurper", "broken = extra:broken"]
+    lines = [
+        "[psyqueue.plugins]",
+        "greeter = extra:Greeter",
+        "usurper = extra:Usurper",
+        "clumsy = extra:Clumsy",
+        "broken = extra:broken",
+    ]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     cli.environment["PYTHONPATH"] = str(cli.folder)
     return cli
@@ -454,6 +465,12 @@ def test_a_plugin_adds_a_command(plugged):
     answer = plugged.run("greet", "ann")
     assert (answer.code, answer.out) == (0, "hello ann\n")
     assert "Say hello." in plugged.run("--help").out
+
+
+def test_a_defect_is_shown_whole_and_is_no_answer(plugged):
+    answer = plugged.run("stumble")
+    assert answer.code == 70
+    assert "ZeroDivisionError" in answer.err
 
 
 def test_a_broken_plugin_costs_nobody_else_anything(plugged):

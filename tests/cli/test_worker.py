@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -12,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from psyqueue import PsyQueue
+from psyqueue.cli.reload import changed, snapshot
 from psyqueue.cli.worker_plan import Pool, read_pools
-from psyqueue.errors import InvalidOption
+from psyqueue.cli.worker_process import WorkerProcess
+from psyqueue.errors import InvalidOption, StoreUnavailable
 from support.waiting import is_process_alive, wait_until
 
 READY = r"psyqueue worker ready: pid (\d+)"
@@ -23,7 +29,9 @@ AT_ONCE_S = 4.0
 def test_jobs_are_run_and_a_signal_ends_the_worker_with_0(shop):
     job_id = shop.enqueue("note", {"text": "hello"})
     worker = shop.start("worker", "shop:q")
-    ready = worker.line(READY + r", queues note, forever, until_told, stubborn, blocking, fails \(10\), lease 30s")
+    ready = worker.line(
+        READY + r", queues note, forever, until_told, stubborn, stuck, blocking, fails \(10\), lease 30s"
+    )
     assert int(ready[1]) == worker.process.pid
     assert shop.wait_for_status(job_id, "completed")["result"] == "HELLO"
     worker.send(signal.SIGTERM)
@@ -68,6 +76,18 @@ def test_a_second_signal_stops_at_once_and_still_hands_back(shop):
     assert time.monotonic() - began < AT_ONCE_S
     view = shop.show(job_id)
     assert (view["status"], view["lost"]) == ("pending", 0)
+
+
+def test_a_thread_that_never_returns_cannot_keep_a_worker_that_is_told_twice(shop):
+    shop.enqueue("stuck")
+    worker = shop.start("worker", "shop:q", "--grace", "60s")
+    shop.wait_for_note("begun stuck")
+    worker.send(signal.SIGINT)
+    worker.line("draining")
+    began = time.monotonic()
+    worker.send(signal.SIGINT)
+    assert worker.end() == 128 + signal.SIGINT
+    assert time.monotonic() - began < AT_ONCE_S
 
 
 def test_a_loop_that_hangs_ends_the_process_with_70_and_says_where(shop):
@@ -239,6 +259,55 @@ def test_health_is_served_on_loopback_until_the_end(shop):
     assert worker.end() == 0
 
 
+def healthz(**facts: Any) -> tuple[bool, dict[str, Any]]:
+    """What /healthz says of one worker with these facts, on a store that answers."""
+
+    class Worker:
+        is_running = facts.pop("is_running", True)
+
+        def health(self) -> dict[str, Any]:
+            return {"store_call_age_ms": 10, **facts}
+
+    async def look() -> tuple[bool, dict[str, Any]]:
+        async with PsyQueue.from_url(facts.pop("url", "memory:")) as queue:
+            process = WorkerProcess(queue, None)  # type: ignore[arg-type]
+            process._workers.append(Worker())  # type: ignore[arg-type]
+            return await process._healthz()
+
+    return asyncio.run(look())
+
+
+def test_a_worker_is_healthy_while_it_runs_and_the_store_answers():
+    assert healthz()[0] is True
+    assert healthz(store_call_age_ms=15_001)[0] is True, "all slots are busy: the store is asked anew, and answers"
+    assert healthz(store_call_age_ms=None)[0] is False, "the store has never answered"
+    assert healthz(is_running=False)[0] is False
+
+
+def test_a_worker_whose_store_is_silent_is_not_healthy(monkeypatch):
+    async def info(_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr("psyqueue.backends._memory.MemoryBackend.info", info)
+    monkeypatch.setattr("psyqueue.backends._memory.MemoryBackend.connect", info_of_nothing)
+    is_well, body = healthz(store_call_age_ms=15_001)
+    assert (is_well, body["store_answers"]) == (False, False)
+
+
+async def info_of_nothing(_: object) -> None: ...
+
+
+def test_the_health_port_turns_away_what_is_not_http(shop):
+    worker = shop.start("worker", "shop:q", "--health-port", "0")
+    port = int(worker.line(r"health http://127\.0\.0\.1:(\d+)/")[1])
+    for request, status in ((b"scribble\r\n\r\n", b"400"), (b"x" * 20_000 + b"\r\n\r\n", b"")):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(request)
+            with contextlib.suppress(ConnectionResetError):
+                assert status in client.recv(1_000)
+    assert ask(f"http://127.0.0.1:{port}/healthz")[0] == 200
+
+
 def test_a_health_port_that_is_taken_is_told(shop):
     first = shop.start("worker", "shop:q", "--health-port", "0")
     port = first.line(r"health http://127\.0\.0\.1:(\d+)/")[1]
@@ -294,6 +363,26 @@ def test_processes_have_a_name_and_a_health_port_each(shop):
     assert supervisor.end() == 0
 
 
+def test_many_processes_are_told_as_one_document(shop):
+    supervisor = shop.start("worker", "shop:q", "--processes", "2", "--json")
+    wait_until(lambda: '"processes"' in supervisor.text, limit_s=30)
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.end() == 0
+    told = json.loads(supervisor.text[supervisor.text.index("{") : supervisor.text.rindex("}") + 1])
+    assert (told["ready"], told["pid"], len(told["processes"])) == (True, supervisor.process.pid, 2)
+
+
+def test_one_process_is_told_as_one_document(shop):
+    worker = shop.start("worker", "shop:q", "--json", "--queues", "note:3")
+    wait_until(lambda: "}" in worker.lines, limit_s=30)
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    told = json.loads(worker.text[worker.text.index("{") : worker.text.rindex("}") + 1])
+    assert (told["ready"], told["pid"], told["health"]) == (True, worker.process.pid, None)
+    assert told["workers"][0]["queues"] == ["note"]
+    assert told["workers"][0]["slots"] == 3
+
+
 def test_workers_end_with_a_supervisor_that_was_killed(shop):
     supervisor = shop.start("worker", "shop:q", "--processes", "2")
     pids = children(supervisor, shop, 2)
@@ -336,3 +425,18 @@ q = PsyQueue(name="shop").use(sqlite(path="jobs.db"))
 def note(text: str) -> str:
     return "changed " + text
 """
+
+
+def test_only_sources_of_the_project_are_watched(tmp_path):
+    for name in ("a.py", "pkg/b.py", "c.txt", ".hidden/d.py", "__pycache__/e.py", "venv/lib/f.py", "node_modules/g.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("x = 1\n")
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    before = snapshot(tmp_path)
+    assert {os.path.relpath(path, tmp_path) for path in before} == {"a.py", "pkg/b.py"}
+    (tmp_path / "a.py").unlink()
+    os.utime(tmp_path / "pkg" / "b.py", ns=(1, 1))
+    (tmp_path / "new.py").touch()
+    paths = changed(before, snapshot(tmp_path))
+    assert [os.path.relpath(path, tmp_path) for path in paths] == ["a.py", "new.py", "pkg/b.py"]
+    assert changed(before, before) == []

@@ -87,7 +87,7 @@ def section(page: Path, heading: str) -> str:
 
 
 def rows(text: str) -> Iterator[list[str]]:
-    """The cells of all table rows in `text`, without heads and rulers; `\\|` is a bar in a cell."""
+    """The cells of all table rows in `text`, without heads and rulers; a bar behind a backslash is part of a cell."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if not line.startswith("|") or re.fullmatch(r"[|\-: ]+", line):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -52,7 +52,13 @@ from psyqueue.job import LIVE, TERMINAL, UNSTARTED
 
 F = TypeVar("F", bound=Callable[..., None])
 
-FITTING = {"cancel": LIVE, "replay": ("dead",), "delete": TERMINAL, "priority": UNSTARTED, "run_at": UNSTARTED}
+FITTING: dict[str, Collection[str]] = {
+    "cancel": LIVE,
+    "replay": ("dead",),
+    "delete": TERMINAL,
+    "priority": UNSTARTED,
+    "run_at": UNSTARTED,
+}
 LIMIT = st.sampled_from([500, 500, 2])
 CHANNEL = st.sampled_from([0, 0, 1])
 
@@ -98,6 +104,11 @@ class Actions(Race):
     def enqueue_anything(self, specs: list[Spec], also: Also, channel: int) -> None:
         self._enqueue(specs, also, channel)
 
+    @action(3, lanes=st.lists(st.sampled_from(["", "t", "u"]), min_size=5, max_size=9))
+    def enqueue_crowd(self, lanes: list[str]) -> None:
+        """Enough for lanes to take turns."""
+        self._enqueue([Spec(lane=lane) for lane in lanes], Also(), 0)
+
     def _enqueue(self, specs: list[Spec], also: Also, channel: int) -> None:
         jobs, effects = tuple(self.new_job(spec) for spec in specs), self.effects(also)
         self.changes(f"enqueue({specs}, {also})", lambda side, op: side.backend.enqueue(op, jobs, effects), channel)
@@ -121,13 +132,20 @@ class Actions(Race):
         """The usual turn of a worker; without it few histories would get anywhere."""
         self._settle(self.session(session), [], (("q", "r"), count, 1 << 20), 0)
 
-    @action(12, ends=st.lists(ENDS, min_size=1, max_size=3), wanted=FETCHES, channel=CHANNEL)
-    def settle(self, ends: list[End], wanted: tuple[Any, ...] | None, channel: int) -> None:
-        """Through the session of the first; what others hold is tried all the same."""
+    @action(
+        12,
+        ends=st.lists(ENDS, min_size=1, max_size=3),
+        wanted=FETCHES,
+        channel=CHANNEL,
+        is_foreign=st.sampled_from([False] * 7 + [True]),
+    )
+    def settle(self, ends: list[End], wanted: tuple[Any, ...] | None, channel: int, is_foreign: bool) -> None:
+        """Through the session of the first, or of somebody else; what others hold is tried all the same."""
         if not self.tickets:
             self.dequeue(0, wanted, channel)
             return
-        self._settle(self.ticket(ends[0].pick).session, ends, wanted, channel)
+        session = self.session(1) if is_foreign else self.ticket(ends[0].pick).session
+        self._settle(session, ends, wanted, channel)
 
     @action(5, wanted=FETCHES)
     def ack_all(self, wanted: tuple[Any, ...] | None) -> None:
@@ -139,15 +157,18 @@ class Actions(Race):
         self._settle(live[-1].session, ends, wanted, 0)
 
     def live_tickets(self) -> list[Ticket]:
-        """Of jobs that are active, as far as one can see."""
+        """The newest delivery of each job that is active, as far as one can see."""
         views = self.dumps[0]["jobs"]
-        return [
-            each for each in self.tickets if (view := views.get(each.job_id)) and view["session_id"] == each.session
-        ]
+        newest = {each.job_id: each for each in self.tickets}
+        return [each for each in newest.values() if views.get(each.job_id, {}).get("session_id") == each.session]
 
     def ticket(self, pick: int) -> Ticket:
-        """Small numbers mean one that is live, if there is one; great ones any that ever was."""
-        some = (self.live_tickets() if pick < FAR else []) or self.tickets
+        """Small numbers mean one that is live, if there is one; great ones an old one of an active job, or any."""
+        live = self.live_tickets()
+        if pick == FAR:
+            active = {each.job_id for each in live}
+            live = [each for each in self.tickets if each.job_id in active and each not in live]
+        some = (live if pick <= FAR else []) or self.tickets
         return some[-1 - pick % len(some)]
 
     def session(self, pick: int) -> str:
@@ -269,7 +290,10 @@ class Actions(Race):
     def amend(self, change: Change, picks: list[int], run_in_ms: int, also: Also) -> None:
         if not self.ids:
             return
-        where = Filter(ids=tuple({self.picked(pick, FITTING.get(change.kind, ())): None for pick in picks}))
+        fitting = FITTING.get(change.kind, ())
+        if change.kind == "cancel" and picks[0] % 2:
+            fitting = ("active",)
+        where = Filter(ids=tuple({self.picked(pick, fitting): None for pick in picks}))
         self._amend(where, change, run_in_ms, also)
 
     @action(2, change=CHANGES, where=FILTERS, run_in_ms=st.sampled_from([0, 2_000]))
@@ -343,6 +367,8 @@ class Actions(Race):
         skew=st.sampled_from([0, 0, 0, 1]),
     )
     def fire(self, name: str, nominal_ms: int, specs: list[Spec], skew: int) -> None:
+        if not self.schedule(name).version:
+            self.put_schedule(name, 0, is_deleted=False)
         schedule = self.schedule(name)
         schedule = replace(schedule, version=schedule.version + skew)
         jobs = tuple(self.new_job(spec) for spec in specs)

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from psyqueue import Event, Kernel, PsyQueue
-from psyqueue.backend import BackendAdapter, Change, Filter, Op, Session
+from psyqueue.backend import BackendAdapter, Change, Fetch, Filter, Op, Session
+from psyqueue.ids import new_token
 from psyqueue.kernel.worker import Worker, WorkerOptions
 
 T = TypeVar("T")
@@ -230,14 +231,12 @@ class Rig:
             while (await self.store.reap(200)).more:
                 pass
 
-    async def settle_as_other(self, jobs: int = 10, session: str = "other") -> list[Any]:
+    async def settle_as_other(self, jobs: int = 10, queue: str = "q") -> list[Any]:
         """Another client takes pending jobs; it never settles them."""
-        from psyqueue.backend import Fetch
-        from psyqueue.ids import new_token
-
-        client = new_token()
-        await self.store.open_session(Op(client, 1, 1), Session(id=session, worker="other", queues=("q",), lease_ms=60_000))
-        fetch = Fetch(queues=("q",), count=jobs, token_seed=new_token())
+        client = session = new_token()
+        opened = Session(id=session, worker="other", queues=(queue,), lease_ms=60_000)
+        await self.store.open_session(Op(client, 1, 1), opened)
+        fetch = Fetch(queues=(queue,), count=jobs, token_seed=new_token())
         return list((await self.store.settle(Op(client, 1, 2), session, (), fetch)).deliveries)
 
     async def ask_to_cancel(self, job: object) -> None:

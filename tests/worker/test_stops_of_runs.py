@@ -345,6 +345,51 @@ async def test_renewal_brings_the_wish_to_cancel_to_an_async_handler(rig):
     await rig.told.first("job:cancelled", job.id)
 
 
+async def test_cancel_is_heard_at_once_without_a_renewal_or_another_job(rig):
+    """Whoever asks for it tells the holder; every word is heard, however many cancels there are."""
+
+    @rig.q.handle("h", queue="q")
+    async def handler(n: int):
+        await asyncio.Event().wait()
+
+    worker = rig.worker(concurrency=5, lease_ms=3_600_000)
+    for _ in range(5):
+        jobs = await rig.q.enqueue_bulk([handler.build(n) for n in range(5)])
+        for job in jobs:
+            await rig.told.first("job:started", job.id)
+        await until(lambda: worker._is_resting)
+        assert await asyncio.gather(*(job.cancel() for job in jobs)) == [True] * 5
+        assert await rig.ended(*jobs) == ["cancelled"] * 5
+
+
+async def test_subscription_that_fails_is_made_again_and_the_renewal_stands_in(rig, monkeypatch):
+    from psyqueue.errors import StoreUnavailable
+    from psyqueue.kernel import worker as module
+
+    monkeypatch.setattr(module, "POLL_MS", 20)
+    real, made = rig.store.subscribe, []
+
+    def subscribe(self, topics):
+        made.append(topics)
+        if len(made) < 4:
+            raise StoreUnavailable("no listening", "refused")
+        return real(topics)
+
+    monkeypatch.setattr(type(rig.store), "subscribe", subscribe)
+
+    @rig.q.handle("h", queue="q")
+    async def handler():
+        await asyncio.Event().wait()
+
+    worker = rig.worker(lease_ms=300)
+    job = await handler.enqueue()
+    await rig.told.first("job:started", job.id)
+    await job.cancel()
+    assert await rig.ended(job) == ["cancelled"]
+    await until(lambda: len(made) == 4)
+    assert worker.is_running
+
+
 async def test_thread_sees_the_wish_to_cancel_and_ends_by_itself(rig):
     began = threading.Event()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -60,8 +61,12 @@ for _command in (demo, worker, enqueue, jobs, queues, dead, workers, doctor, dur
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit. Raises SystemExit."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(run(arguments))
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+    except Exception:  # noqa: BLE001 - a defect, of ours or of a plugin: 1 would mean "the answer is no"
+        traceback.print_exc()
+        code = BROKEN
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

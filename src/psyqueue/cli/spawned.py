@@ -25,6 +25,7 @@ class SpawnedWorker:
         self._process = process
         self._connection = connection
         self._listening: asyncio.Task[None] | None = None
+        self._is_asked = False
         self.ready = asyncio.Event()
 
     @classmethod
@@ -87,6 +88,12 @@ class SpawnedWorker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
+    def ask_to_end(self) -> None:
+        """SIGTERM, once: a second one would mean "at once"."""
+        if not self._is_asked:
+            self._is_asked = True
+            self.send(signal.SIGTERM)
+
     async def gone(self) -> int:
         """Its return code, as soon as it ended."""
         code = await self._process.wait()
@@ -95,7 +102,7 @@ class SpawnedWorker:
 
     async def end(self, grace_ms: float) -> bool:
         """SIGTERM, and SIGKILL when it is still there after the time. True: it went by itself."""
-        self.send(signal.SIGTERM)
+        self.ask_to_end()
         try:
             async with asyncio.timeout(grace_ms / 1000):
                 await self.gone()

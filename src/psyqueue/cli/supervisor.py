@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from psyqueue.cli import output
 from psyqueue.cli.reload import changed, snapshot
 from psyqueue.cli.spawned import SpawnedWorker, how_it_ended
 from psyqueue.cli.surface import DONE, NO
-from psyqueue.cli.waits import first_of, is_set_within
+from psyqueue.cli.waits import first_of, is_set_within, on_signal
 from psyqueue.clock import SystemClock
 from psyqueue.kernel.aio import spawn
 
@@ -37,6 +39,7 @@ class SupervisorPlan:
     arguments: Callable[[int], Sequence[str]]
     processes: int
     grace_ms: int
+    is_json: bool = False
     watched: Path | None = None
 
 
@@ -59,9 +62,8 @@ class Supervisor:
 
     async def run(self) -> int:
         """0 after a drain, 1 if workers had to be killed or die as soon as they start."""
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+            on_signal(number, self._signalled)
         watcher = None if self._plan.watched is None else spawn(self._watch(self._plan.watched), name="watch")
         try:
             async with asyncio.TaskGroup() as group:
@@ -86,7 +88,9 @@ class Supervisor:
         pause_ms = RESTART_MS
         while not self._stop.is_set():
             began_ms = self._clock.mono_ms()
-            child = await SpawnedWorker.start(self._plan.arguments(slot))
+            # With --json our standard output holds one document; what the workers say goes to standard error.
+            output_to = sys.stderr.fileno() if self._plan.is_json else None
+            child = await SpawnedWorker.start(self._plan.arguments(slot), output=output_to)
             self._children[slot] = child
             ready = spawn(self._note_ready(slot, child), name=f"ready-{slot}")
             code = await self._until_gone(child)
@@ -112,7 +116,7 @@ class Supervisor:
         await first_of(gone, stop)
         stop.cancel()
         if not gone.done():
-            child.send(signal.SIGTERM)
+            child.ask_to_end()
             await self._drained(child, gone)
         return await gone
 
@@ -161,10 +165,15 @@ class Supervisor:
         self._ready.add(slot)
         if not self._is_announced and len(self._ready) == self._plan.processes:
             self._is_announced = True
-            pids = ", ".join(str(each.pid) for each in self._children.values())
-            click.echo(f"psyqueue supervisor ready: {self._plan.processes} worker processes, pids {pids}")
+            self._announce([each.pid for each in self._children.values()])
 
-    def _signalled(self) -> None:
+    def _announce(self, pids: Sequence[int]) -> None:
+        if self._plan.is_json:
+            output.print_json({"ready": True, "pid": os.getpid(), "processes": pids})
+        else:
+            click.echo(f"psyqueue supervisor ready: {len(pids)} worker processes, pids {', '.join(map(str, pids))}")
+
+    def _signalled(self, _: signal.Signals) -> None:
         """Runs on the loop. The first signal drains, the second stops at once."""
         if self._stop.is_set():
             self._stop_now.set()

@@ -1,9 +1,10 @@
-"""Waiting with a limit, in milliseconds."""
+"""Waiting with a limit, in milliseconds; and for signals."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import signal
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,3 +29,13 @@ async def first_of(*futures: asyncio.Future[Any], limit_ms: float | None = None)
     """Until one of them is done, or the time is over; nothing is cancelled."""
     limit = None if limit_ms is None else limit_ms / 1000
     await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+
+
+def on_signal(number: signal.Signals, fn: Callable[[signal.Signals], None]) -> None:
+    """Call `fn(number)` on the running loop whenever the signal comes."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(number, fn, number)
+    except NotImplementedError:
+        # Windows: the interpreter's own handler, which wakes the loop.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(fn, number))

@@ -102,6 +102,7 @@ async def _supervise(surface: Surface, plan: WorkerPlan, options: dict[str, Any]
             arguments=lambda slot: _arguments(surface, plan, options, slot),
             processes=options["processes"],
             grace_ms=plan.grace_ms,
+            is_json=surface.is_json,
             watched=Path.cwd() if options["is_reload"] else None,
         )
     )
@@ -111,7 +112,6 @@ async def _supervise(surface: Surface, plan: WorkerPlan, options: dict[str, Any]
 def _arguments(surface: Surface, plan: WorkerPlan, options: dict[str, Any], slot: int) -> Sequence[str]:
     """The command line of worker process `slot`: this one, for one process."""
     arguments = ["--backend", surface.url] if surface.is_url_given and surface.url else []
-    arguments += ["--json"] if surface.is_json else []
     arguments += ["worker", plan.target]
     for option in ("queues", "concurrency", "grace", "lease", "log_level", "health_host"):
         if options[option] is not None:

@@ -20,7 +20,7 @@ from psyqueue import PsyQueue, Worker
 from psyqueue.cli import output
 from psyqueue.cli.health import HealthServer
 from psyqueue.cli.surface import BROKEN, DONE
-from psyqueue.cli.waits import first_of, within
+from psyqueue.cli.waits import first_of, on_signal, within
 from psyqueue.cli.worker_plan import WorkerPlan
 from psyqueue.errors import PsyQueueError
 from psyqueue.events import Event
@@ -55,9 +55,8 @@ class WorkerProcess:
 
     async def run(self, *, is_json: bool = False) -> int:
         """The exit code: 0 after a drain, 70 after a failure, 128 + signal after a second signal."""
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
+            on_signal(number, self._signalled)
         self._queue.events.on("worker:started", self._note_started)
         async with self._supervised():
             if not await self._start():
@@ -126,8 +125,8 @@ class WorkerProcess:
             return BROKEN
         return 128 + self._last_signal if self._stop_now.is_set() else DONE
 
-    def _signalled(self, number: int) -> None:
-        self._last_signal = signal.Signals(number)
+    def _signalled(self, number: signal.Signals) -> None:
+        self._last_signal = number
         self._signals += 1
         if self._signals == 1:
             log.info("draining", extra={"signal": self._last_signal.name, "grace_ms": self._plan.grace_ms})

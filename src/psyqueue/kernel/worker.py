@@ -27,6 +27,7 @@ from psyqueue.kernel.announcer import Announcer
 from psyqueue.kernel.children import Children
 from psyqueue.kernel.executor import Executor
 from psyqueue.kernel.housekeeper import Housekeeper
+from psyqueue.kernel.job_handle import session_topic
 from psyqueue.kernel.lease_keeper import LeaseKeeper
 from psyqueue.kernel.prefetch import Prefetch
 from psyqueue.kernel.run import Run
@@ -83,10 +84,12 @@ class Worker:
         self._slots: Slots
         self._settler: Settler
         self._keeper: LeaseKeeper | None = None
+        self._heeding: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waiter: asyncio.Task[None] | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._stop_timers: list[asyncio.TimerHandle] = []
+        self._is_asked = False
         self._is_dry = False
         self._is_resting = False
         self._is_stopping = False
@@ -221,6 +224,9 @@ class Worker:
             on_hang=self._core.on_hang,
         )
         self._keeper.start()
+        if self._heeding is not None:
+            self._heeding.cancel()
+        self._heeding = self._spawn_beside(self._heed(session_topic(self._settler.session_id)), "heed")
 
     async def _close_session(self) -> None:
         if self._keeper is not None:
@@ -241,10 +247,11 @@ class Worker:
     def _all_queues(self) -> tuple[str, ...]:
         return self.options.queues or self._core.handlers.queues()
 
-    def _spawn_beside(self, coro: Coroutine[Any, Any, None], what: str) -> None:
+    def _spawn_beside(self, coro: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         task = spawn(coro, name=f"psyqueue-{what}-{self.name}")
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        return task
 
     def _beat(self) -> None:
         """The lease thread sees by this that the loop turns."""
@@ -262,13 +269,14 @@ class Worker:
                 await self._start_over()
             slots.start_apart()
             room = slots.room()
-            if slots.has_news or (room > 0 and not self._is_dry):
+            if slots.has_news or self._is_asked or (room > 0 and not self._is_dry):
                 await self._turn(room)
             else:
                 await self._rest(room)
 
     async def _turn(self, room: int) -> None:
         """One store call: settle what gathered, fetch for the free room."""
+        self._is_asked = False
         entries = self._slots.take_outcomes()
         fetch = None
         if room > 0:
@@ -340,6 +348,20 @@ class Worker:
             self._look_again()
         else:
             self._wake.set()
+
+    async def _heed(self, topic: str) -> None:
+        """Who cancels a job that we hold says so here: look now, not with the next call or renewal.
+
+        A store that cannot be listened to is no trouble: then the next call or renewal brings the news.
+        """
+        while True:
+            try:
+                async for _ in self._backend.subscribe((topic,)):
+                    self._is_asked = True
+                    self._wake.set()
+            except Exception as exc:  # noqa: BLE001 - as it says
+                log.warning("cancels are heard of late", extra={"worker": self.name, "error": str(exc)})
+            await self._core.clock.sleep_ms(POLL_MS)
 
     def _look_again(self) -> None:
         self._is_dry = False

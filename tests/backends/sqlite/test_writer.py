@@ -194,9 +194,11 @@ async def test_the_wal_is_cut_back_after_a_long_reader_let_it_grow(
         await store.fill(1, "r")
         assert (tmp_path / "jobs.db-wal").stat().st_size > 100_000
         reading.close()
-        await store.fill(1, "s")
-        await store.view("s-0000")
-        assert (tmp_path / "jobs.db-wal").stat().st_size < 100_000
+        for number in range(50):  # it is cut after a commit was answered, so a look right then may be too early
+            await store.add(f"s-{number}")
+            if (tmp_path / "jobs.db-wal").stat().st_size < 100_000:
+                return
+        pytest.fail("the WAL was never cut back")
 
 
 # ── what one call costs, in statements: a guard that does not depend on the clock ─────────────────────────────────────
@@ -219,5 +221,5 @@ async def test_a_call_costs_the_same_few_statements_however_many_jobs_it_carries
 
         few, many = await costs(2), await costs(200)
         assert few == many
-        assert few[0] <= 12
-        assert few[1] <= 16
+        assert few[0] <= 10
+        assert few[1] <= 12

@@ -155,6 +155,7 @@ def replay(store: Store, row: Row, now_ms: int) -> Row | None:
         generation=row.generation + 1,
         attempt=0,
         lost=0,
+        needs_left=0,
         reason="",
         completed_at_ms=None,
         started_at_ms=None,

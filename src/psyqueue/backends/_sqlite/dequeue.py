@@ -11,7 +11,7 @@ import msgspec
 from psyqueue.backend import Delivery, Fetch
 from psyqueue.backend.state_rules import LANE_TURN
 from psyqueue.backends._sqlite.limits import NO_LIMIT, Limited, limited
-from psyqueue.backends._sqlite.rows import Extras, decode_extras
+from psyqueue.backends._sqlite.rows import NO_EXTRAS, Extras, decode_extras
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import ACTIVE, PENDING, Step
 
@@ -55,8 +55,9 @@ def _dequeue_queue(step: Step, session: int, queue: str, budget: Budget) -> None
     else:
         started = _dequeue_default(step, queue, budget, limits, room)
     if started:
-        numbers = _to_json([n for n, _ in started]).decode()
-        step.run(_START, (budget.seed, session, step.now_ms, numbers))
+        numbers = [n for n, _ in started]
+        step.run(_START, (budget.seed, session, step.now_ms, _to_json(numbers).decode()))
+        step.given += numbers
         _count(step, queue, started)
     if limits is not None:
         limits.save(step)
@@ -125,29 +126,31 @@ def _let_go_unique(step: Step, n: int, extras: Extras) -> None:
 
 def delivery_of(head: tuple[Any, ...], queue: str, lane: str, seed: str, started_at_ms: int) -> Delivery:
     """From a row of `dequeue.heads`."""
-    n, attempt, lost, fence, priority, generation, run_at_ms, job_id, name, max_retries, created_at_ms = head[:11]
-    data = head[11]
-    extras = decode_extras(data) if data is not None else None
+    (
+        n, attempt, lost, fence, priority, generation, run_at_ms, job_id, name, max_retries, created_at_ms, data,
+        cold, payload, max_lost,
+    ) = head  # fmt: skip
+    extras = decode_extras(data) if data is not None else NO_EXTRAS
     return Delivery(
         id=job_id,
         queue=queue,
         name=name,
-        payload=head[13],
-        cold=head[12],
+        payload=payload,
+        cold=cold,
         completion_token=f"{n}.{seed}",
         fence=fence,
         attempt=attempt,
         lost=lost,
         max_retries=max_retries,
-        max_lost=head[14],
+        max_lost=max_lost,
         priority=priority,
         lane=lane,
         created_at_ms=created_at_ms,
         started_at_ms=started_at_ms,
         run_at_ms=run_at_ms,
         generation=generation,
-        schedule_id=extras.schedule_id if extras is not None else None,
-        needs=tuple(need.job_id for need in extras.needs) if extras is not None else (),
+        schedule_id=extras.schedule_id,
+        needs=tuple([need.job_id for need in extras.needs]) if extras.needs else (),
     )
 
 

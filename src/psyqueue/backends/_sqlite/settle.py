@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import msgspec
 
@@ -30,6 +30,10 @@ from psyqueue.backends._sqlite.step import ACTIVE, CANCELLED, COMPLETED, DEAD, P
 from psyqueue.errors import Refused, SessionLost
 
 _HELD, _ACK, _PUT_RESULT = SQL["settle.held"], SQL["settle.ack"], SQL["rows.put_result"]
+_Held: TypeAlias = tuple[int, str, str | None, int | None, int, int, str, str]
+"""(n, id, token, session, status, links, queue, lane)"""
+_decode_held = msgspec.json.Decoder(list[_Held]).decode
+_NUMBER_MAX = 1 << 53
 _to_json = msgspec.json.encode
 
 
@@ -79,9 +83,11 @@ def settle_outcomes(step: Step, session: int, outcomes: Sequence[AnyOutcome]) ->
 
 
 def number_in(completion_token: str) -> int | None:
-    """The creation number that a token begins with; None if it is none of ours."""
-    digits = completion_token.partition(".")[0]
-    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) <= 18 else None
+    """The creation number that a token begins with; None if it is none of ours. The whole token is compared later."""
+    try:
+        return int(completion_token[: completion_token.index(".")])
+    except ValueError:
+        return None
 
 
 class _Settling:
@@ -110,11 +116,12 @@ class _Settling:
         self._write_plain()
         return tuple(settled)
 
-    def _look(self) -> dict[int, tuple[Any, ...]]:
-        numbers = [n for n in self._numbers if n is not None]
-        return {row[0]: row for row in self._step.run(_HELD, (_to_json(numbers).decode(),)).fetchall()}
+    def _look(self) -> dict[int, _Held]:
+        numbers = [n for n in self._numbers if n is not None and 0 < n < _NUMBER_MAX]
+        (held,) = self._step.run(_HELD, (_to_json(numbers).decode(),)).fetchone()
+        return {row[0]: row for row in _decode_held(held)}
 
-    def _is_plain(self, outcome: Ack, row: tuple[Any, ...]) -> bool:
+    def _is_plain(self, outcome: Ack, row: _Held) -> bool:
         """Held here, and nothing else is bound to it: gathered."""
         n, job_id, token, session, status, links, queue, lane = row
         if status != ACTIVE or links or session != self._session or job_id != outcome.job_id:

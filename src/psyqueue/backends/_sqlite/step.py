@@ -36,7 +36,7 @@ class Step:
 
     __slots__ = (
         "_changes_before", "_counters", "_high_ms", "_is_shifted", "_lane_counts", "_shift_ms", "_tallies",
-        "connection", "ended", "epoch", "follower", "has_cancels", "has_followers", "has_lanes", "has_limits",
+        "connection", "ended", "epoch", "follower", "given", "has_cancels", "has_followers", "has_lanes", "has_limits",
         "is_everybody_touched", "made", "mode", "mono_ms", "moved_to", "now_ms", "ready", "reaped_mono_ms", "run",
         "session", "touched", "turn",
     )  # fmt: skip
@@ -48,6 +48,8 @@ class Step:
         """Queues in which a job became pending or scheduled."""
         self.ended: list[str] = []
         self.is_everybody_touched = False
+        self.given: list[int] = []
+        """Creation numbers of the deliveries, in order."""
         self._tallies: dict[tuple[str, int], int] = {}
         self._lane_counts: dict[tuple[str, str], list[int]] = {}
         self._changes_before = connection.total_changes

@@ -25,7 +25,7 @@ class Verb(Generic[R]):
 
     __slots__ = ("keep", "name", "recall")
 
-    def __init__(self, name: str, keep: Callable[[R], bytes], recall: Callable[[Step, bytes], R]) -> None:
+    def __init__(self, name: str, keep: Callable[[Step, R], bytes], recall: Callable[[Step, bytes], R]) -> None:
         self.name = name
         self.keep = keep
         self.recall = recall
@@ -34,7 +34,7 @@ class Verb(Generic[R]):
 def plain(name: str, kind: type[R]) -> Verb[R]:
     """A verb whose reply is kept as it is."""
     decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(kind).decode
-    return Verb(name, _encode, lambda _, kept: decode(kept))
+    return Verb(name, lambda _, reply: _encode(reply), lambda _, kept: decode(kept))
 
 
 def about(op: Op, session_id: str | None = None) -> About:
@@ -50,7 +50,7 @@ def once(step: Step, op: Op, verb: Verb[R], act: Callable[[Step], R], *, is_chan
         return verb.recall(step, kept)
     reply = act(step)
     if is_change or step.is_changed:
-        step.run(_PUT, (op.client, op.channel, op.turn, verb.name, verb.keep(reply), step.mono_ms))
+        step.run(_PUT, (op.client, op.channel, op.turn, verb.name, verb.keep(step, reply), step.mono_ms))
     return reply
 
 
@@ -63,7 +63,7 @@ _decode_enqueued: Callable[[bytes], bytes | tuple[Enqueued, ...]] = msgspec.msgp
 def enqueue_verb(jobs: Sequence[NewJob], follow_ups: Sequence[NewJob]) -> Verb[tuple[Enqueued, ...]]:
     """A job that was created is kept as its status, a byte: the id comes with the repeated call."""
 
-    def keep(reply: tuple[Enqueued, ...]) -> bytes:
+    def keep(_: Step, reply: tuple[Enqueued, ...]) -> bytes:
         statuses = bytearray()
         for each in reply:
             if not each.created or each.status is None:
@@ -96,9 +96,8 @@ _decode_settled = msgspec.msgpack.Decoder(_Kept).decode
 def settle_verb(outcomes: Sequence[AnyOutcome], seed: str) -> Verb[SettleReply]:
     """Kept without payloads: a repeated call reads again the deliveries that the session still holds."""
 
-    def keep(reply: SettleReply) -> bytes:
-        given = [int(each.completion_token.partition(".")[0]) for each in reply.deliveries]
-        return _encode(_Kept(None if _are_acked(reply.settled) else reply.settled, given, seed))
+    def keep(step: Step, reply: SettleReply) -> bytes:
+        return _encode(_Kept(None if _are_acked(reply.settled) else reply.settled, step.given, seed))
 
     def recall(step: Step, data: bytes) -> SettleReply:
         kept = _decode_settled(data)
@@ -109,7 +108,7 @@ def settle_verb(outcomes: Sequence[AnyOutcome], seed: str) -> Verb[SettleReply]:
         if session is None:
             return SettleReply(settled, more=True)
         again = (step.run(SQL["dequeue.again"], (n, kept.seed, session)).fetchone() for n in kept.given)
-        held = (dequeue.delivery_of(row, row[15], row[16], kept.seed, row[17]) for row in again if row is not None)
+        held = (dequeue.delivery_of(row[:15], row[15], row[16], kept.seed, row[17]) for row in again if row is not None)
         return SettleReply(settled, tuple(held), settle.cancel_requested(step, session), more=True)
 
     return Verb("settle", keep, recall)

@@ -97,6 +97,8 @@ class Fleet:
     async def drain(self) -> list[str]:
         """End all workers as a deploy would, with SIGTERM. What went wrong, in words."""
         problems = self.early_ends()
+        for worker in self._workers.values():
+            worker.ask_to_end()
         for name, worker in self._workers.items():
             if worker.returncode is not None:
                 continue

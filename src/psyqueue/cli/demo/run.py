@@ -22,6 +22,7 @@ from psyqueue.cli.demo.fleet import CONCURRENCY, Fleet
 from psyqueue.cli.demo.handlers import JOB, QUEUE, make_queue
 from psyqueue.cli.demo.journal import JournalReader
 from psyqueue.cli.demo.verdict import Evidence, Kill, Verdict, judge
+from psyqueue.cli.waits import on_signal
 from psyqueue.clock import SystemClock
 from psyqueue.errors import Refused
 from psyqueue.kernel.stores import plugin_for
@@ -266,20 +267,17 @@ def cancelled_by_signals() -> Iterator[list[int]]:
 
     What comes after it does not disturb that. The list holds the signal's number afterwards.
     """
-    loop, work = asyncio.get_running_loop(), asyncio.current_task()
+    work = asyncio.current_task()
     assert work is not None
     seen: list[int] = []
 
-    def interrupt(number: int) -> None:
+    def interrupt(number: signal.Signals) -> None:
         seen.append(number)
         if len(seen) == 1:
             work.cancel()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, interrupt, number)
-    try:
-        yield seen
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # Windows knows no SIGHUP.
+        if (number := getattr(signal, name, None)) is not None:
+            on_signal(number, interrupt)
+    yield seen

@@ -136,11 +136,17 @@ def _check_journal(
         twice += [job.id] * (len(runs) - len({run.fence for run in runs}))
         if job.status != "completed" or not isinstance(job.result, dict) or job.completed_at is None:
             continue
-        acked_fence = job.result.get("fence")
+        acked_fence = int(job.result.get("fence", 0))
         if (job.id, acked_fence) not in ended:
             unnoted.append(job.id)
         acked_at_ms = round(job.completed_at.timestamp() * 1000)
-        late += [job.id for run in runs if run.fence > (acked_fence or 0) or run.at_ms > acked_at_ms]
+        # A slow worker may begin what it held after others ended it; only a lost lease excuses that.
+        is_excused = bool(lost_sessions(job))
+        late += [
+            job.id
+            for run in runs
+            if run.fence > acked_fence or (run.fence < acked_fence and run.at_ms > acked_at_ms and not is_excused)
+        ]
     verdict.run_after_ack = len(late)
     verdict.expect(not late, f"{len(late)} runs began after their job was acknowledged: {_some(late)}")
     verdict.expect(not twice, f"{len(twice)} deliveries ran twice: {_some(twice)}")

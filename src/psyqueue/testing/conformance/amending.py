@@ -89,6 +89,23 @@ async def test_a_replayed_job_goes_to_the_end_of_the_line(store: Store) -> None:
     assert await store.dequeue_ids() == ["b", "a"]
 
 
+async def test_a_replay_no_longer_waits_for_what_the_job_once_needed(store: Store) -> None:
+    """Who replays a job wants it to run; its parents may be gone. Only its gate can hold it."""
+    await store.enqueue(job("p", "other"), job("g", "other", gate=Gate("g")))
+    for each, gate in (("a", None), ("b", Gate("g"))):
+        await store.add(each, needs=(Dependency("p"),), expires_in_ms=1_000, gate=gate)
+    await store.advance(1_000)
+    await store.backend.promote(("q",), PAGE_MAX)
+    assert await store.statuses("a", "b") == ["dead", "dead"]
+    assert (await store.amend(Change(kind="replay"), "a", "b")).changed == ("a", "b")
+    assert await store.statuses("a", "b") == ["pending", "waiting"]
+    assert (await store.view("b")).blocked_by == ("gate:g",)
+    assert await store.broken() == []
+    assert await store.run() == "a"
+    await store.cancel("g")
+    assert await store.run() == "b"
+
+
 async def test_replaying_twice_is_replaying_once(store: Store) -> None:
     await store.add("a")
     await store.bring_dead("a")

@@ -1,0 +1,73 @@
+"""Every link of the documents leads somewhere, and every page can be reached."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.pages import DOCS, PAGES, README, anchors, links, prose, short, text_of
+from support.source import ROOT
+
+
+def broken(page: Path) -> list[str]:
+    found = []
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        other = (page.parent / target).resolve() if target else page
+        if not other.exists() or (anchor and (other.suffix != ".md" or anchor not in anchors(other))):
+            found.append(link)
+    return found
+
+
+def reached(start: Path) -> set[Path]:
+    seen: set[Path] = set()
+    left = [start]
+    while left:
+        page = left.pop()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        left += [(page.parent / link.partition("#")[0]).resolve() for link in links(page)]
+    return seen
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_every_link_leads_somewhere(page: Path):
+    assert broken(page) == []
+
+
+@pytest.mark.parametrize("start", [README, DOCS / "index.md"], ids=short)
+def test_no_document_is_an_orphan(start: Path):
+    seen = reached(start)
+    assert [short(page) for page in DOCS.rglob("*.md") if page not in seen] == []
+
+
+def test_index_names_every_page_itself():
+    named = {(DOCS / link.partition("#")[0]).resolve() for link in links(DOCS / "index.md")}
+    pages = [page for page in DOCS.rglob("*.md") if page.name != "index.md" and page.parent.name != "adr"]
+    assert [short(page) for page in pages if page not in named] == []
+
+
+def test_every_decision_is_listed():
+    listed = text_of(DOCS / "adr" / "README.md")
+    assert [page.name for page in (DOCS / "adr").glob("0*.md") if page.name not in listed] == []
+
+
+def test_every_page_has_one_title():
+    titles = {short(page): re.findall(r"^# .+", prose(page), re.MULTILINE) for page in PAGES}
+    assert {page: found for page, found in titles.items() if len(found) != 1} == {}
+
+
+def test_check_sees_a_broken_link(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title\n\n[a](#a-title) [b](#nowhere) [c](gone.md) [d](page.md#a-title) [e](https://example.org)\n"
+    )
+    assert broken(page) == ["#nowhere", "gone.md"]
+
+
+def test_examples_are_named_by_the_documents():
+    assert any("examples" in link for link in links(README))
+    assert (ROOT / "examples").is_dir()

@@ -1,0 +1,95 @@
+"""A worker in a process of its own: `python program.py FILE FOLDER NAME [--lease MS]`, or `python -m worker.program …`.
+
+Each run of a handler writes a file into FOLDER when it begins. A TERM or INT asks it to stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from psyqueue import Context, PsyQueue
+from psyqueue.backends import sqlite
+from psyqueue.kernel.worker import Worker, WorkerOptions
+
+q = PsyQueue(name="program")
+FOLDER = Path(os.environ.get("WORKER_FOLDER", "."))
+
+
+def note(name: str, text: str) -> None:
+    """Whole or not at all."""
+    (FOLDER / f"{name}.new").write_text(text)
+    (FOLDER / f"{name}.new").rename(FOLDER / name)
+
+
+@q.handle("wait", queue="q")
+async def wait(ctx: Context, n: int) -> str:
+    """Ends when a file says so."""
+    note(f"began-{n}-{ctx.fence}", str(os.getpid()))
+    while not (FOLDER / f"go-{n}").exists():
+        await asyncio.Event().wait() if ctx.lease_lost else await tick()
+    return f"fence {ctx.fence}"
+
+
+@q.handle("block", queue="q")
+def block(ctx: Context) -> None:
+    """A thread that never comes back."""
+    note("blocked", str(os.getpid()))
+    threading.Event().wait()
+
+
+@q.handle("child", queue="q", mode="process")
+def child(ctx: Context, n: int) -> int:
+    """In a process of its own, ends when a file says so; the function lives in the main module."""
+    note(f"child-{n}-{ctx.fence}", str(os.getpid()))
+    moment, end = threading.Event(), time.monotonic() + 30
+    while not (FOLDER / f"go-{n}").exists() and time.monotonic() < end:
+        moment.wait(0.01)
+    return os.getpid()
+
+
+@q.handle("crash", queue="q", max_retries=10)
+def crash() -> None:
+    os._exit(9)
+
+
+async def tick() -> None:
+    """A moment, off the loop."""
+    await asyncio.to_thread(threading.Event().wait, 0.01)
+
+
+async def main(name: str, lease_ms: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with q:
+        worker = Worker(q._core, WorkerOptions(queues=("q",), name=name, concurrency=4, lease_ms=lease_ms))
+        q._core.workers.append(worker)
+        q.events.on("worker:started", lambda event: note(f"started-{name}", str(os.getpid())))
+        worker.start()
+        await stop.wait()
+        await worker.stop(20_000)
+
+
+async def unguarded(name: str) -> None:
+    """No `async with`, no signal handler: whatever asyncio.run does at its end has to do."""
+    await q.start()
+    q.events.on("worker:started", lambda event: note(f"started-{name}", str(os.getpid())))
+    q.start_worker("q", concurrency=4)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("name")
+    parser.add_argument("--lease", type=int, default=1_000)
+    parser.add_argument("--unguarded", action="store_true")
+    asked = parser.parse_args()
+    q.use(sqlite(asked.file, durability="normal"))
+    asyncio.run(unguarded(asked.name) if asked.unguarded else main(asked.name, asked.lease))

@@ -1,0 +1,205 @@
+"""What only real processes can show: kills, stops and signals, on a store that outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from psyqueue import backends
+from support.waiting import is_process_alive, wait_until
+from worker.rig import Rig, soon, started
+
+LIMIT_S = 40.0
+TESTS = Path(__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(backends, "sqlite"), reason="needs a store that processes share"),
+    pytest.mark.timeout(180),
+]
+
+
+class Program:
+    """tests/worker/program.py, running."""
+
+    def __init__(self, folder: Path, name: str, *options: str, as_module: bool) -> None:
+        self.name = name
+        self.folder = folder
+        how = ["-m", "worker.program"] if as_module else [str(TESTS / "worker" / "program.py")]
+        environment = {**os.environ, "PYTHONPATH": str(TESTS), "WORKER_FOLDER": str(folder)}
+        command = [sys.executable, *how, str(folder / "jobs.db"), name, *options]
+        self.process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
+
+    def said(self, what: str) -> str:
+        """The text of a file that a handler writes, once it is there."""
+        path = self.folder / what
+        assert wait_until(path.exists, limit_s=LIMIT_S), what
+        return path.read_text()
+
+    def kill(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        return self.process.wait(LIMIT_S)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    running: list[Program] = []
+
+    def run(name: str, *options: str, as_module: bool = False) -> Program:
+        running.append(Program(tmp_path, name, *options, as_module=as_module))
+        return running[-1]
+
+    yield run
+    for each in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(each.process.pid, signal.SIGKILL)
+        each.process.wait(LIMIT_S)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """The client's side."""
+    async with started(Rig(backends.sqlite(tmp_path / "jobs.db", durability="normal"))) as made:
+        yield made
+
+
+async def said(by: Program, what: str) -> str:
+    return await asyncio.to_thread(by.said, what)
+
+
+async def ended(program: Program) -> int:
+    return await asyncio.to_thread(program.end)
+
+
+def go(program: Program, n: int) -> None:
+    (program.folder / f"go-{n}").write_text("")
+
+
+async def test_jobs_of_a_killed_worker_run_again_elsewhere_and_count_the_loss(rig, program):
+    job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
+    first = program("first")
+    await said(first, "began-1-1")
+    second = program("second")
+    await said(second, "started-second")
+    first.kill(signal.SIGKILL)
+    await said(second, "began-1-2")
+    go(second, 1)
+    assert await job.result(LIMIT_S) == "fence 2"
+    view = await rig.view(job)
+    assert (view.attempt, view.lost, [error["type"] for error in view.errors]) == (2, 1, ["WorkerLost"])
+
+
+async def test_children_die_with_their_worker_when_it_is_killed(rig, program):
+    await rig.q.enqueue("child", {"n": 1}, queue="q")
+    first = program("first")
+    pid = int(await said(first, "child-1-1"))
+    assert is_process_alive(pid)
+    first.kill(signal.SIGKILL)
+    assert await asyncio.to_thread(wait_until, lambda: not is_process_alive(pid), limit_s=LIMIT_S)
+
+
+async def test_worker_that_was_stopped_for_longer_than_its_lease_does_not_settle_what_another_ran(rig, program):
+    job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
+    first = program("first")
+    await said(first, "began-1-1")
+    second = program("second")
+    await said(second, "started-second")
+    first.kill(signal.SIGSTOP)
+    await said(second, "began-1-2")
+    go(second, 1)
+    assert await job.result(LIMIT_S) == "fence 2"
+    first.kill(signal.SIGCONT)
+    # It finds its session closed, drops what it had, and goes on.
+    later = await rig.q.enqueue("wait", {"n": 2}, queue="q")
+    second.kill(signal.SIGTERM)
+    assert await ended(second) == 0
+    await said(first, f"began-2-{1 if not (first.folder / 'began-2-2').exists() else 2}")
+    go(first, 2)
+    assert (await later.result(LIMIT_S)).startswith("fence")
+    view = await rig.view(job)
+    assert (view.status, view.result) == ("completed", "fence 2")
+
+
+async def test_worker_that_was_stopped_for_less_than_its_lease_loses_nothing(rig, program):
+    job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
+    first = program("first", "--lease", "60000")
+    await said(first, "began-1-1")
+    first.kill(signal.SIGSTOP)
+    go(first, 1)
+    with pytest.raises(TimeoutError):
+        await job.result(0.5)
+    first.kill(signal.SIGCONT)
+    assert await job.result(LIMIT_S) == "fence 1"
+    assert (await rig.view(job)).lost == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_to_the_whole_service_let_running_children_finish(rig, program, number):
+    """Ctrl-C in a terminal and the stop of a service reach every process of the group; the worker decides."""
+    job = await rig.q.enqueue("child", {"n": 1}, queue="q")
+    first = program("first")
+    pid = int(await said(first, "child-1-1"))
+    os.kill(pid, number)
+    first.kill(number)
+    while (await rig.store.sessions(None, 1))[0] and not (first.folder / "go-1").exists():
+        os.kill(pid, number)
+        go(first, 1)
+    assert await job.result(LIMIT_S) == pid
+    assert await ended(first) == 0
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+async def test_process_handlers_of_the_main_module_are_found(rig, program, as_module):
+    """Started as a script and as `python -m`; its `__main__` part does not run again in the child."""
+    job = await rig.q.enqueue("child", {"n": 1}, queue="q")
+    first = program("first", as_module=as_module)
+    pid = int(await said(first, "child-1-1"))
+    go(first, 1)
+    assert await job.result(LIMIT_S) == pid
+    first.kill(signal.SIGTERM)
+    assert await ended(first) == 0
+
+
+async def test_thread_that_never_ends_does_not_keep_the_process(rig, program):
+    job = await rig.q.enqueue("block", queue="q", timeout=0.2, max_retries=0)
+    first = program("first")
+    await said(first, "blocked")
+    assert await rig.ended(job) == ["dead"]
+    first.kill(signal.SIGTERM)
+    assert await ended(first) == 0
+
+
+async def test_interrupt_of_a_program_without_care_hands_its_jobs_back_unharmed(rig, program):
+    """asyncio.run cancels every task of the process at its end."""
+    jobs = [await rig.q.enqueue("wait", {"n": n}, queue="q", max_retries=0) for n in range(2)]
+    first = program("first", "--unguarded")
+    for n in range(2):
+        await said(first, f"began-{n}-1")
+    first.kill(signal.SIGINT)
+    assert await ended(first) != 0
+    assert [((await rig.view(job)).status, (await rig.view(job)).attempt) for job in jobs] == [("pending", 0)] * 2
+    assert await rig.open_sessions() == []
+
+
+async def test_job_that_kills_every_worker_is_dead_after_three_of_them(rig, program):
+    job = await rig.q.enqueue("crash", queue="q")
+    for n in range(3):
+        each = program(f"w{n}")
+        if n:
+            await said(each, f"started-w{n}")
+        assert await ended(each) == 9
+    last = program("last")
+    assert await soon(rig.ended(job), 120) == ["dead"]
+    view = await rig.view(job)
+    assert (view.reason, view.lost, len(view.errors)) == ("lost", 3, 3)
+    last.kill(signal.SIGTERM)
+    assert await ended(last) == 0
