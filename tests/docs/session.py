@@ -1,4 +1,4 @@
-"""Runs the session of one page, as `python -m asyncio` would: block after block in one module, `await` at top level.
+"""Runs the session of one page: block after block in one module, with `await` at top level.
 
 Standard input: a JSON list of [first line, code]. Standard output: a JSON list of what each block printed.
 """

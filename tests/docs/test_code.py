@@ -1,7 +1,7 @@
 """Every block of Python in the documents runs and prints what it says; every command line in them exists.
 
 A block with `asyncio.run(...)` is a program of its own. The other blocks of a page are one session, in order, with
-`await` at top level, as in `python -m asyncio`. `# → text` states a printed line, `…` in it stands for any text.
+`await` at top level, as in a notebook. `# → text` states a printed line, `…` in it stands for any text.
 A fragment (`<!-- fragment: reason -->` above it) only has to be Python.
 """
 
@@ -85,8 +85,8 @@ def test_toml_can_be_read(block: Block):
 
 
 def command_lines(page: Path) -> list[str]:
-    """Lines that begin with `psyqueue`, indented or in a block."""
-    return re.findall(r"^ {0,8}(psyqueue [^\n]*?)(?:  +#.*)?$", text_of(page), re.MULTILINE)
+    """Indented lines that begin with `psyqueue`."""
+    return re.findall(r"^ {4,8}(psyqueue [^\n]*?)(?:  +#.*)?$", text_of(page), re.MULTILINE)
 
 
 def unknown_words(line: str) -> list[str]:

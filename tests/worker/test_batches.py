@@ -197,14 +197,14 @@ def test_prefetch_is_as_much_as_the_run_time_makes_finish_soon_and_nothing_for_l
         assert prefetch.size() == 0, "nothing is known yet"
         prefetch.note(run_ms)
         sizes[run_ms] = prefetch.size()
-    assert sizes == {0.01: PREFETCH_MAX, 0.5: PREFETCH_MAX, 1: PREFETCH_MAX, 5: 40, 19: 10, 20: 0, 1_000: 0}
-    assert (WORK_MS, PREFETCH_MAX) == (20, 200)
+    assert sizes == {0.01: PREFETCH_MAX, 0.5: PREFETCH_MAX, 1: 200, 5: 40, 19: 10, 20: 0, 1_000: 0}
+    assert (WORK_MS, PREFETCH_MAX) == (20, 400)
 
 
 def test_prefetch_follows_a_queue_that_changes_its_character():
     prefetch = Prefetch(10, None)
     for _ in range(100):
-        prefetch.note(1)
+        prefetch.note(0.1)
     assert prefetch.size() == PREFETCH_MAX
     for _ in range(3):
         prefetch.note(1_000)

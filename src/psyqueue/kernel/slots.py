@@ -91,7 +91,9 @@ class Slots:
         """How many deliveries to ask for: free slots and prefetch, less what is held."""
         if self._is_closed or self._apart or self._alone:
             return 0
-        return self._free_size() + self._prefetch.size() - self.held
+        # What ended goes out with the very call that fetches: its places are free by then.
+        leaving = min(len(self._outcomes), self._batch)
+        return self._free_size() + self._prefetch.size() - self.held + leaving
 
     def receive(self, deliveries: Iterable[Delivery]) -> None:
         """Take them in and start what finds a slot."""

@@ -42,7 +42,7 @@ from psyqueue.backends._sqlite.client import Client
 from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.settle import settle
 from psyqueue.backends._sqlite.step import Step
-from psyqueue.backends._sqlite.turns import Verb, about, enqueue_verb, once, plain, settle_verb
+from psyqueue.backends._sqlite.turns import ENQUEUE, Verb, about, once, plain, settle_verb
 from psyqueue.errors import InvalidState
 
 R = TypeVar("R")
@@ -87,14 +87,13 @@ class SqliteBackend:
     # ── the hot path ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue(self, op: Op, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         check_jobs(jobs, effects)
-        verb = enqueue_verb(jobs, effects.jobs)
-        return await self._once(op, verb, lambda step: verbs.enqueue(step, jobs, effects))
+        return await self._once(op, ENQUEUE, lambda step: verbs.enqueue(step, jobs, effects))
 
     async def settle(
         self, op: Op, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None = None
     ) -> SettleReply:
         check_outcomes(outcomes, fetch)
-        verb = settle_verb(outcomes, fetch.token_seed if fetch is not None else "")
+        verb = settle_verb(fetch.token_seed if fetch is not None else "")
         return await self._once(op, verb, lambda step: settle(step, session_id, outcomes, fetch), session_id)
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:

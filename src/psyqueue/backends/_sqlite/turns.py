@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from psyqueue.backend import AnyOutcome, Enqueued, NewJob, Op, Settled, SettleReply
+from psyqueue.backend import Enqueued, Op, Settled, SettleReply
 from psyqueue.backends._sqlite import dequeue, settle
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import NUMBER_OF, About, Step
@@ -55,64 +55,70 @@ def once(step: Step, op: Op, verb: Verb[R], act: Callable[[Step], R], *, is_chan
 
 
 # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-_decode_enqueued: Callable[[bytes], bytes | tuple[Enqueued, ...]] = msgspec.msgpack.Decoder(
-    bytes | tuple[Enqueued, ...]
+class _Created(Struct, frozen=True, array_like=True):
+    """Every job was created: ids, and a byte for each status."""
+
+    ids: list[str]
+    statuses: bytes
+
+
+_decode_enqueued: Callable[[bytes], tuple[_Created | None, tuple[Enqueued, ...]]] = msgspec.msgpack.Decoder(
+    tuple[_Created | None, tuple[Enqueued, ...]]
 ).decode
 
 
-def enqueue_verb(jobs: Sequence[NewJob], follow_ups: Sequence[NewJob]) -> Verb[tuple[Enqueued, ...]]:
-    """A job that was created is kept as its status, a byte: the id comes with the repeated call."""
+def _keep_enqueued(_: Step, reply: tuple[Enqueued, ...]) -> bytes:
+    statuses = bytearray()
+    for each in reply:
+        if not each.created or each.status is None:
+            return _encode((None, reply))
+        statuses.append(NUMBER_OF[each.status])
+    return _encode((_Created([each.job_id for each in reply], bytes(statuses)), ()))
 
-    def keep(_: Step, reply: tuple[Enqueued, ...]) -> bytes:
-        statuses = bytearray()
-        for each in reply:
-            if not each.created or each.status is None:
-                return _encode(reply)
-            statuses.append(NUMBER_OF[each.status])
-        return _encode(bytes(statuses))
 
-    def recall(_: Step, data: bytes) -> tuple[Enqueued, ...]:
-        kept = _decode_enqueued(data)
-        if not isinstance(kept, bytes):
-            return kept
-        asked = (*jobs, *follow_ups)
-        return tuple(Enqueued(job.id, True, STATUSES[number]) for job, number in zip(asked, kept, strict=True))
+def _recall_enqueued(_: Step, data: bytes) -> tuple[Enqueued, ...]:
+    created, reply = _decode_enqueued(data)
+    if created is None:
+        return reply
+    pairs = zip(created.ids, created.statuses, strict=True)
+    return tuple(Enqueued(job_id, True, STATUSES[number]) for job_id, number in pairs)
 
-    return Verb("enqueue", keep, recall)
+
+ENQUEUE = Verb("enqueue", _keep_enqueued, _recall_enqueued)
 
 
 # ── settle ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 class _Kept(Struct, frozen=True, array_like=True):
-    """`settled` None: every outcome was acked. `given`: creation numbers of the deliveries, in order."""
+    """`acked`: ids, if every outcome was an ack that counted; else `settled`. `given`: creation numbers, in order."""
 
-    settled: tuple[Settled, ...] | None
+    acked: list[str] | None
+    settled: tuple[Settled, ...]
     given: list[int]
     seed: str
+    session: int | None
 
 
 _decode_settled = msgspec.msgpack.Decoder(_Kept).decode
 
 
-def settle_verb(outcomes: Sequence[AnyOutcome], seed: str) -> Verb[SettleReply]:
+def settle_verb(seed: str) -> Verb[SettleReply]:
     """Kept without payloads: a repeated call reads again the deliveries that the session still holds."""
 
     def keep(step: Step, reply: SettleReply) -> bytes:
-        return _encode(_Kept(None if _are_acked(reply.settled) else reply.settled, step.given, seed))
+        settled, session = reply.settled, step.session[0]
+        if all(each.status == "completed" and each.verdict == "ok" and not each.effects for each in settled):
+            return _encode(_Kept([each.job_id for each in settled], (), step.given, seed, session))
+        return _encode(_Kept(None, settled, step.given, seed, session))
 
-    def recall(step: Step, data: bytes) -> SettleReply:
-        kept = _decode_settled(data)
-        settled = kept.settled
-        if settled is None:
-            settled = tuple(Settled(outcome.job_id, "ok", "completed") for outcome in outcomes)
-        session, _ = step.session
-        if session is None:
-            return SettleReply(settled, more=True)
-        again = (step.run(SQL["dequeue.again"], (n, kept.seed, session)).fetchone() for n in kept.given)
-        held = (dequeue.delivery_of(row[:15], row[15], row[16], kept.seed, row[17]) for row in again if row is not None)
-        return SettleReply(settled, tuple(held), settle.cancel_requested(step, session), more=True)
-
-    return Verb("settle", keep, recall)
+    return Verb("settle", keep, _recall_settled)
 
 
-def _are_acked(settled: tuple[Settled, ...]) -> bool:
-    return all(each.status == "completed" and each.verdict == "ok" and not each.effects for each in settled)
+def _recall_settled(step: Step, data: bytes) -> SettleReply:
+    kept = _decode_settled(data)
+    settled = kept.settled
+    if kept.acked is not None:
+        settled = tuple(Settled(job_id, "ok", "completed") for job_id in kept.acked)
+    again = (step.run(SQL["dequeue.again"], (n, kept.seed, kept.session)).fetchone() for n in kept.given)
+    held = (dequeue.delivery_of(row[:15], row[15], row[16], kept.seed, row[17]) for row in again if row is not None)
+    asked = settle.cancel_requested(step, kept.session) if kept.session is not None else ()
+    return SettleReply(settled, tuple(held), asked, more=True)
