@@ -49,7 +49,7 @@ async def main(folder: str) -> None:
             await job.result(timeout="50ms")  # there is no worker yet
         except ResultTimeout as exc:
             print("no result yet:", exc.status, "- is a TimeoutError:", isinstance(exc, TimeoutError))
-        q.start_worker("work", lease="1s")
+        q.start_worker("work")
         print("result:", await job.result(timeout="10s"))  # of the annotated type
         print("by its id:", await q.handle_of(job.id).result(timeout="10s"))
         print("cancel what ended:", await job.cancel())

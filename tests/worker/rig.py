@@ -173,7 +173,7 @@ class Rig:
         self.core = self.q._core
 
     def worker(self, *queues: str, name: str = "w1", **options: Any) -> Worker:
-        """As `start_worker`, with options that have no public name; leases and graces may be as short as a test likes."""
+        """As `start_worker`, with options that have no public name; leases and graces may be as short as you like."""
         worker = Worker(self.core, WorkerOptions(queues=queues or ("q",), name=name, **options))
         self.core.workers.append(worker)
         worker.start()
@@ -205,7 +205,7 @@ class Rig:
     async def statuses(self, *queues: str) -> Counter[str]:
         """How many jobs are in which status."""
         page = await self.store.list_jobs(Filter(queues=queues), None, 500)
-        found = Counter(view.status for view in page.jobs)
+        found: Counter[str] = Counter(view.status for view in page.jobs)
         while page.cursor is not None:
             page = await self.store.list_jobs(Filter(queues=queues), page.cursor, 500)
             found.update(view.status for view in page.jobs)

@@ -317,8 +317,10 @@ async def test_pause_hands_back_what_was_prefetched_with_no_attempt_used(rig):
 
 # ── falling asleep ────────────────────────────────────────────────────────────────────────────────────────────────────
 async def test_no_job_is_missed_by_a_worker_that_goes_to_sleep_at_the_moment_of_the_enqueue(rig, monkeypatch):
-    """Each round enqueues so many turns of the loop after the worker finished the last job: every point of falling
-    asleep is met. Polling is off, so a job that is missed stays missed."""
+    """Each round enqueues a turn of the loop later after the last job's end: every point of falling asleep is met.
+
+    Polling is off, so a job that is missed stays missed.
+    """
     from psyqueue.kernel import worker as module
 
     monkeypatch.setattr(module, "POLL_MS", 3_600_000)

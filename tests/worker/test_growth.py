@@ -73,7 +73,7 @@ async def test_nothing_in_the_worker_grows_with_the_jobs_it_ran(store, tmp_path,
             raise ValueError(f"job {n}")
 
     async with started(rig):
-        await rig.q.limits("q", retain_ended=(0, 0), retain_dead=(0, 0))
+        await rig.q.limits("q", retain_ended=("1ms", 0), retain_dead=("1ms", 0))
         rig.worker(concurrency=4, lease_ms=3_600_000)
         count = 2_000 if kind == "thread" else 4_000
         await runs(rig, count)

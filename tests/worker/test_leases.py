@@ -256,7 +256,7 @@ async def test_renewal_that_arrives_after_the_session_was_given_up_does_not_hit_
 
 async def test_single_delivery_that_somebody_else_has_is_told_as_lost(rig):
     """The session is open, but this job was taken away from it: its progress is refused, its run is stopped."""
-    from psyqueue.backend import SettleReply, Settled
+    from psyqueue.backend import Settled, SettleReply
 
     stopped = asyncio.Event()
 

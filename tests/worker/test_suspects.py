@@ -189,7 +189,7 @@ async def test_killer_is_buried_and_its_neighbours_are_not(still):
     try:
         for n in range(30):
             worker = still.worker(name=f"w{n}", concurrency=6, lease_ms=3_600_000)
-            await until(lambda worker=worker: worker in dead or worker._is_resting and worker.health()["held"] == 0)
+            await until(lambda worker=worker: worker in dead or (worker._is_resting and worker.health()["held"] == 0))
             await turns(5)
             if worker in dead:
                 await kill(still, worker)

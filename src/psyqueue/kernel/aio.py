@@ -61,15 +61,19 @@ class Isolated:
     def __await__(self) -> Generator[Any, Any, Any]:
         run, coro = self._run, self._coro
         step, value = coro.send, None
-        while True:
-            try:
-                waits_for = run(step, value)
-            except StopIteration as end:
-                return end.value
-            try:
-                step, value = coro.send, (yield waits_for)
-            except BaseException as exc:  # noqa: BLE001 - whatever is thrown at us is meant for the coroutine
-                step, value = coro.throw, exc
+        try:
+            while True:
+                try:
+                    waits_for = run(step, value)
+                except StopIteration as end:
+                    return end.value
+                try:
+                    step, value = coro.send, (yield waits_for)
+                except BaseException as exc:  # noqa: BLE001 - whatever is thrown at us is meant for the coroutine
+                    step, value = coro.throw, exc
+        finally:
+            # An error's traceback holds this frame: a frame that holds the error would keep both, and all they saw.
+            value = None
 
 
 def _disown(task: asyncio.Task[Any]) -> None:

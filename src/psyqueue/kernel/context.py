@@ -36,9 +36,10 @@ class RunningJob:
     @property
     def cold(self) -> dict[str, Any]:
         """The rarely needed fields as they were enqueued: back-off, timeout, meta, tenant, trace, …."""
-        if self._cold is None:
-            self._cold = codec.decode(self._delivery.cold)
-        return self._cold
+        cold = self._cold
+        if cold is None:
+            self._cold = cold = dict(codec.decode(self._delivery.cold))
+        return cold
 
     @property
     def id(self) -> str:

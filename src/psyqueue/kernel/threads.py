@@ -58,6 +58,7 @@ class Threads:
         finally:
             if call.done.cancelled():
                 self._give_up(call)
+            del call  # an error's traceback holds this frame, and the call the error: a ring
 
     def close(self) -> None:
         """Idle threads end; busy ones when their handler does, or with the process."""

@@ -42,6 +42,7 @@ class Client:
         self._options = options
         self._guard = ProcessGuard(options.file)
         self._bridge = Bridge()
+        self._connecting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
@@ -55,8 +56,11 @@ class Client:
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def connect(self) -> None:
         self._guard.check()
-        if self._writer is not None:
-            return
+        async with self._connecting:
+            if self._writer is None:
+                await self._connect()
+
+    async def _connect(self) -> None:
         self._loop = asyncio.get_running_loop()
         writer, reader = await self._loop.run_in_executor(None, self._open)
         is_memory = self._options.is_memory
@@ -129,6 +133,7 @@ class Client:
             await loop.run_in_executor(None, each.closed.wait, limit_ms / 1000)
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None
         if self._lock is not None:
             self._lock.close()
 

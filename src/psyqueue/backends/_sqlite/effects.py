@@ -24,6 +24,11 @@ def apply_effects(step: Step, effects: Effects) -> tuple[list[int], list[Enqueue
     return numbers, enqueued
 
 
+def may_be_refused(effects: Effects) -> bool:
+    """Whether something in it has a precondition: if not, nothing ever has to be taken back."""
+    return bool(effects.writes) or any(job.needs for job in effects.jobs)
+
+
 def _append(step: Step, record: Record) -> None:
     (seq,) = step.run(SQL["state.next_seq"], (record.stream,)).fetchone()
     expires = None if record.ttl_ms is None else step.mono_ms + record.ttl_ms

@@ -206,7 +206,9 @@ def _insert(step: Step, job: NewJob, parents: Sequence[int]) -> Status:
     gate = job.gate.key if job.gate is not None else None
     expires_at_ms = expires_at_ms_of(job, now_ms)
     step.run(_INSERT_JOB, (n, job.queue, job.lane, status, job.priority, number, links, run_at_ms, expires_at_ms, gate))
-    step.run(_INSERT_BODY, _body(job, n, now_ms))
+    inserted = step.run(_INSERT_BODY, _body(job, n, now_ms)).rowcount
+    # The statement passes over what it cannot insert; the id was looked for before.
+    assert inserted == 1, job.id
     step.count(job.queue, job.lane, status, 1)
     if status != WAITING:
         return STATUSES[status]

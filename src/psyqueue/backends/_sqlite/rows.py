@@ -175,8 +175,9 @@ def put_result(step: Step, row: Row, result: bytes | None) -> None:
 
 
 def put_error(step: Step, row: Row, error: bytes) -> None:
-    step.run(SQL["rows.put_error"], (row.n, error))
-    step.run(SQL["rows.trim_errors"], (row.n, ERRORS_KEPT))
+    (number,) = step.run(SQL["rows.put_error"], (row.n, error)).fetchone()
+    if number > ERRORS_KEPT:
+        step.run(SQL["rows.trim_errors"], (row.n, number - ERRORS_KEPT))
 
 
 def drop(step: Step, row: Row) -> None:

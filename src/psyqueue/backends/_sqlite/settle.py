@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import msgspec
@@ -22,7 +23,7 @@ from psyqueue.backend import (
 )
 from psyqueue.backends._sqlite import lifecycle
 from psyqueue.backends._sqlite.dequeue import dequeue
-from psyqueue.backends._sqlite.effects import apply_effects
+from psyqueue.backends._sqlite.effects import apply_effects, may_be_refused
 from psyqueue.backends._sqlite.limits import next_start_in_ms
 from psyqueue.backends._sqlite.rows import Row, change, find, load, put_error
 from psyqueue.backends._sqlite.statements import SQL
@@ -162,7 +163,7 @@ def _settle_one(step: Step, session: int, outcome: AnyOutcome) -> Settled:
     if not outcome.effects:
         return Settled(outcome.job_id, "ok", _apply(step, row, outcome).status_name)
     try:
-        with step.savepoint():
+        with step.savepoint() if may_be_refused(outcome.effects) else nullcontext():
             _, enqueued = apply_effects(step, outcome.effects)
     except Refused:
         return Settled(outcome.job_id, "conflict", "active")

@@ -13,7 +13,7 @@ from psyqueue.testing.conformance.handle import PAGE_MAX, Store, add, job, put, 
 from psyqueue.testing.conformance.reading import one_of_each_status
 
 FITTING: dict[Any, frozenset[Status]] = {
-    "cancel": UNSTARTED | {"active"},
+    "cancel": frozenset((*UNSTARTED, "active")),
     "replay": frozenset(("dead",)),
     "delete": TERMINAL,
     "priority": UNSTARTED,

@@ -52,9 +52,10 @@ async def test_an_empty_filter_matches_every_job(store: Store) -> None:
 
 async def test_filter_by_status(store: Store) -> None:
     ids = await one_of_each_status(store)
+    status: Status
     for status in STATUSES:
         assert await store.walk(Filter(statuses=(status,))) == [ids[status]]
-        others = tuple(each for each in STATUSES if each != status)
+        others: tuple[Status, ...] = tuple(each for each in STATUSES if each != status)
         assert sorted(await store.walk(Filter(statuses=others))) == sorted(ids[each] for each in others)
 
 

@@ -62,11 +62,10 @@ INSERT OR REPLACE INTO psyqueue_result (n, result) VALUES (?, ?);
 
 -- name: put_error
 INSERT INTO psyqueue_error (n, number, error)
-VALUES (?1, 1 + coalesce((SELECT max(number) FROM psyqueue_error WHERE n = ?1), 0), ?2);
+VALUES (?1, 1 + coalesce((SELECT max(number) FROM psyqueue_error WHERE n = ?1), 0), ?2) RETURNING number;
 
 -- name: trim_errors
-DELETE FROM psyqueue_error
-WHERE n = ?1 AND number <= (SELECT max(number) FROM psyqueue_error WHERE n = ?1) - ?2;
+DELETE FROM psyqueue_error WHERE n = ? AND number <= ?;
 
 -- name: errors
 SELECT error FROM psyqueue_error WHERE n = ? ORDER BY number;
