@@ -284,3 +284,11 @@ def makes_unknown() -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821 
 def test_awaited_results_have_the_annotated_type(fn, value, result):
     convert = make_spec("r", fn, {}).convert
     assert (value if convert is None else convert(value)) == result
+
+
+def test_decorator_without_parentheses_is_refused_naming_the_way_out():
+    queue = PsyQueue()
+    with pytest.raises(ConfigError, match="with parentheses"):
+
+        @queue.handle  # type: ignore[call-overload]
+        async def forgotten() -> None: ...

@@ -73,7 +73,7 @@ class Isolated:
                     step, value = coro.throw, exc
         finally:
             # An error's traceback holds this frame: a frame that holds the error would keep both, and all they saw.
-            value = None
+            value = waits_for = None
 
 
 def _disown(task: asyncio.Task[Any]) -> None:

@@ -94,6 +94,9 @@ class PsyQueue:
 
         Raises ConfigError for a name that is taken or a function that cannot be a handler, InvalidOption.
         """
+        if callable(name):
+            raise ConfigError("handle takes the job's name first: write @q.handle('name'), with parentheses")
+        read_name("name", name)
 
         def register(function: Callable[..., Any]) -> Handler[..., Any]:
             spec = make_spec(name, function, options)

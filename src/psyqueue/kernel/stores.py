@@ -39,7 +39,9 @@ def _factory(scheme: str, shown: str) -> Callable[..., Plugin]:
     found = tuple(entry_points(group=GROUP, name=scheme))
     if not found:
         known = ", ".join(sorted(point.name for point in entry_points(group=GROUP))) or "none"
-        raise ConfigError(f"no backend for {shown!r}: there are {known}. Is its package installed?", scheme=scheme)
+        raise ConfigError(
+            f"no backend for {shown!r}: there are {known}, and those that other packages add", scheme=scheme
+        )
     if len({point.value for point in found}) > 1:
         raise ConfigError(f"several packages bring a backend {scheme!r}: {', '.join(point.value for point in found)}")
     factory: Callable[..., Plugin] = found[0].load()

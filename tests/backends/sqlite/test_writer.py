@@ -181,6 +181,21 @@ async def test_what_was_accepted_is_finished_before_the_store_is_left(tmp_path: 
     await store.backend.disconnect()
 
 
+async def test_a_store_can_be_opened_again_and_by_several_at_once(tmp_path: Path) -> None:
+    backend = SqliteBackend(SqliteOptions(path=tmp_path / "jobs.db", durability="normal", busy_timeout="200ms"))
+    store = Store(backend)
+    for name in ("a", "b"):
+        await asyncio.gather(backend.connect(), backend.connect())
+        assert len([each for each in threading.enumerate() if each.name == "psyqueue-sqlite-writer"]) == 1
+        assert (await store.add(name)).created
+        other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusy):
+            await store.add("busy")
+        other.close()
+        await backend.disconnect()
+
+
 async def test_the_wal_is_cut_back_after_a_long_reader_let_it_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,7 +192,7 @@ def expire(step: Step, queues: Sequence[str], limit: int = EXPIRE_MAX) -> tuple[
 
 def next_due_in_ms(step: Step, queues: Sequence[str]) -> int | None:
     """When the next scheduled job of `queues` is due; None = none is known."""
-    instants = [step.run(_NEXT, (queue,)).fetchone()[0] for queue in queues]
+    instants = [step.run(_NEXT, (queue, queue)).fetchone()[0] for queue in queues]
     return max(0, min(found) - step.now_ms) if (found := [each for each in instants if each is not None]) else None
 
 
@@ -208,7 +208,7 @@ def pass_time(step: Step, queues: Sequence[str]) -> Passed:
     """Expire and promote what is over or due in `queues`. One look for each when nothing is: nearly always."""
     now_ms, due_at_ms, is_over = step.now_ms, None, False
     for queue in queues:
-        run_at_ms, expires_at_ms = step.run(_NEXT, (queue,)).fetchone()
+        run_at_ms, expires_at_ms = step.run(_NEXT, (queue, queue)).fetchone()
         if run_at_ms is not None and (due_at_ms is None or run_at_ms < due_at_ms):
             due_at_ms = run_at_ms
         is_over |= expires_at_ms is not None and expires_at_ms <= now_ms

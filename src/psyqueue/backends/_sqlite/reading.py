@@ -111,10 +111,18 @@ def _queues(step: Step, where: Filter, after: Place | None) -> list[str]:
 
 
 def _group(step: Step, queue: str, status: int, start: tuple[int, int]) -> Iterator[_Looked]:
-    name = "ended" if status >= COMPLETED else "active" if status == ACTIVE else "unstarted"
-    while rows := step.run(SQL[f"reading.{name}"], (queue, status, *start, _CHUNK)).fetchall():
+    key, n = start
+    while rows := _group_rows(step, queue, status, key, n):
         yield [(Place(queue, status, row[0], row[1]), row) for row in rows]
-        start = rows[-1][:2]
+        key, n = rows[-1][:2]
+
+
+def _group_rows(step: Step, queue: str, status: int, key: int, n: int) -> list[tuple[Any, ...]]:
+    if status >= COMPLETED:
+        return step.run(SQL["reading.ended"], (queue, status, key, n, _CHUNK)).fetchall()
+    if status == ACTIVE:
+        return step.run(SQL["reading.active"], (queue, n, _CHUNK)).fetchall()
+    return step.run(SQL["reading.unstarted"], (queue, status, n, _CHUNK)).fetchall()
 
 
 def _by_ids(step: Step, where: Filter, after: Place | None, statuses: Sequence[int]) -> _Looked:
@@ -143,7 +151,8 @@ def _small(row: Row) -> tuple[Any, ...]:
 def _matching(step: Step, where: Filter, chunk: _Looked) -> set[int]:
     numbers = [row[1] for _, row in chunk if _matches(where, row)]
     if where.text and numbers:
-        params = (_to_json(numbers).decode(), where.text, where.text.encode())
+        text, raw = where.text, where.text.encode()
+        params = (_to_json(numbers).decode(), text, text, raw, raw)
         return {n for (n,) in step.run(SQL["reading.with_text"], params)}
     return set(numbers)
 

@@ -175,7 +175,7 @@ def put_result(step: Step, row: Row, result: bytes | None) -> None:
 
 
 def put_error(step: Step, row: Row, error: bytes) -> None:
-    (number,) = step.run(SQL["rows.put_error"], (row.n, error)).fetchone()
+    (number,) = step.run(SQL["rows.put_error"], (row.n, row.n, error)).fetchone()
     if number > ERRORS_KEPT:
         step.run(SQL["rows.trim_errors"], (row.n, number - ERRORS_KEPT))
 

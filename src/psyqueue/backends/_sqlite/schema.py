@@ -53,7 +53,7 @@ def _apply(connection: sqlite3.Connection, file: str, test_clock_ms: int | None,
         note = migration.applied
         connection.execute(SQL["schema.note"], (note.number, note.name, note.checksum, now_ms))
     if missing:
-        connection.execute(SQL["schema.start"], (test_clock_ms, now_ms))
+        connection.execute(SQL["schema.start"], (test_clock_ms, now_ms, now_ms))
     return len(missing)
 
 

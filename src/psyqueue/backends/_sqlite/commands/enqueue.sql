@@ -8,4 +8,4 @@
 
 -- name: insert_run
 INSERT INTO psyqueue_job (n, queue, lane, status, priority, ready_number, links, run_at_ms, expires_at_ms)
-SELECT n, ?1, ?2, ?3, ?4, n + ?5, 0, ?6, ?7 FROM psyqueue_body WHERE n BETWEEN ?8 AND ?9;
+SELECT n, ?, ?, ?, ?, n + ?, 0, ?, ? FROM psyqueue_body WHERE n BETWEEN ? AND ?;

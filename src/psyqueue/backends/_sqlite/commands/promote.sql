@@ -20,6 +20,6 @@ ORDER BY expires_at_ms, n LIMIT ?;
 
 -- name: next
 SELECT
-    (SELECT min(run_at_ms) FROM psyqueue_job INDEXED BY psyqueue_job_due WHERE queue = ?1 AND status = 1 AND held = 0),
+    (SELECT min(run_at_ms) FROM psyqueue_job INDEXED BY psyqueue_job_due WHERE queue = ? AND status = 1 AND held = 0),
     (SELECT min(expires_at_ms) FROM psyqueue_job INDEXED BY psyqueue_job_expiring
-     WHERE queue = ?1 AND expires_at_ms IS NOT NULL AND status <= 2 AND held = 0);
+     WHERE queue = ? AND expires_at_ms IS NOT NULL AND status <= 2 AND held = 0);

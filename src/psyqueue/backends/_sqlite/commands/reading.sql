@@ -1,6 +1,6 @@
 -- What operators and tools look at: jobs group by group (queue, then status), queues, one job in full.
--- Params: unstarted, active, ended: queue, status, after (key and n, or n), limit 1..1000. with_text: JSON array of n,
---   text, the same text as bytes. queues: after, from. Instants in ms.
+-- Params: unstarted: queue, status, after n, limit 1..1000; active: the same without status; ended: with key before n.
+--   with_text: JSON array of n, text twice, the same text as bytes twice. queues: after, from. Instants in ms.
 -- Returns: groups: (key, n, id, name, lane, created at, completed at, reason); key orders the group and never changes.
 -- Index: psyqueue_job_unstarted, psyqueue_job_active, psyqueue_job_ended; primary keys.
 -- Cost: limit rows, small columns only; active: all active jobs, of which there are as many as workers hold.
@@ -9,23 +9,23 @@
 -- name: unstarted
 SELECT 0, j.n, b.id, b.name, j.lane, b.created_at_ms, j.completed_at_ms, j.reason
 FROM psyqueue_job AS j INDEXED BY psyqueue_job_unstarted CROSS JOIN psyqueue_body AS b ON b.n = j.n
-WHERE j.queue = ?1 AND j.status = ?2 AND j.status <= 2 AND j.n > ?4 ORDER BY j.n LIMIT ?5 + 0 * ?3;
+WHERE j.queue = ? AND j.status = ? AND j.status <= 2 AND j.n > ? ORDER BY j.n LIMIT ?;
 
 -- name: active
 SELECT 0, j.n, b.id, b.name, j.lane, b.created_at_ms, j.completed_at_ms, j.reason
 FROM psyqueue_job AS j INDEXED BY psyqueue_job_active CROSS JOIN psyqueue_body AS b ON b.n = j.n
-WHERE j.queue = ?1 AND j.status = 3 AND j.n > ?4 ORDER BY j.n LIMIT ?5 + 0 * ?2 + 0 * ?3;
+WHERE j.queue = ? AND j.status = 3 AND j.n > ? ORDER BY j.n LIMIT ?;
 
 -- name: ended
 SELECT j.completed_at_ms, j.n, b.id, b.name, j.lane, b.created_at_ms, j.completed_at_ms, j.reason
 FROM psyqueue_job AS j INDEXED BY psyqueue_job_ended CROSS JOIN psyqueue_body AS b ON b.n = j.n
-WHERE j.queue = ?1 AND j.status = ?2 AND j.status >= 4 AND (j.completed_at_ms, j.n) > (?3, ?4)
-ORDER BY j.completed_at_ms, j.n LIMIT ?5;
+WHERE j.queue = ? AND j.status = ? AND j.status >= 4 AND (j.completed_at_ms, j.n) > (?, ?)
+ORDER BY j.completed_at_ms, j.n LIMIT ?;
 
 -- name: with_text
 SELECT n FROM psyqueue_body
-WHERE n IN (SELECT value FROM json_each(?1))
-    AND (instr(id, ?2) OR instr(name, ?2) OR instr(payload, ?3) OR instr(cold, ?3));
+WHERE n IN (SELECT value FROM json_each(?))
+    AND (instr(id, ?) OR instr(name, ?) OR instr(payload, ?) OR instr(cold, ?));
 
 -- name: queues_with_jobs
 SELECT DISTINCT queue FROM psyqueue_tally WHERE jobs > 0 AND queue >= ? ORDER BY queue;

@@ -62,7 +62,7 @@ INSERT OR REPLACE INTO psyqueue_result (n, result) VALUES (?, ?);
 
 -- name: put_error
 INSERT INTO psyqueue_error (n, number, error)
-VALUES (?1, 1 + coalesce((SELECT max(number) FROM psyqueue_error WHERE n = ?1), 0), ?2) RETURNING number;
+VALUES (?, 1 + coalesce((SELECT max(number) FROM psyqueue_error WHERE n = ?), 0), ?) RETURNING number;
 
 -- name: trim_errors
 DELETE FROM psyqueue_error WHERE n = ? AND number <= ?;

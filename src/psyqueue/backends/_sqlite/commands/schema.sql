@@ -26,4 +26,4 @@ SELECT number, name, checksum FROM psyqueue_schema ORDER BY number;
 INSERT INTO psyqueue_schema (number, name, checksum, applied_at_ms) VALUES (?, ?, ?, ?);
 
 -- name: start
-INSERT OR IGNORE INTO psyqueue_meta (one, test_clock_ms, mono_ms, reaped_mono_ms) VALUES (1, ?1, ?2, ?2);
+INSERT OR IGNORE INTO psyqueue_meta (one, test_clock_ms, mono_ms, reaped_mono_ms) VALUES (1, ?, ?, ?);

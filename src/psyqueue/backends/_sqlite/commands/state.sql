@@ -17,8 +17,8 @@ DELETE FROM psyqueue_state WHERE key = ?;
 
 -- name: scan
 SELECT key, value, version FROM psyqueue_state
-WHERE key >= ?1 AND key > ?2 AND (expires_mono_ms IS NULL OR expires_mono_ms > ?3)
-ORDER BY key LIMIT ?4;
+WHERE key >= ? AND key > ? AND (expires_mono_ms IS NULL OR expires_mono_ms > ?)
+ORDER BY key LIMIT ?;
 
 -- name: next_seq
 INSERT INTO psyqueue_stream (stream, seq) VALUES (?, 1) ON CONFLICT (stream) DO UPDATE SET seq = seq + 1
