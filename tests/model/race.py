@@ -22,7 +22,7 @@ from psyqueue.backend import (
     SettleReply,
     Unique,
 )
-from psyqueue.job import LIVE, TRANSITIONS, Status
+from psyqueue.job import LIVE, TERMINAL, TRANSITIONS, Status
 from psyqueue.testing.conformance import BackendFactory
 
 BEFORE_START: tuple[Status, ...] = ("waiting", "scheduled", "pending")
@@ -174,7 +174,7 @@ class Race(RuleBasedStateMachine):
     def new_job(self, spec: Spec) -> NewJob:
         is_new = spec.again is None or not self.ids
         job_id = f"j{len(self.ids)}" if is_new else self.picked(spec.again or 0)
-        parents = {("nobody" if pick == NOBODY else self.picked(pick, LIVE)): on for pick, on in spec.needs}
+        parents = {self._parent(pick): on for pick, on in spec.needs}
         if job_id not in self.ids:
             self.ids.append(job_id)
         while_: tuple[Status, ...] = BEFORE_START if spec.is_freed_at_start else (*BEFORE_START, "active")
@@ -196,6 +196,9 @@ class Race(RuleBasedStateMachine):
             gate=Gate(spec.gate, CAPACITY[spec.gate]) if spec.gate else None,
             needs=tuple(Dependency(parent, on) for parent, on in parents.items()),
         )
+
+    def _parent(self, pick: int) -> str:
+        return "nobody" if pick == NOBODY else self.picked(pick, TERMINAL if pick in (6, 7) else LIVE)
 
     def effects(self, also: Also) -> Effects:
         return Effects(tuple(self.new_job(spec) for spec in also.jobs), also.writes, also.records)

@@ -78,7 +78,7 @@ class End(Brief):
 ENDINGS = st.sampled_from(
     (("completed",), ("dead",), ("cancelled",), ("completed", "cancelled"), tuple(sorted(TERMINAL)))
 )
-NEEDS = st.lists(st.tuples(PICK, ENDINGS), max_size=2, unique_by=lambda need: need[0]).map(tuple)
+NEEDS = st.lists(st.tuples(PICK, ENDINGS), min_size=1, max_size=3, unique_by=lambda need: need[0]).map(tuple)
 PLAIN = st.builds(Spec, queue=QUEUES, lane=LANES, priority=st.sampled_from([0, 0, 0, 0, 1, -1]))
 RICH = st.builds(
     Spec,
@@ -92,7 +92,7 @@ RICH = st.builds(
     max_retries=st.sampled_from([3, 0, 1]),
     max_lost=st.sampled_from([2, 0, 1]),
     digest=st.sampled_from([b"same", b"same", b"same", b"else"]),
-    unique=st.sampled_from(["", "", "u1", "u2"]),
+    unique=st.sampled_from(["", "", "u1", "u1", "u2"]),
     on_conflict=st.sampled_from(["existing", "replace", "reject"]),
     is_freed_at_start=st.booleans(),
     idempotency=st.sampled_from(["", "", "", "i1"]),
@@ -165,13 +165,26 @@ LIMITS = st.builds(
     starts_per_minute=st.sampled_from([None, None, None, 60]),
     starts_burst=st.sampled_from([1, 2]),
     pending_max=st.sampled_from([None, None, None, 2]),
-    retain_ended=st.sampled_from([(DAY_MS, 10_000), (0, 0), (DAY_MS, 1), None]),
+    retain_ended=st.sampled_from([(DAY_MS, 10_000), (0, 0), (0, 0), (DAY_MS, 1), None]),
     retain_dead=st.sampled_from([(90 * DAY_MS, 100_000), (0, 0), (DAY_MS, 1), None]),
 )
 CHANGES = st.builds(
     Change,
     kind=st.sampled_from(
-        ["cancel", "cancel", "replay", "replay", "delete", "priority", "run_at", "finish", "hold", "unhold", "unhold"]
+        [
+            "cancel",
+            "cancel",
+            "replay",
+            "replay",
+            "replay",
+            "delete",
+            "priority",
+            "run_at",
+            "finish",
+            "hold",
+            "unhold",
+            "unhold",
+        ]
     ),
     priority=st.sampled_from([0, 2, -2]),
     result=st.sampled_from([b"null", b"7"]),

@@ -35,10 +35,18 @@ async def turns(count: int = 1) -> None:
 
 
 async def until(is_true: Callable[[], Any], limit_s: float = LIMIT_S) -> None:
-    """Turn the loop until `is_true()`. For facts that no event tells."""
+    """Until a fact is there that no event tells: some turns of the loop, then a look every few milliseconds."""
+    looks = 0
     async with asyncio.timeout(limit_s):
         while not is_true():
-            await asyncio.sleep(0)
+            looks += 1
+            await (asyncio.sleep(0) if looks < 100 else a_moment())
+
+
+async def a_moment() -> None:
+    moment = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.003, moment.set)
+    await moment.wait()
 
 
 class Faults:

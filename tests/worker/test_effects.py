@@ -486,3 +486,21 @@ async def test_cancelled_job_is_told_once_with_its_reason(rig):
     assert rig.told.of("job:cancelled", job.id) == [
         {"job_id": job.id, "queue": "q", "name": "h", "reason": "nobody needs it"}
     ]
+
+
+async def test_progress_that_went_out_with_the_end_of_its_run_leaves_the_worker_asleep(rig):
+    """What was due is due no more: the worker must not look for it for ever."""
+
+    @rig.q.handle("h", queue="q")
+    async def handler(ctx):
+        ctx.progress(1)
+        await asyncio.sleep(0)
+        ctx.progress(2)
+
+    worker = rig.worker(lease_ms=3_600_000)
+    for _ in range(20):
+        assert await rig.ended(await handler.enqueue()) == ["completed"]
+        await until(lambda: worker._is_resting and worker.health()["held"] == 0)
+    before = rig.faults.calls["settle"]
+    await turns(300)
+    assert rig.faults.calls["settle"] == before

@@ -135,11 +135,7 @@ class Executor:
             return await spec.invoke(ctx, ctx.job.payload)
         if spec.kind == "process":
             return await self._children.run(spec, run.delivery, ctx)
-        try:
-            return await self._threads.run(functools.partial(spec.invoke, ctx, ctx.job.payload))
-        except KeyboardInterrupt as exc:
-            # No signal reaches a thread: the handler raised it by itself, and must not end the worker with it.
-            raise RuntimeError("the handler raised KeyboardInterrupt") from exc
+        return await self._threads.run(functools.partial(spec.invoke, ctx, ctx.job.payload))
 
     # ── ends that are not the handler's own ───────────────────────────────────────────────────────────────────────────
     def stopped(self, run: Run) -> AnyOutcome | None:

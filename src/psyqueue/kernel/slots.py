@@ -193,6 +193,11 @@ class Slots:
             self._progress_timer = call_later_ms(PROGRESS_MS, self._send_progress)
             self._wake()
 
+    def _forget_progress(self, run: Run) -> None:
+        """Nothing that is due may outlive what it is due for: the loop would look for it for ever."""
+        self._progressed.pop(run, None)
+        self._is_progress_due &= bool(self._progressed)
+
     def _take_progress(self, count: int) -> list[Entry]:
         """The last progress of runs that still run, as effects of a `Keep`."""
         entries: list[Entry] = []
@@ -255,17 +260,21 @@ class Slots:
         slot = asyncio.current_task()
         assert slot is not None
         busy_ms = 0.0
-        while not self._is_over:
-            run = self._next()
-            if run is None:
-                await self._park(slot)
-                busy_ms = 0.0
-                continue
-            await self._run(run, slot)
-            busy_ms += run.run_ms
-            if busy_ms > BREATH_MS:
-                busy_ms = 0.0
-                await next_turn()
+        try:
+            while not self._is_over:
+                run = self._next()
+                if run is None:
+                    await self._park(slot)
+                    busy_ms = 0.0
+                    continue
+                await self._run(run, slot)
+                busy_ms += run.run_ms
+                if busy_ms > BREATH_MS:
+                    busy_ms = 0.0
+                    await next_turn()
+        finally:
+            # Whatever took it down, another one can take its place.
+            self._slots.remove(slot)
 
     async def _run(self, run: Run, slot: asyncio.Task[None]) -> None:
         run.task = slot
@@ -295,7 +304,7 @@ class Slots:
         if run.outcome is None and not run.is_lost:
             run.outcome = self._executor.stopped(run)
         if run.has_progress:
-            self._progressed.pop(run, None)
+            self._forget_progress(run)
             run.outcome = _with_progress(run)
         self.put(run)
         if run.stop_reason is not None:
@@ -351,7 +360,7 @@ class Slots:
         """This delivery is no longer ours."""
         if not run.is_lost:
             self._announcer.lease_lost(run.delivery)
-        self._progressed.pop(run, None)
+        self._forget_progress(run)
         self.stop_run(run, "lease-lost")
 
     def lose_all(self) -> None:
@@ -384,7 +393,7 @@ class Slots:
             return
         self.running.discard(run)
         self._zombies.add(run)
-        self._progressed.pop(run, None)
+        self._forget_progress(run)
         if run is self._alone:
             self._alone = None
         log.error("handler ignores its stop", extra={"job_id": run.delivery.id, "reason": run.stop_reason})

@@ -114,8 +114,8 @@ class Threads:
             self._on_return()
         elif error is None:
             done.set_result(result)
-        elif isinstance(error, StopIteration):
-            # A future cannot hold it: it would look like the end of a coroutine.
+        elif isinstance(error, StopIteration | GeneratorExit | KeyboardInterrupt):
+            # In a coroutine they would mean something else than in the thread: its end, or that of the whole process.
             done.set_exception(RuntimeError(f"handler raised {error!r}"))
         else:
             done.set_exception(error)
