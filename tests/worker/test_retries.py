@@ -351,9 +351,10 @@ async def test_worker_that_knows_the_handler_takes_what_another_put_off(built, s
         async def handler():
             return "known here"
 
-        built.worker("q")
+        worker = built.worker("q")
         job = await built.q.enqueue("h", queue="q")
         await built.told.first("job:snoozed", job.id)
+        await worker.stop(0)
         other.worker("q")
         assert await job.result(20) == "known here"
 
