@@ -7,17 +7,18 @@ seems to; so this test fails, and the machine has to learn.
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from model.mutants import FAITHFUL, MUTANTS, mutant
-from model.profiles import HUNT
+from model.profiles import HUNT, share
 from model.stores import memory_factory, race_on
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
-def hunt(name: str) -> None:
-    run_state_machine_as_test(race_on("mutant", memory_factory(mutant(name))), settings=HUNT)
+def hunt(name: str, limits: settings = HUNT) -> None:
+    run_state_machine_as_test(race_on("mutant", memory_factory(mutant(name))), settings=limits)
 
 
 @pytest.mark.parametrize("name", [name for name in MUTANTS if name != FAITHFUL])
@@ -28,4 +29,4 @@ def test_a_bug_is_noticed(name):
 
 def test_a_copy_without_a_bug_passes():
     """Else the others might be noticed for being copies."""
-    hunt(FAITHFUL)
+    hunt(FAITHFUL, share(5))

@@ -11,9 +11,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from psyqueue import Context, PsyQueue
+from psyqueue import Context, Kernel, PsyQueue
+from psyqueue.backend import AnyOutcome, Fetch, Op
 from psyqueue.backends import sqlite
 from psyqueue.kernel.worker import Worker, WorkerOptions
 
@@ -25,6 +28,42 @@ def note(name: str, text: str) -> None:
     """Whole or not at all."""
     (FOLDER / f"{name}.new").write_text(text)
     (FOLDER / f"{name}.new").rename(FOLDER / name)
+
+
+class Death:
+    """A plugin: the process is killed around the call that fetches the first job, or that acknowledges it."""
+
+    name = "death"
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+
+    def init(self, kernel: Kernel) -> None:
+        kernel.wrap_backend(lambda inner: _Deadly(inner, self._when))
+
+
+class _Deadly:
+    def __init__(self, inner: Any, when: str) -> None:
+        self._inner = inner
+        self._when = when
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def settle(self, op: Op, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None = None) -> Any:
+        if outcomes and self._when == "before-ack":
+            os.kill(os.getpid(), signal.SIGKILL)
+        reply = await self._inner.settle(op, session_id, outcomes, fetch)
+        if (outcomes and self._when == "after-ack") or (reply.deliveries and self._when == "after-fetch"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reply
+
+
+@q.handle("quick", queue="q")
+async def quick(ctx: Context) -> int:
+    """Leaves a mark for each run."""
+    note(f"quick-{ctx.fence}", str(os.getpid()))
+    return ctx.fence
 
 
 @q.handle("wait", queue="q")
@@ -90,6 +129,9 @@ if __name__ == "__main__":
     parser.add_argument("name")
     parser.add_argument("--lease", type=int, default=1_000)
     parser.add_argument("--unguarded", action="store_true")
+    parser.add_argument("--die", default="")
     asked = parser.parse_args()
     q.use(sqlite(asked.file, durability="normal"))
+    if asked.die:
+        q.use(Death(asked.die))
     asyncio.run(unguarded(asked.name) if asked.unguarded else main(asked.name, asked.lease))

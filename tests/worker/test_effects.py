@@ -253,6 +253,18 @@ async def test_last_progress_of_a_run_is_never_lost(rig, kind):
     assert [await progress_of(rig, job) for job in jobs] == [b'{"done":2}'] * 10
 
 
+async def test_progress_of_a_failed_run_stays_too(rig):
+    @rig.q.handle("h", queue="q", max_retries=0)
+    async def handler(ctx):
+        ctx.progress("this far")
+        raise ValueError("no further")
+
+    rig.worker()
+    job = await handler.enqueue()
+    assert await rig.ended(job) == ["dead"]
+    assert await progress_of(rig, job) == b'"this far"'
+
+
 async def test_progress_from_many_threads_ends_in_their_last_word(rig):
     barrier = threading.Barrier(4)
 

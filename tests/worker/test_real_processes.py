@@ -33,7 +33,8 @@ class Program:
         self.name = name
         self.folder = folder
         how = ["-m", "worker.program"] if as_module else [str(TESTS / "worker" / "program.py")]
-        environment = {**os.environ, "PYTHONPATH": str(TESTS), "WORKER_FOLDER": str(folder)}
+        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "WORKER_FOLDER": str(folder)}
         command = [sys.executable, *how, str(folder / "jobs.db"), name, *options]
         self.process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
 
@@ -96,6 +97,21 @@ async def test_jobs_of_a_killed_worker_run_again_elsewhere_and_count_the_loss(ri
     assert await job.result(LIMIT_S) == "fence 2"
     view = await rig.view(job)
     assert (view.attempt, view.lost, [error["type"] for error in view.errors]) == (2, 1, ["WorkerLost"])
+
+
+@pytest.mark.parametrize(
+    ("when", "fences", "lost"),
+    [("after-fetch", [2], 1), ("before-ack", [1, 2], 1), ("after-ack", [1], 0)],
+)
+async def test_worker_that_dies_around_a_call_repeats_only_what_was_not_acknowledged(rig, program, when, fences, lost):
+    job = await rig.q.enqueue("quick", queue="q")
+    assert await ended(program("first", "--die", when)) == -signal.SIGKILL
+    last = program("last")
+    await said(last, "started-last")
+    assert await job.result(LIMIT_S) == fences[-1]
+    view = await rig.view(job)
+    assert (view.attempt, view.lost) == (1 + lost, lost)
+    assert sorted(path.name for path in last.folder.glob("quick-*")) == [f"quick-{fence}" for fence in fences]
 
 
 async def test_children_die_with_their_worker_when_it_is_killed(rig, program):

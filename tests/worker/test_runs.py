@@ -12,7 +12,7 @@ import pytest
 from psyqueue import Context, JobDead
 from psyqueue.backend import NewJob, Op
 from worker import process_handlers as elsewhere
-from worker.rig import soon
+from worker.rig import soon, until
 
 
 async def test_async_thread_and_process_handlers_give_their_results(rig):
@@ -276,34 +276,31 @@ async def test_context_variables_do_not_leak_without_middleware(rig):
     assert seen == ["clean"] * 50
 
 
-async def test_slot_opened_by_a_returning_thread_starts_with_the_workers_context(rig, blocker, monkeypatch):
-    """The callback of a thread that was left behind runs in the context of that job."""
-    from worker.rig import shortened
+async def test_slot_opened_by_a_returning_thread_starts_with_the_workers_context(rig, blocker):
+    """Its callback runs in a context of its own, which is not that of the worker."""
+    seen, hold = [], asyncio.Event()
 
-    seen = []
-    began = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    @rig.q.handle("stuck", queue="q", timeout=0.01, max_retries=0)
-    def stuck(ctx):
-        VARIABLE.set("stuck")
-        loop.call_soon_threadsafe(began.set)
+    @rig.q.handle("stuck", queue="q", timeout=0.05, max_retries=0)
+    def stuck():
         blocker.block()
 
     @rig.q.handle("next", queue="q")
     async def following():
         seen.append(VARIABLE.get())
+        await hold.wait()
 
-    with shortened(monkeypatch, ABANDON_MS=100):
-        token = VARIABLE.set("worker")
-        rig.worker(concurrency=2, prefetch=10)
-        VARIABLE.reset(token)
-        first = await rig.q.enqueue("stuck")
-        await rig.ended(first)
-        blocker.open()
-        jobs = await rig.q.enqueue_bulk([{"name": "next"}] * 10)
-        await rig.ended(*jobs)
-    assert set(seen) == {"worker"}
+    token = VARIABLE.set("worker")
+    worker = rig.worker(concurrency=2, prefetch=10)
+    VARIABLE.reset(token)
+    await rig.ended(await rig.q.enqueue("stuck"))
+    assert len(worker._slots._slots) == 1
+    jobs = await rig.q.enqueue_bulk([{"name": "next"}] * 3)
+    await until(lambda: len(seen) == 1 and worker.health()["held"] == 3)
+    blocker.open()
+    await until(lambda: len(seen) == 2)
+    hold.set()
+    assert await rig.ended(*jobs) == ["completed"] * 3
+    assert seen == ["worker"] * 3
 
 
 # ── whose handler it is ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -391,19 +391,21 @@ async def test_cancel_at_any_step_of_a_settle_loses_no_outcome(rig, after):
     assert after < 2 or statuses["completed"] == 5
 
 
-async def test_outcome_whose_call_was_cancelled_under_way_is_applied_once(rig):
-    """The store did the step, the reply was on its way: the outcome goes out once more and counts once."""
-    gate, done = asyncio.Event(), asyncio.Event()
+@pytest.mark.parametrize("how_far", ["not there yet", "done, its reply on the way"])
+async def test_outcome_whose_call_was_cancelled_under_way_is_applied_once(rig, how_far):
+    """It goes out once more, whether or not the store has it, and counts once."""
+    gate, entered = asyncio.Event(), asyncio.Event()
+    fault = waits_for if how_far == "not there yet" else answers_after
 
     @rig.q.handle("h", queue="q")
     async def handler(ctx):
-        rig.faults.plans["settle"] = [answers_after(gate, done)]
+        rig.faults.plans["settle"] = [fault(gate, entered)]
         ctx.enqueue("after", queue="never", id="follow-up")
         return "once"
 
     worker = rig.worker(concurrency=1)
     job = await handler.enqueue()
-    await soon(done.wait())
+    await soon(entered.wait())
     main = worker._main
     assert main is not None
     main.cancel()

@@ -193,6 +193,28 @@ async def test_timeout_kills_the_process_and_the_programs_it_started(rig, tmp_pa
     assert worker._children._all == set()
 
 
+async def test_run_is_not_settled_before_its_process_is_known_to_be_dead(rig, monkeypatch, tmp_path):
+    from psyqueue.kernel import children
+
+    real, known = children._Child.gone, asyncio.Event()
+
+    async def gone(self):
+        await known.wait()
+        await real(self)
+
+    monkeypatch.setattr(children._Child, "gone", gone)
+    handler = rig.q.handle("h", elsewhere.hang, queue="q", mode="process", max_retries=0)
+    rig.worker()
+    path = tmp_path / "pids"
+    job = await handler.enqueue(str(path))
+    await read_file(path)
+    await cancel_and_tell(rig, job)
+    await turns(300)
+    assert await rig.status(job) == "active"
+    known.set()
+    assert await rig.ended(job) == ["cancelled"]
+
+
 async def test_process_that_dies_while_a_forked_one_keeps_its_socket_is_noticed(rig, tmp_path):
     """The end of the socket never comes; the end of the process does."""
     handler = rig.q.handle("h", elsewhere.hang_forked, queue="q", mode="process", max_retries=0)

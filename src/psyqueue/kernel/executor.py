@@ -57,7 +57,7 @@ class Executor:
         self._loop = asyncio.get_running_loop()
 
     async def execute(self, run: Run) -> None:
-        """Set `run.outcome`; it stays None when the run no longer counts."""
+        """Set `run.outcome`. It stays None when the process is interrupted right here."""
         delivery = run.delivery
         spec = self._find(delivery.name)
         if spec is None:
@@ -87,7 +87,7 @@ class Executor:
             return Ack(job_id=delivery.id, completion_token=delivery.completion_token)
         return self._decide(delivery, spec.policy, result=result)
 
-    async def _run_full(self, run: Run, spec: HandlerSpec) -> AnyOutcome | None:
+    async def _run_full(self, run: Run, spec: HandlerSpec) -> AnyOutcome:
         delivery = run.delivery
         run.signals = Signals()
         ctx = Context(
@@ -138,12 +138,10 @@ class Executor:
         return await self._threads.run(functools.partial(spec.invoke, ctx, ctx.job.payload))
 
     # ── ends that are not the handler's own ───────────────────────────────────────────────────────────────────────────
-    def stopped(self, run: Run) -> AnyOutcome | None:
-        """The outcome of a run that was told to stop, by the reason; None: it no longer counts."""
+    def stopped(self, run: Run) -> AnyOutcome:
+        """The outcome of a run that was told to stop, by the reason. Of a lost one nothing counts, this neither."""
         delivery = run.delivery
         job_id, token = delivery.id, delivery.completion_token
-        if run.is_lost:
-            return None
         match run.stop_reason:
             case "cancel":
                 return Cancelled(job_id=job_id, completion_token=token)
@@ -180,7 +178,7 @@ class Executor:
         spec = self._find(run.delivery.name)
         return spec is not None and spec.kind == "thread"
 
-    def _failed(self, run: Run, spec: HandlerSpec, error: BaseException) -> AnyOutcome | None:
+    def _failed(self, run: Run, spec: HandlerSpec, error: BaseException) -> AnyOutcome:
         """A handler may turn the cancel it got into an error of its own; the reason of the stop counts then."""
         if run.stop_reason is None or run.stop_reason == "unasked":
             return self._decide(run.delivery, _policy(spec, run.delivery), error=error)

@@ -165,16 +165,17 @@ class Slots:
 
     def put(self, run: Run) -> None:
         """Hand the outcome to the loop; a run that no longer counts only frees its place."""
-        if run.outcome is None or run.is_lost:
+        if run.is_lost:
             self.held -= 1
         else:
+            assert run.outcome is not None, run.delivery.id
             self._outcomes.append((run, run.outcome))
         self._wake()
 
     def forgive(self) -> None:
         """The loop is torn down, and every task was cancelled with it: that was no failure of a handler."""
         self._outcomes = [
-            (run, self._executor.stopped(run) or outcome) if run.stop_reason == "unasked" else (run, outcome)
+            (run, self._executor.stopped(run)) if run.stop_reason == "unasked" else (run, outcome)
             for run, outcome in self._outcomes
         ]
 
@@ -301,11 +302,11 @@ class Slots:
             self._alone = None
         if run.run_ms > 0:
             self._prefetch.note(run.run_ms)
-        if run.outcome is None and not run.is_lost:
-            run.outcome = self._executor.stopped(run)
+        outcome = run.outcome or self._executor.stopped(run)
         if run.has_progress:
             self._forget_progress(run)
-            run.outcome = _with_progress(run)
+            outcome = _with_progress(run, outcome)
+        run.outcome = outcome
         self.put(run)
         if run.stop_reason is not None:
             self._watch_full()
@@ -423,10 +424,7 @@ def _progress_of(run: Run) -> StateWrite:
     return StateWrite(kind="put", key=progress_key(run.delivery.id), value=run.progress, ttl_ms=PROGRESS_KEPT_MS)
 
 
-def _with_progress(run: Run) -> AnyOutcome | None:
+def _with_progress(run: Run, outcome: AnyOutcome) -> AnyOutcome:
     """The end of a run, and with it the progress that had no call of its own yet."""
-    write, outcome = _progress_of(run), run.outcome
-    if outcome is None:
-        return None
     effects = outcome.effects
-    return replace(outcome, effects=replace(effects, writes=(*effects.writes, write)))
+    return replace(outcome, effects=replace(effects, writes=(*effects.writes, _progress_of(run))))

@@ -146,6 +146,7 @@ class Worker:
         else:
             self._cut()  # there is nothing to wait for
         await asyncio.wait({self._main})
+        self._cancel_timers()
 
     async def wait(self) -> None:
         """Until the worker ended. Raises what made it end, if it was not stop()."""
@@ -190,9 +191,7 @@ class Worker:
             await finish(self._close(), on_cancel=_go_on, limit_ms=ABANDON_MS + LAST_CALLS_MS)
 
     async def _close(self) -> None:
-        for timer in (self._due_timer, *self._stop_timers):
-            if timer is not None:
-                timer.cancel()
+        self._cancel_timers()
         beside = [*self._beside, *([self._waiter] if self._waiter else [])]
         for task in beside:
             task.cancel()
@@ -234,6 +233,12 @@ class Worker:
         await within_ms(2 * CLOSE_MS, self._settler.close())
         if self._keeper is not None:
             await within_ms(CLOSE_MS, self._keeper.ended.wait())
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._due_timer, *self._stop_timers):
+            if timer is not None:
+                timer.cancel()
+        self._stop_timers.clear()
 
     def _cut(self) -> None:
         if self._main is not None:
