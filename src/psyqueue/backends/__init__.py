@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import unquote
 
 from psyqueue import errors
@@ -12,7 +12,7 @@ from psyqueue.clock import Duration
 if TYPE_CHECKING:
     from psyqueue.backend import BackendAdapter
 
-__all__ = ["BackendPlugin", "memory", "sqlite"]
+__all__ = ["BackendPlugin", "memory", "redis", "sqlite"]
 
 
 class _Door(Protocol):
@@ -42,6 +42,62 @@ def memory(*, url: str = "memory:", test_clock: bool = False) -> BackendPlugin:
     if url not in ("memory:", "memory://"):
         raise errors.ConfigError(f"{url!r}: a memory store has no address, write 'memory:'")
     return BackendPlugin("backend-memory", MemoryBackend(test_clock=test_clock))
+
+
+def redis(
+    *,
+    host: str = "localhost",
+    port: int = 6379,
+    username: str | None = None,
+    password: str | None = None,
+    db: int = 0,
+    url: str | None = None,
+    key_prefix: str = "psyqueue:",
+    tls: bool = False,
+    tls_ca: str | os.PathLike[str] | None = None,
+    tls_cert: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
+    tls_verify: bool = True,
+    unix_socket: str | os.PathLike[str] | None = None,
+    connect_timeout: Duration = "5s",
+    timeout: Duration = "10s",
+    client: Any = None,
+    allow_eviction: bool = False,
+    test_clock: bool = False,
+) -> BackendPlugin:
+    """All jobs on a Redis or Valkey server, for any number of machines. docs/backends/redis.md describes the options.
+
+    `url`, "redis://user:password@host:port/db", "rediss://…" or "unix:///…", overrides what it names. Raises
+    InvalidOption, and MissingExtra without the extra `redis`.
+    """
+    try:
+        from psyqueue.backends._redis import RedisBackend, RedisOptions  # noqa: PLC0415 - only what is used is loaded
+    except ModuleNotFoundError as exc:
+        if exc.name != "hiredis":
+            raise
+        raise errors.MissingExtra("the Redis backend", "redis") from exc
+
+    options = RedisOptions(
+        host=host,
+        port=port,
+        username=username,
+        password=password,
+        db=db,
+        url=url,
+        key_prefix=key_prefix,
+        tls=tls,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_verify=tls_verify,
+        unix_socket=unix_socket,
+        connect_timeout=connect_timeout,
+        timeout=timeout,
+        client=client,
+        allow_eviction=allow_eviction,
+        test_clock=test_clock,
+    )
+    return BackendPlugin("backend-redis", RedisBackend(options))
 
 
 def sqlite(

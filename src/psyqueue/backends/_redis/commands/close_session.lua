@@ -1,0 +1,29 @@
+-- Close a session and release what it holds.
+-- Params: 1 op; 2 session; 3 limit.
+-- Returns: { 0 | 1, { ids, 1 if there is more } } | { 2, code, facts … }.
+-- Index: a:<session>. Cost: that of the jobs it holds, `limit` at most.
+-- flags: allow-oom
+--- @include head hashes wake rows flush lifecycle limits intake effects follow outcomes sessions turn
+local op, session_id, limit = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+return once(op, 'close_session', function()
+  if call('EXISTS', P .. 'S:' .. session_id) == 0 then
+    return { {}, 0 }
+  end
+  if is_open(session_id) then
+    close(session_id)
+    for _, queue in ipairs(cmsgpack.unpack(call('HGET', P .. 'S:' .. session_id, 'queues'))) do
+      touched[queue] = true -- a signal may have ended with it
+    end
+  end
+  local held, ids = rows_held_by(session_id), {}
+  for i = 1, math.min(limit, #held) do
+    ids[i] = held[i].id
+    if not cancel_if_asked(held[i]) then
+      put_back(held[i], 'pending', true)
+    end
+  end
+  flush()
+  forget_if_empty(session_id)
+  follow_through(FOLLOW_MAX)
+  return { ids, #held > limit and 1 or 0 }
+end)

@@ -1,0 +1,27 @@
+-- Enqueue jobs, all or none, and what rides on them.
+-- Params: 1 op { client, channel, turn }, 2 jobs, 3 effects or false, packed; 4 … the bodies of the jobs, then those of
+-- the effects' jobs. Shapes: includes/intake.lua, includes/effects.lua.
+-- Returns: { 0 done | 1 again, { id, '+' new | '-' there before, initial of its status } … } | { 2, code, facts … };
+-- the number of jobs instead of their replies if all are new and pending.
+-- Index: j:<id> by id; unique and idempotency keys in hashes. Cost: some ten keys a call, three a job.
+-- flags: deny-oom
+-- function
+--- @include head hashes wake rows flush lifecycle limits intake effects follow turn
+local op, jobs, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
+return once(op, 'enqueue', function()
+  require_mode(true)
+  -- Writes come first: a failed precondition refuses the call before any job is looked at.
+  if effects then
+    apply_writes(effects[1])
+  end
+  local enqueued = not effects and enqueue_plain(jobs, 4) or apply_jobs(jobs, 4, false)
+  if effects then
+    for _, reply in ipairs(apply_jobs(effects[2], effects[3], true)) do
+      enqueued[#enqueued + 1] = reply
+    end
+    apply_records(effects[4])
+  end
+  flush()
+  follow_through(FOLLOW_MAX)
+  return enqueued
+end)

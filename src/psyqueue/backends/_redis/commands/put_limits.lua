@@ -1,0 +1,22 @@
+-- Replace the settings of queues and lanes.
+-- Params: 1 op; 2 { { queue, lane or false, settings } … }; 3 effects or false, packed; 4 … bodies of its jobs.
+-- The settings: { paused until, weight, active max, rate, burst, pending max, retain ended, retain dead }.
+-- Returns: { 0 | 1, {} } | { 2, code, facts … }.
+-- Index: `limits` by queue and lane. Cost: three keys each.
+-- flags: deny-oom
+--- @include head hashes wake rows flush lifecycle limits intake effects turn
+local op, settings, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
+return once(op, 'put_limits', function()
+  require_mode(false)
+  for _, each in ipairs(settings) do
+    local queue, lane = each[1], each[2] or nil
+    set_field('limits', limit_name(queue, lane), cmsgpack.pack(each[3]))
+    defer('SADD', P .. 'limited', queue)
+    defer('ZADD', P .. 'queues', 0, queue)
+    put(touched, queue, true)
+  end
+  if effects then
+    apply_effects(effects)
+  end
+  return {}
+end)

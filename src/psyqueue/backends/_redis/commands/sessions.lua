@@ -1,0 +1,19 @@
+-- Look at open sessions by id.
+-- Params: 1 cursor or ''; 2 limit.
+-- Returns: { { id, held, lease left in ms, field, value … } …, cursor or false }.
+-- Index: leases. Cost: all open sessions for the order, three keys for each of the page.
+-- flags: no-writes
+--- @include head
+local cursor, limit = ARGV[1], tonumber(ARGV[2])
+local ids, found = call('ZRANGE', P .. 'leases', 0, -1), {}
+table.sort(ids)
+for _, id in ipairs(ids) do
+  if cursor == '' or id > cursor then
+    if #found == limit then
+      return { found, found[limit][1] }
+    end
+    local left_ms = tonumber(call('ZSCORE', P .. 'leases', id)) - mono_ms
+    found[#found + 1] = { id, call('SCARD', P .. 'a:' .. id), left_ms, unpack(call('HGETALL', P .. 'S:' .. id)) }
+  end
+end
+return { found, false }

@@ -1,0 +1,59 @@
+-- Apply the outcomes of deliveries in order, then what time and they set free, then dequeue: the heart of a worker.
+-- Params: 1 op, 2 session, 3 outcomes, 4 fetch { queues, count, seed, bytes_max } or false, packed (session: text);
+-- 5 … results, errors and bodies that the outcomes point at. Shapes: includes/outcomes.lua.
+-- Returns: { 0 | 1, { verdicts, effects { outcome number, { id, flag, initial } … } …, deliveries, asked to cancel,
+-- 1 if there is more, milliseconds until time alone brings something or false } } | { 2, code, facts … }.
+-- A delivery: id, body, number, attempt, created at, packed { fence, lost, priority, run at, generation } or false; then
+-- the next one. `now` of the deliveries is the reply's last item.
+-- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: two commands an ack, three a delivery, some
+-- fifteen a call.
+-- flags: allow-oom
+-- function
+--- @include head hashes wake rows flush lifecycle limits intake effects follow times sessions outcomes dequeue turn
+local op, session_id = cmsgpack.unpack(ARGV[1]), ARGV[2]
+local outcomes, fetch = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
+
+local function earlier(in_ms, other_ms)
+  return in_ms and other_ms and math.min(in_ms, other_ms) or in_ms or other_ms
+end
+
+local function act()
+  if fetch and (mode == 'frozen' or mode == 'moved') then
+    if #outcomes == 0 then
+      require_mode(false)
+    end
+    fetch = false
+  end
+  require_session(session_id)
+  local verdicts, followed = settle_all(session_id, outcomes)
+  local deliveries, ids, is_more, next_ms = {}, {}, false, false
+  if fetch then
+    local _, more_expired = expire(fetch[1], EXPIRE_MAX)
+    local _, more_due = promote(fetch[1], PROMOTE_MAX)
+    local is_left_over = follow_through(FOLLOW_MAX)
+    local is_bounded
+    deliveries, ids, is_bounded = dequeue(session_id, fetch)
+    is_more = is_bounded or more_expired or more_due or is_left_over
+    next_ms = earlier(next_due_in_ms(fetch[1]), next_start_in_ms(fetch[1]))
+  else
+    is_more = follow_through(FOLLOW_MAX)
+  end
+  local asked = cancel_requested(session_id)
+  local reply = { verdicts, followed, deliveries, asked, is_more and 1 or 0, next_ms, now_ms }
+  return reply, { verdicts, followed, ids, fetch and fetch[3] or '' }
+end
+
+-- The first reply again, with those of its deliveries that the session still holds.
+local function recall(kept)
+  local deliveries, started_ms = {}, {}
+  for _, id in ipairs(kept[3]) do
+    local row = row_of(id)
+    if row and row.status == 'active' and row.token == kept[4] then
+      delivery_of(row, call('GET', P .. 'b:' .. id), deliveries)
+      started_ms[#started_ms + 1] = row.started_at
+    end
+  end
+  return { kept[1], kept[2], deliveries, cancel_requested(session_id), 1, false, started_ms[1] or now_ms }
+end
+
+return once(op, 'settle', act, recall)

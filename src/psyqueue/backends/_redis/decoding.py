@@ -1,0 +1,356 @@
+"""What comes back from a script, as the structs of the seam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from psyqueue.backend import (
+    Amended,
+    AnyOutcome,
+    Delivery,
+    Done,
+    Enqueued,
+    Item,
+    JobView,
+    Limits,
+    Lock,
+    NewJob,
+    Page,
+    QueueInfo,
+    Renewal,
+    Schedule,
+    Session,
+    SessionInfo,
+    Settled,
+    SettleReply,
+    Stored,
+    Verdict,
+)
+from psyqueue.backends._redis.encoding import INITIALS, LENGTHS, Rest
+from psyqueue.errors import (
+    IdConflict,
+    InvalidState,
+    KeyConflict,
+    NamespaceFrozen,
+    NamespaceMoved,
+    QueueFull,
+    RateLimitError,
+    Refused,
+    SessionLost,
+    StaleOp,
+    StateConflict,
+    UnknownDependency,
+)
+from psyqueue.job import STATUSES, Status
+
+STATUS_OF: Final[dict[str, Status]] = {initial: status for status, initial in INITIALS.items()}
+_VERDICTS: Final[dict[str, Verdict]] = {"o": "ok", "a": "already", "l": "lost", "c": "conflict"}
+_REFUSED = 2
+_rest_of = msgspec.msgpack.Decoder(Rest).decode
+_extra_of = msgspec.msgpack.Decoder(tuple[int, int, int, int, int]).decode
+_names_of = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_settings_of = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def unless_refused(reply: list[Any]) -> Any:
+    """The reply of a verb with an op. Raises what the script refused."""
+    if reply[0] == _REFUSED:
+        raise refusal(reply[1:])
+    return reply[1]
+
+
+def refusal(words: Sequence[Any]) -> Refused:
+    code = words[0].decode()
+    facts = [each.decode() if isinstance(each, bytes) else each for each in words[1:]]
+    return _REFUSALS[code](*facts)
+
+
+_REFUSALS: dict[str, Callable[..., Refused]] = {
+    "ID_CONFLICT": IdConflict,
+    "KEY_CONFLICT": KeyConflict,
+    "UNKNOWN_DEPENDENCY": UnknownDependency,
+    "QUEUE_FULL": QueueFull,
+    "STATE_CONFLICT": StateConflict,
+    "RATE_LIMIT_EXCEEDED": RateLimitError,
+    "NAMESPACE_MOVED": NamespaceMoved,
+    "NAMESPACE_FROZEN": lambda mode: NamespaceFrozen(
+        f"the namespace is {mode}: its jobs are about to be moved. Try again later"
+    ),
+    "SESSION_LOST": SessionLost,
+    "INVALID_STATE": InvalidState,
+    "STALE_OP": lambda turn: StaleOp(f"a late duplicate: turn {turn} of its channel was done since"),
+}
+
+
+# ── the hot path ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def enqueued_of(reply: int | list[list[bytes]], jobs: Sequence[NewJob] = ()) -> tuple[Enqueued, ...]:
+    """A number instead of replies: all are new, and pending."""
+    if isinstance(reply, int):
+        if reply != len(jobs):
+            raise StaleOp("another call was made with this op: its jobs are not those of this one")
+        return tuple([Enqueued(job.id, True, "pending") for job in jobs])
+    return tuple(Enqueued(each[0].decode(), each[1] == b"+", _status(each[2])) for each in reply)
+
+
+def _status(initial: bytes) -> Status | None:
+    return STATUS_OF.get(initial.decode())
+
+
+def settled_of(reply: list[Any], outcomes: Sequence[AnyOutcome], seed: str) -> SettleReply:
+    verdicts, followed, deliveries, asked, more, next_ms, now_ms = reply
+    return SettleReply(
+        _settled(verdicts.decode(), followed, outcomes),
+        tuple(_deliveries(deliveries, seed, now_ms)),
+        tuple(each.decode() for each in asked),
+        more=bool(more),
+        next_due_in_ms=next_ms,
+    )
+
+
+_ACKED = "oc"
+
+
+def _settled(verdicts: str, followed: list[Any], outcomes: Sequence[AnyOutcome]) -> tuple[Settled, ...]:
+    if len(verdicts) != 2 * len(outcomes):
+        raise StaleOp("another call was made with this op: its outcomes are not those of this one")
+    effects = {number: enqueued_of(each) for number, each in followed}
+    if not effects and verdicts == _ACKED * len(outcomes):
+        return tuple([Settled(outcome.job_id, "ok", "completed") for outcome in outcomes])
+    return tuple(
+        Settled(
+            outcome.job_id,
+            _VERDICTS[verdicts[2 * number]],
+            STATUS_OF.get(verdicts[2 * number + 1]),
+            effects.get(number + 1, ()),
+        )
+        for number, outcome in enumerate(outcomes)
+    )
+
+
+def _deliveries(flat: list[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
+    parts = iter(flat)
+    for raw_id, body, number, attempt, created_ms, packed in zip(parts, parts, parts, parts, parts, parts, strict=True):
+        payload, cold, _, rest = _parts(body)
+        fence, lost, priority, run_at_ms, generation = (
+            (attempt, 0, 0, int(created_ms), 0) if packed is None else _extra_of(packed)
+        )
+        yield Delivery(
+            id=raw_id.decode(),
+            queue=rest.queue,
+            name=rest.name,
+            payload=payload,
+            cold=cold,
+            completion_token=f"{number.decode()}.{seed}",
+            fence=fence,
+            attempt=attempt,
+            lost=lost,
+            max_retries=rest.max_retries,
+            max_lost=rest.max_lost,
+            priority=priority,
+            lane=rest.lane,
+            created_at_ms=int(created_ms),
+            started_at_ms=now_ms,
+            run_at_ms=run_at_ms,
+            generation=generation,
+            schedule_id=rest.schedule_id,
+            needs=tuple([need.job_id for need in rest.needs]) if rest.needs else (),
+        )
+
+
+def _parts(body: bytes) -> tuple[bytes, bytes, bytes, Rest]:
+    """Payload, cold, digest and the rest."""
+    payload, cold, digest = LENGTHS.unpack_from(body)
+    cold_at = LENGTHS.size + payload
+    digest_at = cold_at + cold
+    rest_at = digest_at + digest
+    return (
+        body[LENGTHS.size : cold_at],
+        body[cold_at:digest_at],
+        body[digest_at:rest_at],
+        _rest_of(memoryview(body)[rest_at:]),
+    )
+
+
+def renewal_of(reply: list[Any]) -> Renewal:
+    is_open, asked, paused, now_ms = reply
+    return Renewal(bool(is_open), _texts(asked), _texts(paused), now_ms)
+
+
+def done_of(reply: list[Any]) -> Done:
+    ids, more, *rest = reply
+    return Done(_texts(ids), more=bool(more), next_in_ms=rest[0] if rest else None)
+
+
+def _texts(raw: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple([each.decode() for each in raw])
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode()
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
+    parts = iter(flat)
+    return {name.decode(): value for name, value in zip(parts, parts, strict=True)}
+
+
+def view_of(reply: list[Any]) -> JobView:
+    raw_id, body, result, errors, worker, codes, *flat = reply
+    fields = _fields(flat)
+    payload, cold, digest, rest = _parts(body)
+    status = STATUSES[STATUSES.index(fields["status"].decode())]
+    is_active = status == "active"
+
+    def number(name: str, default: int = 0) -> int:
+        return int(fields.get(name, default))
+
+    def instant(name: str) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    created_ms = number("created_at")
+    run_at_ms = number("run_at", created_ms)
+    return JobView(
+        job=NewJob(
+            id=raw_id.decode(),
+            queue=rest.queue,
+            name=rest.name,
+            payload=payload,
+            cold=cold,
+            digest=digest,
+            priority=number("priority"),
+            max_retries=rest.max_retries,
+            max_lost=rest.max_lost,
+            lane=rest.lane,
+            run_at_ms=run_at_ms,
+            schedule_id=rest.schedule_id,
+            unique=rest.unique,
+            idempotency=rest.idempotency,
+            gate=rest.gate,
+            needs=rest.needs,
+        ),
+        status=status,
+        attempt=number("attempt"),
+        lost=number("lost"),
+        generation=number("generation"),
+        fence=number("fence", number("attempt")),
+        ready_number=number("ready", number("number")) if status == "pending" else None,
+        session_id=fields["session"].decode() if is_active else None,
+        worker=_text(worker) if is_active else None,
+        held="held" in fields,
+        cancel_requested="cancel" in fields,
+        reason=fields.get("reason", b"").decode(),
+        created_at_ms=created_ms,
+        started_at_ms=instant("started_at"),
+        completed_at_ms=instant("completed_at"),
+        run_at_ms=run_at_ms,
+        expires_at_ms=instant("expires_at"),
+        result=b"null" if result is None and status == "completed" else result,
+        errors=tuple(errors),
+        blocked_by=_texts(codes),
+    )
+
+
+def page_of(reply: list[Any]) -> Page:
+    views, cursor = reply
+    return Page(tuple(view_of(each) for each in views), _text(cursor))
+
+
+def queues_of(reply: list[Any]) -> tuple[tuple[QueueInfo, ...], str | None]:
+    infos, cursor = reply
+    return tuple(_queue_of(each) for each in infos), _text(cursor)
+
+
+def _queue_of(reply: list[Any]) -> QueueInfo:
+    queue, oldest_ms, lanes, settings, *flat = reply
+    counts = {name: int(count) for name, count in _fields(flat).items()}
+    return QueueInfo(
+        queue=queue.decode(),
+        counts={status: counts.get(status, 0) for status in STATUSES},
+        oldest_pending_at_ms=oldest_ms,
+        lanes=lanes,
+        limits=limits_of(queue.decode(), settings),
+    )
+
+
+def limits_of(queue: str, packed: bytes | None) -> Limits:
+    if packed is None:
+        return Limits(queue=queue)
+    paused, weight, active, rate, burst, pending, ended, dead = _settings_of(packed)
+    return Limits(
+        queue=queue,
+        paused_until_ms=_or_none(paused),
+        weight=weight,
+        active_max=_or_none(active),
+        starts_per_minute=_or_none(rate),
+        starts_burst=burst,
+        pending_max=_or_none(pending),
+        retain_ended=(ended[0], ended[1]) if ended else None,
+        retain_dead=(dead[0], dead[1]) if dead else None,
+    )
+
+
+def _or_none(value: Any) -> int | None:
+    """Absent stands as False; 0 is a number."""
+    return None if value is False else value
+
+
+def sessions_of(reply: list[Any]) -> tuple[tuple[SessionInfo, ...], str | None]:
+    infos, cursor = reply
+    return tuple(_session_of(each) for each in infos), _text(cursor)
+
+
+def _session_of(reply: list[Any]) -> SessionInfo:
+    session_id, held, left_ms, *flat = reply
+    fields = _fields(flat)
+    session = Session(
+        id=session_id.decode(),
+        worker=fields["worker"].decode(),
+        queues=_names_of(fields["queues"]),
+        lease_ms=int(fields["lease_ms"]),
+        meta=fields["meta"],
+    )
+    return SessionInfo(session, held, int(fields["opened_at"]), left_ms)
+
+
+def amended_of(reply: list[Any]) -> Amended:
+    changed, skipped, cursor = reply
+    return Amended(
+        _texts(changed), tuple((job_id.decode(), _status(initial)) for job_id, initial in skipped), _text(cursor)
+    )
+
+
+def schedules_of(reply: list[Any]) -> tuple[tuple[Schedule, ...], str | None]:
+    found, cursor = reply
+    return tuple(
+        Schedule(
+            id=raw_id.decode(),
+            spec=spec,
+            version=version,
+            next_at_ms=next_ms,
+            last_nominal_ms=nominal_ms,
+            paused=bool(is_paused),
+        )
+        for raw_id, version, spec, next_ms, nominal_ms, is_paused in found
+    ), _text(cursor)
+
+
+def item_of(key: str, reply: list[Any] | None) -> Item | None:
+    return None if reply is None else Item(key, reply[0], reply[1])
+
+
+def items_of(reply: list[Any]) -> tuple[tuple[Item, ...], str | None]:
+    found, cursor = reply
+    return tuple(Item(key.decode(), value, version) for key, value, version in found), _text(cursor)
+
+
+def records_of(reply: list[Any]) -> tuple[Stored, ...]:
+    return tuple(Stored(int(seq), int(at_ms), body) for seq, at_ms, body in reply)
+
+
+def lock_of(reply: list[Any]) -> Lock:
+    fence, holder, left_ms = reply
+    return Lock(fence, holder.decode(), left_ms)

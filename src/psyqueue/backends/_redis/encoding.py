@@ -1,0 +1,251 @@
+"""What a call looks like on its way to a script: packed headers, and bytes as arguments of their own.
+
+Lua reads msgpack without its binary type, so everything that is bytes goes beside the header; `Cargo` gives each its
+number among the script's arguments. False stands for what is absent: a nil would end a Lua table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from psyqueue.backend import (
+    Ack,
+    AnyOutcome,
+    Cancelled,
+    Dead,
+    Dependency,
+    Effects,
+    Fetch,
+    Filter,
+    Gate,
+    Idempotency,
+    Keep,
+    Limits,
+    NewJob,
+    Op,
+    Release,
+    Retry,
+    Snooze,
+    StateWrite,
+    Unique,
+)
+from psyqueue.job import Status
+
+LENGTHS: Final = struct.Struct("<III")
+"""A body begins with the lengths of its payload, cold and digest; then these three, then a packed `Rest`."""
+INITIALS: dict[Status, str] = {
+    "waiting": "w",
+    "scheduled": "s",
+    "pending": "p",
+    "active": "a",
+    "completed": "c",
+    "dead": "d",
+    "cancelled": "x",
+}
+pack = msgspec.msgpack.encode
+NOTHING: Final = pack(False)
+
+
+class Rest(Struct, frozen=True, array_like=True, kw_only=True):
+    """What no script reads and no step changes. Trailing fields may be missing: they are the defaults."""
+
+    queue: str
+    name: str
+    lane: str = ""
+    max_retries: int = 3
+    max_lost: int = 2
+    schedule_id: str | None = None
+    unique: Unique | None = None
+    idempotency: Idempotency | None = None
+    gate: Gate | None = None
+    needs: tuple[Dependency, ...] = ()
+
+
+class Cargo:
+    """The bytes of a call. `first`: the number of the first of them among the script's arguments."""
+
+    def __init__(self, first: int) -> None:
+        self.arguments: list[bytes] = []
+        self._first = first
+
+    def add(self, data: bytes) -> int:
+        self.arguments.append(data)
+        return self._first + len(self.arguments) - 1
+
+    @property
+    def next(self) -> int:
+        return self._first + len(self.arguments)
+
+
+def op_of(op: Op) -> bytes:
+    return pack((op.client, str(op.channel), str(op.turn)))
+
+
+# ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@lru_cache(1_024)
+def _plain_rest(queue: str, name: str) -> bytes:
+    return pack((queue, name))
+
+
+def body_of(job: NewJob, *, is_plain: bool) -> bytes:
+    payload, cold, digest = job.payload, job.cold, job.digest
+    rest = _plain_rest(job.queue, job.name) if is_plain else pack(_rest_of(job))
+    return b"".join((LENGTHS.pack(len(payload), len(cold), len(digest)), payload, cold, digest, rest))
+
+
+def _rest_of(job: NewJob) -> Rest:
+    return Rest(
+        queue=job.queue,
+        name=job.name,
+        lane=job.lane,
+        max_retries=job.max_retries,
+        max_lost=job.max_lost,
+        schedule_id=job.schedule_id,
+        unique=job.unique,
+        idempotency=job.idempotency,
+        gate=job.gate,
+        needs=job.needs,
+    )
+
+
+def _is_plain(job: NewJob) -> bool:
+    return (
+        not job.priority
+        and job.max_retries == 3
+        and job.max_lost == 2
+        and not job.lane
+        and not job.delay_ms
+        and job.run_at_ms is None
+        and job.expires_in_ms is None
+        and job.schedule_id is None
+        and job.unique is None
+        and job.idempotency is None
+        and job.gate is None
+        and not job.needs
+    )
+
+
+def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
+    """The header of a job; its body goes to the cargo."""
+    is_plain = _is_plain(job)
+    cargo.add(body_of(job, is_plain=is_plain))
+    if is_plain:
+        return job.id, job.queue, job.name
+    unique, idempotency, gate = job.unique, job.idempotency, job.gate
+    return (
+        job.id,
+        job.queue,
+        job.name,
+        job.priority,
+        job.max_retries,
+        job.max_lost,
+        job.lane,
+        job.delay_ms,
+        _or_false(job.run_at_ms),
+        _or_false(job.expires_in_ms),
+        (unique.key, initials(unique.while_), unique.on_conflict) if unique else False,
+        (idempotency.key, idempotency.window_ms) if idempotency else False,
+        (gate.key, gate.capacity) if gate else False,
+        [(need.job_id, initials(need.on)) for need in job.needs] or False,
+    )
+
+
+def initials(statuses: Sequence[Status]) -> str:
+    return "".join(INITIALS[status] for status in statuses)
+
+
+def _or_false(value: int | None) -> int | bool:
+    return False if value is None else value
+
+
+# ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def add_effects(effects: Effects, cargo: Cargo) -> Any:
+    """The header of effects, False for none; their bytes go to the cargo."""
+    if not effects:
+        return False
+    writes = [_write_of(write, cargo) for write in effects.writes]
+    first = cargo.next
+    jobs = [add_job(job, cargo) for job in effects.jobs]
+    records = [(each.stream, cargo.add(each.body), _or_false(each.ttl_ms)) for each in effects.records]
+    return writes, jobs, first, records
+
+
+def _write_of(write: StateWrite, cargo: Cargo) -> tuple[Any, ...]:
+    return (
+        write.kind,
+        write.key,
+        cargo.add(write.value),
+        str(write.number),
+        _or_false(write.expected),
+        _or_false(write.ttl_ms),
+        write.capacity,
+        write.refill_per_minute,
+    )
+
+
+# ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def add_outcome(outcome: AnyOutcome, cargo: Cargo) -> tuple[Any, ...]:
+    """The header of an outcome; its bytes go to the cargo."""
+    job_id = outcome.job_id
+    number, _, seed = outcome.completion_token.partition(".")
+    if type(outcome) is Ack and not outcome.effects:  # nearly all of them
+        if outcome.result == b"null":
+            return "a", job_id, seed, number
+        return "a", job_id, seed, number, cargo.add(outcome.result)
+    effects = add_effects(outcome.effects, cargo)
+    match outcome:
+        case Ack(result=result):
+            return "a", job_id, seed, number, cargo.add(result), False, False, effects
+        case Retry(error=error, delay_ms=delay_ms):
+            return "r", job_id, seed, number, cargo.add(error), delay_ms, False, effects
+        case Dead(error=error, reason=reason):
+            return "d", job_id, seed, number, cargo.add(error), False, reason, effects
+        case Snooze(delay_ms=delay_ms, reason=reason):
+            return "s", job_id, seed, number, False, delay_ms, reason or False, effects
+        case Release():
+            return "l", job_id, seed, number, False, False, False, effects
+        case Cancelled(reason=reason):
+            return "c", job_id, seed, number, False, False, reason or False, effects
+        case Keep():
+            return "k", job_id, seed, number, False, False, False, effects
+
+
+def wish_of(fetch: Fetch | None) -> bytes:
+    return NOTHING if fetch is None else pack((fetch.queues, fetch.count, fetch.token_seed, fetch.bytes_max))
+
+
+# ── operating ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def filter_of(where: Filter) -> bytes:
+    return pack(
+        (
+            where.ids,
+            where.queues,
+            where.statuses,
+            where.names,
+            where.lanes,
+            _or_false(where.created_from_ms),
+            _or_false(where.created_to_ms),
+            _or_false(where.ended_before_ms),
+            where.text,
+            where.reason,
+        )
+    )
+
+
+def settings_of(limits: Limits) -> tuple[Any, ...]:
+    return (
+        _or_false(limits.paused_until_ms),
+        limits.weight,
+        _or_false(limits.active_max),
+        _or_false(limits.starts_per_minute),
+        limits.starts_burst,
+        _or_false(limits.pending_max),
+        limits.retain_ended or False,
+        limits.retain_dead or False,
+    )

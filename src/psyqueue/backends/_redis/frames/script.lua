@@ -1,0 +1,8 @@
+-- A command as a script: all of it is read with each call.
+local KEYS, ARGV = KEYS, ARGV
+@definitions
+local function main()
+@body
+end
+@begin
+return main()

@@ -1,0 +1,102 @@
+-- Retention. As _memory/maintenance.py.
+local QUEUES_MAX = 200
+local RETAIN_ENDED, RETAIN_DEAD = { 86400000, 10000 }, { 7776000000, 100000 }
+local OPS_KEPT_MS, CLOSED_KEPT_MS, FIRES_KEPT_MS = 86400000, 86400000, 90 * 86400000
+
+-- Jobs of one place (`e:` or `D:`), oldest end first. Held ones and those that a live child needs do not stand there.
+local function prune_place(queue, key, count, retention, limit, ids)
+  local aged = call('ZCOUNT', key, '-inf', now_ms - retention[1])
+  local doomed = math.min(limit, math.max(aged, count - retention[2]))
+  if doomed <= 0 then
+    return
+  end
+  local members = call('ZRANGE', key, 0, doomed - 1)
+  local names, plain = {}, {}
+  for _, member in ipairs(members) do
+    local id = id_of(member)
+    local found = call('HMGET', P .. 'j:' .. id, 'special', 'status')
+    ids[#ids + 1] = id
+    if found[1] then
+      drop_job(row_of(id))
+    else
+      plain[#plain + 1] = member
+      tally(queue, nil, found[2], -1)
+      for _, kind in ipairs({ 'j:', 'b:', 'r:', 'f:' }) do
+        names[#names + 1] = P .. kind .. id
+      end
+    end
+  end
+  if #plain > 0 then
+    call_many('ZREM', key, plain)
+    for i = 1, #names, 4000 do
+      call('UNLINK', unpack(names, i, math.min(i + 3999, #names)))
+    end
+  end
+  flush()
+end
+
+local function prune_queue(queue, limit, ids)
+  local limits = limits_of(queue)
+  local ended, dead = RETAIN_ENDED, RETAIN_DEAD
+  if limits then
+    ended, dead = limits.retain_ended, limits.retain_dead
+  end
+  if ended then
+    local count = count_of(queue, 'completed') + count_of(queue, 'cancelled')
+    prune_place(queue, P .. 'e:' .. queue, count, ended, limit - #ids, ids)
+  end
+  if dead and #ids < limit then
+    prune_place(queue, P .. 'D:' .. queue, count_of(queue, 'dead'), dead, limit - #ids, ids)
+  end
+end
+
+-- Queue by queue, on from where the last call ended. True: there may be more.
+local function prune_jobs(limit, ids)
+  local from = call('HGET', P .. 'meta', 'prune_from')
+  local queues = call('ZRANGEBYLEX', P .. 'queues', from and '(' .. from or '-', '+', 'LIMIT', 0, QUEUES_MAX)
+  for i, queue in ipairs(queues) do
+    prune_queue(queue, limit, ids)
+    if #ids >= limit then
+      local before = queues[i - 1] or from
+      if before then
+        call('HSET', P .. 'meta', 'prune_from', before)
+      end
+      return true
+    end
+  end
+  if #queues == QUEUES_MAX then
+    call('HSET', P .. 'meta', 'prune_from', queues[#queues])
+    return true
+  end
+  call('HDEL', P .. 'meta', 'prune_from')
+  return false
+end
+
+-- What stands in the sorted set `index` up to `score`; `drop(member)` takes it away. True: there may be more.
+local function prune_index(index, score, limit, drop)
+  local members = call('ZRANGEBYSCORE', P .. index, '-inf', score, 'LIMIT', 0, limit)
+  for _, member in ipairs(members) do
+    if drop(member) ~= false then
+      call('ZREM', P .. index, member)
+    end
+  end
+  return #members >= limit
+end
+
+local function drop_record(member)
+  local seq, stream = string.match(member, '^(%d+):(.*)$')
+  call('XDEL', P .. 's:' .. stream, seq .. '-0')
+end
+
+-- A lane without jobs or settings that has no claim saved up or lost: forgetting it changes no order.
+local function prune_lanes(queue, limit)
+  local dropped = 0
+  for _, lane in ipairs(call('HKEYS', P .. 'lt:' .. queue)) do
+    local is_used = call('SISMEMBER', P .. 'ln:' .. queue, lane) == 1 or limits_of(queue, lane)
+    if not is_used and lane_time(queue, lane) <= number_field('times', 'q' .. queue) and dropped < limit then
+      dropped = dropped + 1
+      call('HDEL', P .. 'lt:' .. queue, lane)
+    end
+  end
+  return dropped >= limit
+end

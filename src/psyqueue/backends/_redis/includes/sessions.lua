@@ -1,0 +1,62 @@
+-- Worker sessions. S:<id> what it is; `leases` the open ones by the end of their lease (monotone clock); a:<id> the jobs
+-- it holds; `closing` closed ones that hold jobs; `closed` closed ones by the time they closed.
+local function is_open(session_id)
+  return call('ZSCORE', P .. 'leases', session_id)
+end
+
+local function require_session(session_id)
+  if not is_open(session_id) then
+    refuse('SESSION_LOST', session_id)
+  end
+end
+
+local function close(session_id)
+  is_changed = true
+  call('ZREM', P .. 'leases', session_id)
+  call('ZADD', P .. 'closed', mono_ms, session_id)
+  if call('EXISTS', P .. 'a:' .. session_id) == 1 then
+    call('ZADD', P .. 'closing', 0, session_id)
+  end
+end
+
+local function extend(session_id)
+  local lease_ms = tonumber(call('HGET', P .. 'S:' .. session_id, 'lease_ms'))
+  local until_ms = math.max(mono_ms + lease_ms, tonumber(is_open(session_id)))
+  call('ZADD', P .. 'leases', until_ms, session_id)
+end
+
+-- In order of creation.
+local function rows_held_by(session_id)
+  local held = {}
+  for _, id in ipairs(call('SMEMBERS', P .. 'a:' .. session_id)) do
+    held[#held + 1] = row_of(id) or nil
+  end
+  table.sort(held, function(one, other)
+    return one.number < other.number
+  end)
+  return held
+end
+
+local function forget_if_empty(session_id)
+  if call('EXISTS', P .. 'a:' .. session_id) == 0 then
+    call('ZREM', P .. 'closing', session_id)
+  end
+end
+
+local function cancel_requested(session_id)
+  return call('SMEMBERS', P .. 'cr:' .. session_id)
+end
+
+-- { is open, asked to cancel, its queues that are paused, now }
+local function renewal_of(session_id)
+  if not is_open(session_id) then
+    return { 0, {}, {}, now_ms }
+  end
+  local paused = {}
+  for _, queue in ipairs(cmsgpack.unpack(call('HGET', P .. 'S:' .. session_id, 'queues'))) do
+    if is_paused(limits_of(queue)) then
+      paused[#paused + 1] = queue
+    end
+  end
+  return { 1, cancel_requested(session_id), paused, now_ms }
+end
