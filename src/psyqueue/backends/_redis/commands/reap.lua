@@ -19,7 +19,7 @@ end
 
 -- A lost delivery: its token is void at once, so that a late outcome is `lost`.
 local function take_back(row, lost)
-  add_error(row.id, lost .. ',"attempt":' .. row.attempt .. ',"at_ms":' .. text_of(now_ms) .. '}')
+  add_error(row, lost .. ',"attempt":' .. row.attempt .. ',"at_ms":' .. text_of(now_ms) .. '}')
   set(row, 'token', nil)
   set(row, 'lost', (row.lost or 0) + 1)
   if cancel_if_asked(row) then

@@ -141,11 +141,10 @@ local function plain_ones(entries, budget)
   for i, entry in ipairs(entries) do
     local number, id = string.match(entry, '^(%d+):(.*)$')
     local key = prefix .. id
-    local found = call('HMGET', key, 'status', 'special', 'sorted', 'ready', 'number', 'attempt', 'created_at')
-    if found[1] == 'pending' and not found[3] and (found[4] or found[5]) == number then
-      if found[2] or found[4] then
-        return ones, i
-      end
+    local found = call('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
+    if found[3] then
+      return ones, i
+    elseif found[1] == 'pending' and found[2] == number then
       ones[#ones + 1] = { entry, id, key, found }
     end
     budget.looked = budget.looked + 1
@@ -177,11 +176,11 @@ local function start_plain(queue, wanted, budget)
       end
       started = started + 1
       local id, found = one[2], one[4]
-      local attempt = found[6] and found[6] + 1 or 1
+      local attempt = found[4] and found[4] + 1 or 1
       call('HSET', one[3], 'status', 'active', 'attempt', attempt, 'token', budget.seed, 'session', budget.session,
         'started_at', budget.now)
-      deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, texts[i], found[5]
-      deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = attempt, found[7], false
+      deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, texts[i], found[2]
+      deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = attempt, found[5], false
       n = n + 6
       budget.ids[budget.count] = id
     end

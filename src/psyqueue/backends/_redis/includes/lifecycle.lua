@@ -106,6 +106,7 @@ local function end_job(row, status, reason, result)
   set(row, 'session', nil)
   if result and result ~= 'null' then
     defer('SET', P .. 'r:' .. row.id, result)
+    set(row, 'special', '1')
   end
   let_go_key(row)
   if row.placed then

@@ -3,9 +3,11 @@
 -- false or absent where nothing is.
 local ERRORS_KEPT = 20
 
-local function add_error(id, error_)
-  defer('RPUSH', P .. 'f:' .. id, error_)
-  defer('LTRIM', P .. 'f:' .. id, -ERRORS_KEPT, -1)
+local function add_error(row, error_)
+  local key = P .. 'f:' .. row.id
+  defer('RPUSH', key, error_)
+  defer('LTRIM', key, -ERRORS_KEPT, -1)
+  set(row, 'special', '1') -- retention has more to delete
 end
 
 -- Active → pending at its old place, or scheduled without one. Its token stays: it tells a repeat from a loss.
@@ -45,11 +47,11 @@ local apply = {
     end_job(row, 'cancelled', outcome[7] or row.reason)
   end,
   d = function(row, outcome)
-    add_error(row.id, ARGV[outcome[5]])
+    add_error(row, ARGV[outcome[5]])
     end_job(row, 'dead', outcome[7])
   end,
   r = function(row, outcome)
-    add_error(row.id, ARGV[outcome[5]])
+    add_error(row, ARGV[outcome[5]])
     if cancel_if_asked(row) then
       return
     elseif row.attempt > (row.max_retries or MAX_RETRIES) then
@@ -114,9 +116,11 @@ local function ack_plain(session_id, outcome, acked)
   if found[1] ~= 'active' or found[2] ~= outcome[3] or found[3] ~= session_id or found[4] or found[6] ~= outcome[4] then
     return false
   end
-  call('HSET', key, 'status', 'completed', 'completed_at', acked.now)
   if outcome[5] then
     call('SET', P .. 'r:' .. id, ARGV[outcome[5]])
+    call('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
+  else
+    call('HSET', key, 'status', 'completed', 'completed_at', acked.now)
   end
   local of_queue = acked.queues[found[5]] or {}
   acked.queues[found[5]] = of_queue

@@ -11,20 +11,25 @@ local function prune_place(queue, key, count, retention, limit, ids)
     return
   end
   local members = call('ZRANGE', key, 0, doomed - 1)
-  local names, plain = {}, {}
+  local names, plain, counts = {}, {}, {}
   for _, member in ipairs(members) do
     local id = id_of(member)
     local found = call('HMGET', P .. 'j:' .. id, 'special', 'status')
     ids[#ids + 1] = id
-    if found[1] then
+    if found[1] and found[1] ~= HAS_RESULT then
       drop_job(row_of(id))
     else
       plain[#plain + 1] = member
-      tally(queue, nil, found[2], -1)
-      for _, kind in ipairs({ 'j:', 'b:', 'r:', 'f:' }) do
-        names[#names + 1] = P .. kind .. id
+      counts[found[2]] = (counts[found[2]] or 0) + 1
+      local n = #names
+      names[n + 1], names[n + 2] = P .. 'j:' .. id, P .. 'b:' .. id
+      if found[1] then
+        names[n + 3] = P .. 'r:' .. id
       end
     end
+  end
+  for status, count in pairs(counts) do
+    tally(queue, nil, status, -count)
   end
   if #plain > 0 then
     call_many('ZREM', key, plain)

@@ -1,6 +1,8 @@
 -- Jobs as rows: the hot fields of `j:<id>` in a Lua table, where a row has its place, and how a changed one is written.
 -- Absent fields: ready = number, fence = attempt, run_at = created_at, lane = '', the rest 0, or as in `default_of`.
 local MAX_RETRIES, MAX_LOST = 3, 2
+-- In `special`: a plain job that ended with a result.
+local HAS_RESULT = 'r'
 local IS_NUMBER = {
   number = true, ready = true, priority = true, attempt = true, fence = true, lost = true, max_retries = true,
   max_lost = true, created_at = true, run_at = true, expires_at = true, generation = true, started_at = true,
@@ -237,9 +239,10 @@ local function flush_index(row, kind, test, score_of)
   end
 end
 
--- Whatever makes a job more than a plain one that runs, is acked and goes: it then is looked at in full.
+-- Whatever makes a job more than a plain one that is pending at its creation number, runs, is acked and goes: the usual
+-- ways then leave it to those that look at all of its fields.
 local function is_special(row)
-  return row.priority or row.lane or row.unique or row.gate or row.kids or row.needs_left or row.run_at
+  return row.ready or row.sorted or row.priority or row.lane or row.unique or row.gate or row.kids or row.needs_left or row.run_at
     or row.expires_at or row.fence or row.lost or row.generation or row.reason or row.held or row.cancel or row.watched
 end
 
