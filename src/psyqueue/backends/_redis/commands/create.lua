@@ -2,7 +2,7 @@
 -- Params: 1 schema; 2 instant at which a test clock starts, or ''.
 -- Returns: { schema, mode, epoch, moved to, now, instant of the test clock or false }.
 -- Index: meta. Cost: one key.
--- flags: deny-oom
+-- flags: allow-oom
 local key = KEYS[1] .. 'meta'
 if redis.call('HSETNX', key, 'schema', ARGV[1]) == 1 then
   if ARGV[2] ~= '' then

@@ -2,7 +2,7 @@
 -- Params: 1 op; 2 name; 3 holder; 4 lease in ms, 0 lets go.
 -- Returns: { 0 | 1, { fence or false, holder, milliseconds left } } | { 2, code, facts … }.
 -- Index: `locks` name → packed { holder, fence, until }. Cost: two keys.
--- flags: deny-oom
+-- flags: allow-oom
 --- @include head hashes wake rows flush turn
 local op, name, holder, lease_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 return once(op, 'lock', function()

@@ -6,6 +6,7 @@ local function note_queue(queue)
     call('ZADD', P .. 'queues', 0, queue)
   elseif call('SISMEMBER', P .. 'limited', queue) == 0 then
     call('ZREM', P .. 'queues', queue)
+    call('DEL', P .. 'w:' .. queue)
   end
 end
 

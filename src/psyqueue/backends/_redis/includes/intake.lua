@@ -111,6 +111,11 @@ local function unique_taken(job, body, holder, is_follow_up)
   return existing(holder.id, holder)
 end
 
+local function has_bound(queue, lane)
+  local limits = limits_of(queue, lane)
+  return limits and limits.pending_max
+end
+
 local function check_room(job)
   local queue, lane = job[2], job[7] or ''
   local of_queue = limits_of(queue)
@@ -189,7 +194,7 @@ local function enqueue_plain(jobs, first)
     end
     keys[i], seen[id] = P .. 'j:' .. id, true
     if not entries[queue] then
-      if limits_of(queue) or limits_of(queue, '') then
+      if has_bound(queue) or has_bound(queue, '') then
         return false
       end
       entries[queue] = {}
