@@ -10,8 +10,10 @@ from psyqueue.backend.jobs import NO_EFFECTS, Effects, Enqueued
 from psyqueue.job import Status
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True):
     """One dequeue of one job. `attempt` counts from 1, `fence` grows with every delivery of the job.
+
+    Stores make one for each job, by position: nineteen fields by name cost six to fifteen times as much.
 
     `completion_token` is made by the store from the fetch's `token_seed`, differs between any two deliveries and is
     opaque. `needs` are the ids of the jobs that this one waited for.
@@ -27,12 +29,12 @@ class Delivery(Struct, frozen=True, kw_only=True):
     attempt: int
     lost: int
     max_retries: int
-    max_lost: int = 2
     priority: int
     lane: str
     created_at_ms: int
     started_at_ms: int
     run_at_ms: int
+    max_lost: int = 2
     generation: int = 0
     schedule_id: str | None = None
     needs: tuple[str, ...] = ()

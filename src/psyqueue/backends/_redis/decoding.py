@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -49,7 +50,7 @@ from psyqueue.job import STATUSES, Status
 STATUS_OF: Final[dict[str, Status]] = {initial: status for status, initial in INITIALS.items()}
 _VERDICTS: Final[dict[str, Verdict]] = {"o": "ok", "a": "already", "l": "lost", "c": "conflict"}
 _REFUSED = 2
-_rest_of = msgspec.msgpack.Decoder(Rest).decode
+_decode_rest = msgspec.msgpack.Decoder(Rest).decode
 _extra_of = msgspec.msgpack.Decoder(tuple[int, int, int, int, int]).decode
 _names_of = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 _settings_of = msgspec.msgpack.Decoder(list[Any]).decode
@@ -138,25 +139,25 @@ def _deliveries(flat: list[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
             (attempt, 0, 0, int(created_ms), 0) if packed is None else _extra_of(packed)
         )
         yield Delivery(
-            id=raw_id.decode(),
-            queue=rest.queue,
-            name=rest.name,
-            payload=payload,
-            cold=cold,
-            completion_token=f"{number.decode()}.{seed}",
-            fence=fence,
-            attempt=attempt,
-            lost=lost,
-            max_retries=rest.max_retries,
-            max_lost=rest.max_lost,
-            priority=priority,
-            lane=rest.lane,
-            created_at_ms=int(created_ms),
-            started_at_ms=now_ms,
-            run_at_ms=run_at_ms,
-            generation=generation,
-            schedule_id=rest.schedule_id,
-            needs=tuple([need.job_id for need in rest.needs]) if rest.needs else (),
+            raw_id.decode(),
+            rest.queue,
+            rest.name,
+            payload,
+            cold,
+            f"{number.decode()}.{seed}",
+            fence,
+            attempt,
+            lost,
+            rest.max_retries,
+            priority,
+            rest.lane,
+            int(created_ms),
+            now_ms,
+            run_at_ms,
+            rest.max_lost,
+            generation,
+            rest.schedule_id,
+            tuple([need.job_id for need in rest.needs]) if rest.needs else (),
         )
 
 
@@ -166,12 +167,13 @@ def _parts(body: bytes) -> tuple[bytes, bytes, bytes, Rest]:
     cold_at = LENGTHS.size + payload
     digest_at = cold_at + cold
     rest_at = digest_at + digest
-    return (
-        body[LENGTHS.size : cold_at],
-        body[cold_at:digest_at],
-        body[digest_at:rest_at],
-        _rest_of(memoryview(body)[rest_at:]),
-    )
+    return body[LENGTHS.size : cold_at], body[cold_at:digest_at], body[digest_at:rest_at], _rest_of(body[rest_at:])
+
+
+@lru_cache(1_024)
+def _rest_of(packed: bytes) -> Rest:
+    """Nearly all jobs of a handler share it."""
+    return _decode_rest(packed)
 
 
 def renewal_of(reply: list[Any]) -> Renewal:
