@@ -198,19 +198,18 @@ def crowd(place: Place) -> Iterator[Crowd]:
 
 
 def rage(people: Crowd, kills: int, chance: random.Random) -> None:
-    """Faults, one after another, each victim replaced."""
+    """So many kills, each victim replaced, and stops between them."""
     tick = threading.Event()
-    for _ in range(kills):
+    while kills:
         tick.wait(chance.uniform(0.1, 0.6))
         dice = chance.random()
-        if dice < 0.1:
-            people.kill(chance.choice(people.named("producer")))
-            people.start("producer")
-        elif dice < 0.3:
+        if 0.1 <= dice < 0.3:
             people.stop_for(chance.choice(people.named("worker")), chance.uniform(0.5, 3) * LEASE_MS / 1000)
-        else:
-            people.kill(chance.choice(people.named("worker")))
-            people.start("worker")
+            continue
+        role = "producer" if dice < 0.1 else "worker"
+        people.kill(chance.choice(people.named(role)))
+        people.start(role)
+        kills -= 1
 
 
 async def drained(backend: BackendAdapter) -> bool:
