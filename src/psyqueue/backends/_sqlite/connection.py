@@ -15,7 +15,8 @@ VERSION_MIN = (3, 35, 0)
 STATEMENTS_CACHED = 512
 WAL_PAGES_MAX = 4_000
 """16 MiB of WAL before it is written back to the file: four times SQLite's default, fewer fsyncs under load."""
-CACHE_KIB = 65_536
+CACHE_KIB = 8_192
+"""Of each connection. With 64 MiB a worker grew to 79 MB for the same CPU time a job (docs/adr/0004)."""
 
 
 def check_version(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
