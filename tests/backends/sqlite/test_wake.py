@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends.sqlite.stores import finish, opened, start_child
-from psyqueue.backends._sqlite import waiting
+from psyqueue.backends._sqlite import waiting, wake
 from psyqueue.backends._sqlite.wake import EVERYTHING, Mailbox, folder_for, mask_of, prepare
 from psyqueue.testing.conformance.handle import Store, job
 
@@ -110,6 +110,64 @@ def test_a_path_too_long_for_a_socket_moves_to_the_temporary_folder(tmp_path: Pa
     folder = folder_for(long)
     assert folder.startswith(str(Path(tempfile.gettempdir()) / "psyqueue-"))
     assert folder == folder_for(long) != folder_for(f"{long}2")
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["stopped", "killed"])
+async def test_the_folder_in_the_temporary_one_goes_with_the_last_process(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    """A killed process cannot tidy up; the next one does it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(short_tmp))
+    db = short_tmp / ("x" * 90) / "jobs.db"
+    db.parent.mkdir()
+    folder = Path(folder_for(str(db)))
+    assert folder.parent == short_tmp
+    waiting = """
+        import asyncio, os, tempfile
+        from backends.sqlite.stores import opened
+        async def main(tmp, path, clean):
+            tempfile.tempdir = tmp
+            async with opened(path, "child") as store:
+                asyncio.ensure_future(store.backend.wait(("q",), (), 30_000))
+                await asyncio.sleep(0)
+                print("waits", flush=True)
+                sys.stdin.readline()
+                if not clean:
+                    os._exit(0)
+        asyncio.run(main(*sys.argv[1:3], sys.argv[3] == "True"))
+    """
+    child = start_child(waiting, short_tmp, db, clean)
+    assert child.stdout is not None
+    assert await asyncio.to_thread(child.stdout.readline) == "waits\n"
+    async with opened(db) as store:
+        assert not await store.backend.wait(("q",), (), 1)
+    assert len(list(folder.iterdir())) == 1, "the other one is still there"
+    finish(child)
+    assert folder.exists() is not clean
+    async with opened(db):
+        pass
+    assert not folder.exists()
+
+
+async def test_a_folder_that_goes_while_a_sleeper_comes_is_made_anew(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = short_tmp / "wake"
+    inbox = Inbox()
+    listening, sending = Mailbox(str(folder), "w", inbox.put), Mailbox(str(folder), "w", lambda _: None)
+    make, goes = wake.own_folder, iter([True, False])
+
+    def made_and_gone(path: str) -> None:
+        make(path)
+        if next(goes):
+            folder.rmdir()
+
+    monkeypatch.setattr(wake, "own_folder", made_and_gone)
+    listening.listen(EVERYTHING)
+    sending.send(EVERYTHING, b"found you")
+    assert await inbox.first() == b"found you"
+    for box in (listening, sending):
+        box.close()
 
 
 # ── stores ────────────────────────────────────────────────────────────────────────────────────────────────────────────

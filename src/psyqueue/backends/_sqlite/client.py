@@ -26,7 +26,7 @@ from psyqueue.backends._sqlite.schema import MIGRATIONS, migrate
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import NOTHING, About, Step
 from psyqueue.backends._sqlite.waiting import Waiter, Waiting
-from psyqueue.backends._sqlite.wake import folder_for, prepare
+from psyqueue.backends._sqlite.wake import folder_for, leave, prepare
 from psyqueue.backends._sqlite.writer import Bridge, Call, Writer, give_up
 from psyqueue.errors import PsyQueueError, StoreUnavailable, StoreUnusable
 
@@ -123,6 +123,8 @@ class Client:
         self._guard.check()
         if self._waiting is not None:
             self._waiting.close()
+        if not self._options.is_memory:
+            leave(self._options.file)
         threads = [each for each in (writer, reader) if each is not None]
         for each in threads:
             each.stop()

@@ -34,11 +34,23 @@ EVERYTHING = (1 << 64) - 1
 
 def folder_for(db_file: str) -> str:
     """`<db>-wake`, or a folder in the temporary one where that path would be too long for a socket."""
-    folder = f"{db_file}-wake"
+    folder = _beside(db_file)
     if len(os.fsencode(folder)) + 1 + _NAME_BYTES <= SOCKET_PATH_BYTES_MAX:
         return folder
     digest = blake2b(os.fsencode(os.path.realpath(db_file)), digest_size=8).hexdigest()
     return str(Path(tempfile.gettempdir()) / f"psyqueue-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}")
+
+
+def leave(db_file: str) -> None:
+    """A folder in the temporary one goes with the last of those who used it; beside the file it may stay."""
+    folder = folder_for(db_file)
+    if folder != _beside(db_file):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106 - refused while a socket is in it, which is what is wanted
+
+
+def _beside(db_file: str) -> str:
+    return f"{db_file}-wake"
 
 
 def mask_of(words: Iterable[str]) -> int:
@@ -86,12 +98,17 @@ class Mailbox:
         return f"{self._folder}/{self._stem}{mask:0{_MASK_DIGITS}x}"
 
     def _open(self, mask: int) -> None:
-        own_folder(self._folder)
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             opened.setblocking(False)
             path = self._path(mask)
-            opened.bind(path)
+            own_folder(self._folder)
+            try:
+                opened.bind(path)
+            except FileNotFoundError:
+                # Another process left just now, as the last one, and removed the folder.
+                own_folder(self._folder)
+                opened.bind(path)
             Path(path).chmod(0o600)
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(opened.fileno(), self._read)
