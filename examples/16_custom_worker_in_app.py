@@ -42,7 +42,7 @@ async def main(folder: str) -> None:
 
         # Graceful: nothing new is started, what runs may end within the grace.
         async with asyncio.TaskGroup() as group:
-            group.create_task(images.stop(grace_ms=10_000))
+            group.create_task(images.stop(grace="10s"))
             await asyncio.sleep(0)  # lets it begin
             print("stopping:", images.health()["stopping"])
             may_end.set()

@@ -112,7 +112,7 @@ async def main(name: str, lease_ms: int) -> None:
         q.events.on("worker:started", lambda event: note(f"started-{name}", str(os.getpid())))
         worker.start()
         await stop.wait()
-        await worker.stop(20_000)
+        await worker.stop(grace="20s")
 
 
 async def unguarded(name: str) -> None:

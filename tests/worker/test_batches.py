@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 
 import pytest
 
 from psyqueue.errors import StoreUnavailable
+from psyqueue.kernel import worker as worker_module
 from psyqueue.kernel.prefetch import PREFETCH_MAX, WORK_MS, Prefetch
 from worker.rig import Rig, answers_after, fails, soon, turns, until, waits_for
 
@@ -417,7 +419,7 @@ async def test_store_that_cannot_be_listened_to_is_looked_at_now_and_then_and_no
     await turns(500)
     assert rig.faults.calls["wait"] == 1
     assert rig.faults.calls["settle"] == 2
-    await worker.stop(0)
+    await worker.stop(grace=0)
     monkeypatch.setattr(module, "TROUBLE_MS", 20)
     rig.worker(name="w2", lease_ms=3_600_000)
     await until(lambda: rig.faults.calls["wait"] >= 5)
@@ -480,3 +482,42 @@ async def test_workers_take_jobs_of_their_own_queues_only(rig):
     worker = rig.q.start_worker()
     assert await rig.ended(jobs[1]) == ["completed"]
     assert worker.health()["queues"] == ["qa", "qb"]
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["on the loop", "in another thread"])
+async def test_handler_that_is_registered_later_brings_its_queue_to_a_sleeping_worker_at_once(
+    rig, monkeypatch, is_elsewhere
+):
+    """Not with the next look that an idle worker takes by itself."""
+    monkeypatch.setattr(worker_module, "POLL_MS", 600_000)
+
+    @rig.q.handle("a", queue="qa")
+    async def a(): ...
+
+    async def b(): ...
+
+    worker = rig.q.start_worker()
+    assert await rig.ended(await a.enqueue()) == ["completed"]
+    early = await rig.q.enqueue("b", {}, queue="qb")
+    await asleep(worker)
+    register = functools.partial(rig.q.handle, "b", b, queue="qb")
+    handler = await asyncio.to_thread(register) if is_elsewhere else register()
+    assert await rig.ended(early) == ["completed"]
+    await asleep(worker)
+    assert await rig.ended(await handler.enqueue(), await a.enqueue()) == ["completed"] * 2
+
+
+async def test_handler_that_is_registered_later_changes_nothing_for_a_worker_of_chosen_queues(rig):
+    @rig.q.handle("a", queue="qa")
+    async def a(): ...
+
+    worker = rig.q.start_worker("qa")
+    assert await rig.ended(await a.enqueue()) == ["completed"]
+
+    @rig.q.handle("b", queue="qb")
+    async def b(): ...
+
+    other, same = await b.enqueue(), await a.enqueue()
+    assert await rig.ended(same) == ["completed"]
+    assert await rig.status(other) == "pending"
+    assert worker.health()["queues"] == ["qa"]

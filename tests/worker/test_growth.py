@@ -241,7 +241,7 @@ async def test_stopped_worker_leaves_no_timer_task_thread_process_or_descriptor(
         jobs = await rig.q.enqueue_bulk([{"name": kind, "payload": {"n": 1}} for kind in ("async", "thread")])
         jobs.append(await rig.q.enqueue("process"))
         assert await rig.ended(*jobs) == ["completed"] * 3
-        await worker.stop(60_000)
+        await worker.stop(grace="60s")
 
     def left() -> tuple[int, list[str], list[str], int]:
         loop = asyncio.get_running_loop()

@@ -293,7 +293,7 @@ async def test_session_lost_while_the_worker_stops_ends_it_at_once(still):
     worker = still.worker(concurrency=1, lease_ms=300)
     job = await handler.enqueue()
     await soon(began.wait())
-    stopping = asyncio.create_task(worker.stop(3_600_000))
+    stopping = asyncio.create_task(worker.stop(grace="1h"))
     await turns(5)
     await still.lose_sessions()
     await soon(stopping)
@@ -471,7 +471,7 @@ async def test_lease_thread_and_its_connection_are_gone_when_the_worker_is(rig, 
     await rig.told.first("worker:started", count=3)
     assert len(lease_threads()) == len(before) + 3
     for worker in workers:
-        await soon(worker.stop(0))
+        await soon(worker.stop(grace=0))
     assert closed == [1, 1, 1]
     await until(lambda: lease_threads() == before)
 
@@ -543,7 +543,7 @@ async def test_worker_that_waits_for_its_store_to_start_can_be_stopped_at_once(b
         worker = built.worker("q")
         await soon(entered.wait())
         if verb == "open_session":
-            await soon(worker.stop(3_600_000))
+            await soon(worker.stop(grace="1h"))
             assert not worker.is_running
         gate.set()
         built.faults.always.clear()

@@ -335,7 +335,7 @@ async def test_job_that_was_delivered_often_within_a_day_is_not_dead_at_the_firs
     worker = still.worker("q")
     job = await poll.enqueue()
     await still.told.first("job:snoozed", job.id, count=1_500)
-    await worker.stop(0)
+    await worker.stop(grace=0)
     still.core.handlers._by_name.clear()
     still.worker("q", name="w2")
     before = len(still.told.of("job:snoozed", job.id))
@@ -354,7 +354,7 @@ async def test_worker_that_knows_the_handler_takes_what_another_put_off(built, s
         worker = built.worker("q")
         job = await built.q.enqueue("h", queue="q")
         await built.told.first("job:snoozed", job.id)
-        await worker.stop(0)
+        await worker.stop(grace=0)
         other.worker("q")
         assert await job.result(20) == "known here"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
 
 import pytest
 
-from psyqueue.errors import StoreBusy, StoreFull, StoreUnavailable
+from psyqueue.errors import InvalidOption, StoreBusy, StoreFull, StoreUnavailable
 from worker import process_handlers as elsewhere
 from worker.rig import LIMIT_S, Rig, answers_after, fails, lease_threads, shortened, soon, turns, until, waits_for
 
@@ -46,7 +47,7 @@ async def test_stop_hands_back_what_was_not_started_and_lets_running_handlers_fi
     worker = rig.worker(concurrency=2, prefetch=2)
     await running(rig, *jobs[:2])
     await until(lambda: worker.health()["held"] == 4)
-    stopping = asyncio.create_task(worker.stop(3_600_000))
+    stopping = asyncio.create_task(worker.stop(grace="1h"))
     while (await rig.statuses())["pending"] < 4:
         await soon(rig.store.wait(("q",), (), 50))
     assert not stopping.done()
@@ -71,7 +72,7 @@ async def test_what_was_handed_back_keeps_its_place_in_line(rig):
     jobs = await rig.q.enqueue_bulk([handler.build(n) for n in range(10)])
     worker = rig.worker(concurrency=1, prefetch=5)
     await running(rig, jobs[0])
-    stopping = asyncio.create_task(worker.stop(3_600_000))
+    stopping = asyncio.create_task(worker.stop(grace="1h"))
     await turns(10)
     go_on.set()
     await soon(stopping)
@@ -93,7 +94,7 @@ async def test_after_its_grace_a_running_handler_is_cancelled_and_its_job_goes_b
     worker = rig.worker()
     job = await handler.enqueue()
     await running(rig, job)
-    await soon(worker.stop(20))
+    await soon(worker.stop(grace="20ms"))
     view = await rig.view(job)
     assert (view.status, view.attempt, view.errors) == ("pending", 0, ())
     assert seen == [(True, False)]
@@ -112,7 +113,7 @@ async def test_thread_is_told_and_left_behind_when_the_grace_is_over(rig, blocke
     worker = rig.worker()
     job = await handler.enqueue()
     assert await asyncio.to_thread(blocker.began.wait, LIMIT_S)
-    await soon(worker.stop(0))
+    await soon(worker.stop(grace=0))
     assert (await rig.view(job)).status == "pending"
     blocker.open()
     await until(lambda: seen == [True])
@@ -129,7 +130,7 @@ async def test_children_are_dead_when_the_worker_is(rig, tmp_path):
     busy = await handler.enqueue(str(path))
     idle_pid = await (await idle.enqueue()).result(20)
     assert await asyncio.to_thread(wait_until, path.exists, limit_s=LIMIT_S)
-    await soon(worker.stop(0))
+    await soon(worker.stop(grace=0))
     assert not is_process_alive(int(path.read_text().split()[0]))
     assert not is_process_alive(idle_pid)
     assert await asyncio.to_thread(wait_until, lambda: not is_process_alive(int(path.read_text().split()[1])))
@@ -145,7 +146,7 @@ async def test_handler_that_ignores_its_end_does_not_keep_the_worker(rig, deaf, 
         worker = rig.worker()
         job = await handler.enqueue()
         await running(rig, job)
-        await soon(worker.stop(0))
+        await soon(worker.stop(grace=0))
     assert await rig.status(job) == "pending"
     assert await rig.open_sessions() == []
 
@@ -158,19 +159,44 @@ async def test_second_stop_can_only_shorten_the_grace(rig):
     worker = rig.worker()
     job = await handler.enqueue()
     await running(rig, job)
-    first = asyncio.create_task(worker.stop(3_600_000))
+    first = asyncio.create_task(worker.stop(grace="1h"))
     await turns(5)
     assert not first.done()
-    await soon(worker.stop(0))
+    await soon(worker.stop(grace=0))
     await soon(first)
-    await soon(worker.stop(3_600_000))
+    await soon(worker.stop(grace="1h"))
     assert await rig.status(job) == "pending"
+
+
+@pytest.mark.parametrize("grace", ["20ms", 0.02, timedelta(milliseconds=20)])
+async def test_grace_is_a_duration_like_all_others(rig, grace):
+    @rig.q.handle("h", queue="q")
+    async def handler():
+        await asyncio.Event().wait()
+
+    worker = rig.worker()
+    job = await handler.enqueue()
+    await running(rig, job)
+    await soon(worker.stop(grace=grace))
+    assert await rig.status(job) == "pending"
+
+
+@pytest.mark.parametrize("grace", ["soon", -1, True, float("nan")])
+async def test_grace_that_is_no_duration_is_refused_before_anything_stops(rig, grace):
+    @rig.q.handle("h", queue="q")
+    async def handler():
+        return "done"
+
+    worker = rig.worker()
+    with pytest.raises(InvalidOption, match="option grace="):
+        await worker.stop(grace=grace)
+    assert await soon((await handler.enqueue()).result()) == "done"
 
 
 async def test_idle_worker_stops_at_once_whatever_its_grace(rig):
     worker = rig.worker()
     await rig.told.first("worker:started")
-    await soon(worker.stop(3_600_000))
+    await soon(worker.stop(grace="1h"))
     assert not worker.is_running
     assert worker.failure is None
     await soon(worker.wait())
@@ -179,7 +205,7 @@ async def test_idle_worker_stops_at_once_whatever_its_grace(rig):
 
 async def test_worker_that_was_stopped_before_its_first_step_is_gone(rig):
     worker = rig.worker()
-    await soon(worker.stop(3_600_000))
+    await soon(worker.stop(grace="1h"))
     assert not worker.is_running
     await nothing_is_left_of(rig)
 
@@ -199,7 +225,7 @@ async def test_jobs_that_arrive_while_it_stops_go_back_unstarted(rig):
     job = await handler.enqueue()
     await soon(done.wait())
     assert await rig.status(job) == "active"
-    stopping = asyncio.create_task(worker.stop(3_600_000))
+    stopping = asyncio.create_task(worker.stop(grace="1h"))
     await turns(5)
     gate.set()
     await soon(stopping)
@@ -210,7 +236,7 @@ async def test_jobs_that_arrive_while_it_stops_go_back_unstarted(rig):
 async def test_handler_may_stop_its_own_worker(rig, monkeypatch):
     @rig.q.handle("h", queue="q")
     async def handler():
-        await worker.stop(50)
+        await worker.stop(grace="50ms")
 
     with shortened(monkeypatch, ABANDON_MS=100):
         worker = rig.worker()
@@ -259,7 +285,7 @@ async def test_stop_ends_although_the_store_is_away(rig, monkeypatch, error):
         for verb in ("settle", "close_session"):
             rig.faults.always[verb] = fails(error)
         go_on.set()
-        await soon(worker.stop(50))
+        await soon(worker.stop(grace="50ms"))
     assert not worker.is_running
     assert await rig.status(job) == "active"
     assert len(await rig.open_sessions()) == 1
@@ -283,7 +309,7 @@ async def test_stop_ends_although_the_store_never_answers(rig, monkeypatch):
         for verb in ("settle", "close_session", "wait"):
             rig.faults.always[verb] = waits_for(gate)
         go_on.set()
-        await soon(worker.stop(50))
+        await soon(worker.stop(grace="50ms"))
     assert not worker.is_running
     gate.set()
     rig.faults.always.clear()
@@ -303,7 +329,7 @@ async def test_worker_waits_for_its_store_as_long_as_its_grace_lasts(rig):
     await until(lambda: worker._is_resting)
     rig.faults.plans["settle"] = [fails(StoreUnavailable("cut"))] * 5
     go_on.set()
-    await soon(worker.stop(3_600_000))
+    await soon(worker.stop(grace="1h"))
     assert (await rig.view(job)).result == "heard"
 
 
@@ -323,7 +349,7 @@ async def test_stop_that_is_cancelled_lets_the_worker_end_by_itself(rig, times):
     worker = rig.worker(concurrency=8, prefetch=24)
     await running(rig, *jobs[:8])
     await until(lambda: worker.health()["held"] == 32)
-    stopping = [asyncio.create_task(worker.stop(50)) for _ in range(times)]
+    stopping = [asyncio.create_task(worker.stop(grace="50ms")) for _ in range(times)]
     await turns(3)
     for task in stopping:
         task.cancel()

@@ -115,7 +115,7 @@ async def test_cleanup_after_a_timeout_is_not_cut_short_by_the_end_of_the_worker
     worker = rig.worker()
     job = await handler.enqueue()
     await soon(cleaning.wait())
-    stopping = asyncio.create_task(worker.stop(0))
+    stopping = asyncio.create_task(worker.stop(grace=0))
     await turns(20)
     go_on.set()
     await soon(stopping)

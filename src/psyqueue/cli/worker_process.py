@@ -114,7 +114,7 @@ class WorkerProcess:
         again.cancel()
         if not stopping.done():
             for worker in self._workers:
-                spawn(worker.stop(0), name="cut")
+                spawn(worker.stop(grace=0), name="cut")
             await first_of(stopping, limit_ms=AT_ONCE_MS)
             if not stopping.done():
                 _exit_now(128 + self._last_signal)

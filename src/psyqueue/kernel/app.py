@@ -100,7 +100,7 @@ class PsyQueue:
 
         def register(function: Callable[..., Any]) -> Handler[..., Any]:
             spec = make_spec(name, function, options)
-            self._core.handlers.add(spec)
+            self._core.add_handler(spec)
             return Handler(self._core, spec, {}, {})
 
         return register if fn is None else register(fn)

@@ -6,6 +6,7 @@ import os
 from asyncio import AbstractEventLoop
 from asyncio import _get_running_loop as _running_loop
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from secrets import SystemRandom
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -14,7 +15,7 @@ from psyqueue.clock import Clock, SystemClock
 from psyqueue.errors import AlreadyStopped, ForkedProcess, LifecycleError, NotStarted
 from psyqueue.ids import new_token
 from psyqueue.kernel.bus import EventBus
-from psyqueue.kernel.handlers import Handlers
+from psyqueue.kernel.handlers import Handlers, HandlerSpec
 from psyqueue.kernel.ops import GIVE_UP_MS, Channel, SharedChannel
 from psyqueue.kernel.pipeline import Chain
 from psyqueue.kernel.registry import Registry
@@ -103,6 +104,15 @@ class Core:
         self.require_own_process()
         if self.state != "new":
             raise LifecycleError(f"{what} after start() changes nothing any more; call it before")
+
+    def add_handler(self, spec: HandlerSpec) -> None:
+        """Known to this process, its running workers included. Raises ConfigError if one of its names is taken."""
+        self.handlers.add(spec)
+        for worker in self.workers:
+            # From any thread: modules with handlers may be imported late, and anywhere.
+            assert self._loop is not None
+            with suppress(RuntimeError):  # the loop is closed: nobody runs any more
+                self._loop.call_soon_threadsafe(worker.handlers_changed)
 
     # ── the store ─────────────────────────────────────────────────────────────────────────────────────────────────
     @property

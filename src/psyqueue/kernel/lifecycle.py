@@ -92,7 +92,7 @@ class Lifecycle:
         """All at once, each with this grace for its running handlers; None is the worker's own."""
         core = self._core
         workers, core.workers = core.workers, []
-        ended = await asyncio.gather(*(worker.stop(grace_ms) for worker in workers), return_exceptions=True)
+        ended = await asyncio.gather(*(worker.drain(grace_ms) for worker in workers), return_exceptions=True)
         for worker, failure in zip(workers, ended, strict=True):
             if failure is not None:
                 log.error("worker failed to stop", exc_info=failure, extra={"worker": worker.name})

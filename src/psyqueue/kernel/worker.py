@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from psyqueue.backend import Fetch, Renewal, SettleReply
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import NamespaceFrozen, SessionLost, StoreFull
 from psyqueue.ids import new_token
 from psyqueue.kernel.aio import call_later_ms, finish, next_turn, settle_down, spawn, within_ms
@@ -128,12 +129,16 @@ class Worker:
         )
         self._main = spawn(self._work(), name=f"psyqueue-worker-{self.name}")
 
-    async def stop(self, grace_ms: int | None = None) -> None:
-        """Drain: fetch nothing more, hand back what was not started, let running handlers end within `grace_ms`.
+    async def stop(self, *, grace: Duration | None = None) -> None:
+        """Drain: fetch nothing more, hand back what was not started, let running handlers end within `grace` (30 s).
 
         Then these are cancelled and handed back too. Called again it can only shorten the grace. Returns when the
-        worker is gone; cancelled before that, the worker goes on ending by itself.
+        worker is gone; cancelled before that, the worker goes on ending by itself. Raises InvalidOption.
         """
+        await self.drain(None if grace is None else to_ms("grace", grace))
+
+    async def drain(self, grace_ms: int | None) -> None:
+        """As `stop`, for the parts of psyqueue."""
         if self._main is None:
             return
         grace_ms = self.options.grace_ms if grace_ms is None else grace_ms
@@ -154,6 +159,16 @@ class Worker:
             await asyncio.wait({self._main})
         if self.failure is not None:
             raise self.failure
+
+    def handlers_changed(self) -> None:
+        """There may be one more queue to run."""
+        if self.options.queues:
+            return
+        if self._waiter is not None:
+            # It listens to the queues of before.
+            self._waiter.cancel()
+            self._waiter = None
+        self._look_again()
 
     @property
     def is_running(self) -> bool:
