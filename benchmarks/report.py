@@ -1,4 +1,4 @@
-"""Results as markdown: `python -m benchmarks.report FILE [--plot SVG]`. Goals are in goals.json, figures in FILE."""
+"""Results as markdown: `python -m benchmarks.report FILE [--short] [--plot SVG]`. Goals are in goals.json, figures in FILE."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ FIELD_UNITS = {
 }
 
 
-def report(found: Facts) -> str:
+def report(found: Facts, *, is_short: bool = False) -> str:
     lines = {line["line"]: line for line in found["lines"]}
-    return "\n\n".join((_head(found), _goals(lines), _lines(found["lines"])))
+    parts = (_head(found), _goals(lines))
+    return "\n\n".join(parts if is_short else (*parts, _lines(found["lines"])))
 
 
 def _head(found: Facts) -> str:
@@ -153,10 +154,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--short", action="store_true", help="the goals alone, without every line")
     parser.add_argument("--plot", type=Path, metavar="SVG", help="also draw the rates of each case")
     options = parser.parse_args(arguments)
     found = json.loads(options.file.read_text(encoding="utf-8"))
-    print(report(found))
+    print(report(found, is_short=options.short))
     if options.plot is not None:
         options.plot.write_text(plot(found), encoding="utf-8")
     return 0

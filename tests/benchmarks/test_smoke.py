@@ -7,6 +7,7 @@ session is one test: its parts would run it again in each process of a parallel 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -75,3 +76,12 @@ def test_every_goal_speaks_of_a_line_that_is_measured():
         if goal.get("against", goal["ours"]) not in data["stand_ins"]:
             named.add(goal.get("against", goal["ours"]))
     assert named - lines == set()
+
+
+def test_tables_of_the_readme_are_what_the_report_makes_of_the_files_they_name():
+    """Goals changed, or another session? `python -m benchmarks.report --short FILE` makes the new table."""
+    readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"benchmarks\.report (results/\S+\.json) --short", readme)
+    assert named
+    for file in named:
+        assert run("benchmarks.report", str(ROOT / "benchmarks" / file), "--short").strip() in readme, file
