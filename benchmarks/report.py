@@ -1,4 +1,4 @@
-"""Results as markdown: `python -m benchmarks.report FILE [--short] [--plot SVG]`. Goals are in goals.json, figures in FILE."""
+"""Results as markdown: `python -m benchmarks.report FILE [--short] [--plot SVG]`. Goals: goals.json; figures: FILE."""
 
 from __future__ import annotations
 
