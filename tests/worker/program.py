@@ -116,7 +116,7 @@ async def main(name: str, lease_ms: int) -> None:
 
 
 async def unguarded(name: str) -> None:
-    """No `async with`, no signal handler: whatever asyncio.run does at its end has to do."""
+    """No `async with`, no signal handler of its own: whatever asyncio.run does at its end has to do."""
     await q.start()
     q.events.on("worker:started", lambda event: note(f"started-{name}", str(os.getpid())))
     q.start_worker("q", concurrency=4)
@@ -134,4 +134,6 @@ if __name__ == "__main__":
     q.use(sqlite(asked.file, durability="normal"))
     if asked.die:
         q.use(Death(asked.die))
+    # Children of a shell's background job ignore it, and so would this program; asyncio.run looks for this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.run(unguarded(asked.name) if asked.unguarded else main(asked.name, asked.lease))
