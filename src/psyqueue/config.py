@@ -10,6 +10,10 @@ from msgspec import Struct
 from psyqueue.errors import ConfigError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_CUT_SECRET = re.compile(r"//[^/@?]*:(?!\d+[/?])[^/@?]*\?.*@", re.DOTALL)
+"""What stands where a port would is none, and an @ comes later: a password with a question mark in it."""
+_USER_INFO = re.compile(r"((?<!/)//(?!/)|^[^:/]*:(?=[^/.])).*@", re.DOTALL)
+"""Before a host whose password urllib does not see: behind two slashes, or in an address that has none."""
 
 
 class StoreUrl(Struct, frozen=True):
@@ -27,10 +31,13 @@ def parse_url(url: str) -> StoreUrl:
         shown = mask(url) if isinstance(url, str) else type(url).__name__
         raise ConfigError(f"{shown!r} is no address of a store; give e.g. 'sqlite:./jobs.db' or 'memory:'")
     address, _, query = url.partition("?")
+    if _CUT_SECRET.search(url):
+        raise ConfigError(f"{mask(url)!r} holds a '?' before its '@': in a user name or password write it as %3F")
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as exc:
-        raise ConfigError(f"the options of {mask(address)!r} are not written as ?option=value&option=value") from exc
+        shown = mask(url if "@" in query else address)
+        raise ConfigError(f"the options of {shown!r} are not written as ?option=value&option=value") from exc
     options = dict(pairs)
     if len(options) != len(pairs):
         raise ConfigError(f"an option of {mask(address)!r} is given twice")
@@ -38,12 +45,14 @@ def parse_url(url: str) -> StoreUrl:
 
 
 def mask(url: str) -> str:
-    """The URL with its password hidden."""
+    """The URL with its password hidden, also if it is written wrongly."""
     try:
         parts = urlsplit(url)
         secret = parts.password
     except ValueError:
         return "(an address that cannot be read)"
+    if secret is None and parts.username is None:
+        return _USER_INFO.sub(r"\1***@", url)
     if secret is None:
         return url
     user, _, host = parts.netloc.rpartition("@")

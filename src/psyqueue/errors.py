@@ -72,13 +72,18 @@ class ConfigError(_Coded):
     CODE = "INVALID_CONFIG"
 
 
+def _is_secret(option: str) -> bool:
+    """Also one that is misspelt: what was meant for it must not reach a log."""
+    return any(word in option.lower() for word in ("pass", "pwd", "secret"))
+
+
 class InvalidOption(ConfigError):
-    """`option` and `value` name what was given."""
+    """`option` and `value` name what was given; the value of a password is not shown."""
 
     CODE = "INVALID_OPTION"
 
     def __init__(self, option: str, value: object, problem: str, way_out: str = "") -> None:
-        shown = repr(value)
+        shown = "'***'" if _is_secret(option) else repr(value)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         text = f"option {option}={shown}: {problem}" + (f". {way_out}" if way_out else "")
         super().__init__(text, option=option, value=shown)

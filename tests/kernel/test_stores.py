@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from psyqueue import ConfigError, InvalidOption, PsyQueue
-from psyqueue.config import parse_url
+from psyqueue.config import mask
 from psyqueue.kernel import stores
 
 
@@ -110,12 +110,43 @@ def test_memory_has_no_address():
         PsyQueue.from_url("memory:jobs")
 
 
-@pytest.mark.parametrize("url", ["redis://user:hunter2@host:1/0", "mongo://:hunter2@host", "x://u:hunter2@h?a"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2@host:1/zero",
+        "mongo://:hunter2@host",
+        "x://u:hunter2@h?a",
+        "x://:#hunter2@h",
+        "x://:/hunter2@h",
+        "x://:?hunter2@h",
+        "x://u:1?hunter2=1@h",
+        "x://:a?hunter2=1@h",
+        "redis::hunter2@h:6379",
+        "app:hunter2@h:6379",
+        "://:hunter2@h",
+        "redis://h?passwd=hunter2",
+        "redis://h?password=hunter2&db=two",
+        "redis://h?password=hunter2&password=hunter2",
+        "redis://h?url=redis://:hunter2@h",
+    ],
+)
 def test_no_error_shows_a_password(url):
-    assert "hunter2" not in parse_url(url.partition("?")[0]).shown
     with pytest.raises(ConfigError) as caught:
         PsyQueue.from_url(url)
     assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(caught.value.context)
+
+
+def test_a_password_in_the_address_and_as_an_option_is_refused_and_not_shown():
+    with pytest.raises(InvalidOption, match="in the URL too") as caught:
+        PsyQueue.from_url("redis://h?password=hunter2", password="hunter3")
+    assert "hunter" not in str(caught.value)
+
+
+def test_an_address_is_shown_without_its_password_and_else_as_it_is():
+    assert mask("redis://user:hunter2@host:1/0") == "redis://user:***@host:1/0"
+    for url in ("redis://user@host", "sqlite:./a@b.db", "sqlite:///a@b.db", "unix:///x@y.sock", "memory:"):
+        assert mask(url) == url
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -14,7 +14,8 @@ from psyqueue.cli.check import broken_invariants
 from psyqueue.cli.dead import dead_jobs
 from psyqueue.cli.findings import Finding, finding
 from psyqueue.cli.queues import all_queues, is_paused
-from psyqueue.cli.sqlite_store import require_store, sqlite_file
+from psyqueue.cli.redis_store import redis_options
+from psyqueue.cli.sqlite_store import require_file, sqlite_file
 from psyqueue.cli.surface import DONE, NO, Surface, common
 from psyqueue.cli.workers import all_sessions
 from psyqueue.clock import SystemClock, to_datetime
@@ -34,7 +35,8 @@ def doctor(surface: Surface) -> int:
     """Check the store and everything around it. Exit code 1 if a check fails."""
     url = surface.require_url()
     surface.queue()  # an address that cannot be meant is wrong use, no finding
-    require_store(url)
+    if (file := sqlite_file(url)) is not None:
+        require_file(file)
     findings = asyncio.run(_findings(surface, url))
     is_ok = all(each.ok for each in findings)
     if surface.is_json:
@@ -56,15 +58,25 @@ async def _findings(surface: Surface, url: str) -> list[Finding]:
         from psyqueue.cli.doctor_sqlite import sqlite_findings  # noqa: PLC0415 - only for SQLite stores
 
         found += await asyncio.to_thread(lambda: list(sqlite_findings(file)))
+    told: Collection[str] = ()
+    if (options := redis_options(url)) is not None:
+        from psyqueue.cli.doctor_redis import look  # noqa: PLC0415 - only for Redis stores
+
+        seen = await look(options)
+        found += seen.findings
+        told = seen.warnings
+        if not seen.has_store:
+            return found
     try:
         async with surface.queue() as queue:
-            found += await _inside(queue, url)
+            found += await _inside(queue, url, told)
     except PsyQueueError as exc:
         found.append(Finding("store", False, exc.message, "Nothing can be enqueued or run before this is mended"))
     return found
 
 
-async def _inside(queue: PsyQueue, url: str) -> list[Finding]:
+async def _inside(queue: PsyQueue, url: str, told: Collection[str] = ()) -> list[Finding]:
+    """`told`: warnings of the store that were findings already."""
     backend: BackendAdapter = queue.get_exposed("backend")
     info = await backend.info()
     file = sqlite_file(url)
@@ -76,7 +88,7 @@ async def _inside(queue: PsyQueue, url: str) -> list[Finding]:
         found.append(await asyncio.to_thread(synchronous_finding, file, durability, info.power_loss))
     else:
         found.append(_clock(info))
-    found += [_mode(info), _warnings(info)]
+    found += [_mode(info), _warnings(info, told)]
     sessions = await all_sessions(backend)
     found += _sessions(sessions)
     found.append(await _unserved(backend, sessions, info.now_ms))
@@ -98,9 +110,11 @@ def _mode(info: Info) -> Finding:
     return finding("mode", info.mode == "open", f"{info.mode}{moved}", advice)
 
 
-def _warnings(info: Info) -> Finding:
+def _warnings(info: Info, told: Collection[str] = ()) -> Finding:
+    warnings = [each for each in info.warnings if each not in told]
     advice = "Each says what is at risk. `psyqueue durability` shows what the store promises"
-    return finding("warnings", not info.warnings, "; ".join(info.warnings) or "the store has none", advice)
+    none = "none but those above" if info.warnings else "the store has none"
+    return finding("warnings", not warnings, "; ".join(warnings) or none, advice)
 
 
 def _sessions(sessions: Sequence[SessionInfo]) -> list[Finding]:

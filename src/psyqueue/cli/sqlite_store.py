@@ -23,15 +23,12 @@ def sqlite_file(url: str) -> Path | None:
     return None if path in (":memory:", "") else Path(path).expanduser().absolute()
 
 
-def require_store(url: str) -> None:
-    """Raises StoreUnusable where an SQLite URL leads to no psyqueue store.
+def require_file(file: Path) -> None:
+    """Raises StoreUnusable where the file is no psyqueue store.
 
     Commands that look or change never make one: a typing error must not leave a file behind, nor put our tables into
     the database of another program.
     """
-    file = sqlite_file(url)
-    if file is None:
-        return
     if not file.exists():
         text = f"{file}: there is no such file. Look at the path; `psyqueue enqueue` and a worker create a store"
         raise StoreUnusable(text, file=str(file))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from psyqueue import PsyQueue
-from psyqueue.cli.sqlite_store import require_store
+from psyqueue.cli.existing import require_store
 from psyqueue.errors import ConfigError, JobEnded, PayloadError, PsyQueueError, Refused, ResultTimeout, TooLarge
 
 DONE = 0
@@ -73,7 +73,7 @@ def _note_backend(context: click.Context, _: click.Parameter, value: str | None)
 def with_queue(surface: Surface, work: Callable[[PsyQueue], Awaitable[int]], *, may_create: bool = False) -> int:
     """Run `work(q)` on the started queue and return its exit code.
 
-    A command that only looks or changes does not create a store: StoreUnusable where there is no file.
+    A command that only looks or changes does not create a store: StoreUnusable where there is none.
     """
     queue = surface.queue()
     if not may_create:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from psyqueue.config import parse_url
+from psyqueue.config import mask, parse_url
 from psyqueue.errors import ConfigError, InvalidOption
 from psyqueue.kernel.extension import Plugin
 
@@ -64,7 +64,9 @@ def _options_of(factory: Callable[..., Plugin]) -> dict[str, Any]:
 def _require_known(option: str, value: object, scheme: str, kinds: Mapping[str, Any]) -> None:
     if option not in kinds:
         known = f"There are {', '.join(kinds)}" if kinds else "It has none"
-        raise InvalidOption(option, value, f"is not an option of the {scheme} backend", known)
+        raise InvalidOption(
+            option, mask(value) if isinstance(value, str) else value, f"is not an option of the {scheme} backend", known
+        )
 
 
 def _from_text(option: str, text: str, kind: Any) -> Any:

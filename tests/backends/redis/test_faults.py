@@ -54,7 +54,9 @@ def test_each_refusal_of_the_server_has_its_meaning(text, kind, says):
     [
         ("ERR Error running script (call to f_1): @user_script: 1: -OOM command not allowed when x.", "OOM"),
         ("ERR Error running script (call to f_1): @user_script:1: WRONGTYPE Operation against a key", "WRONGTYPE"),
+        ("ERR WRONGTYPE Operation against a key script: psyqueue_enqueue_d3e5, on @user_function:7.", "WRONGTYPE"),
         ("ERR user_script:1: boo script: 4c40, on @user_script:1.", "ERR"),
+        ("ERR AUTH <password> called without any password configured for the default user.", "ERR"),
         ("NOSCRIPT No matching script. Please use EVAL.", "NOSCRIPT"),
     ],
 )

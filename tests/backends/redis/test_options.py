@@ -6,6 +6,7 @@ import pytest
 import redis
 import redis.asyncio
 
+from psyqueue import PsyQueue
 from psyqueue.backends._redis.address import greeting, parse
 from psyqueue.backends._redis.options import RedisOptions
 from psyqueue.errors import ConfigError, InvalidOption
@@ -152,7 +153,8 @@ def test_a_url_that_cannot_be_meant_is_refused(url):
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://u:{}@h:99999", "redis://u:{}@h/abc", "redis://:{}#@h", "redis://u:{}/x@h", "x://u:{}@h"]
+    "url",
+    ["redis://u:{}@h:99999", "redis://u:{}@h/abc", "redis://:{}#@h", "redis://u:{}/x@h", "x://u:{}@h", "redis::{}@h"],
 )
 def test_no_refusal_shows_a_password(url):
     with pytest.raises(ConfigError) as refused:
@@ -227,6 +229,11 @@ def test_a_client_that_finds_its_server_by_itself_is_refused():
     cluster = redis.RedisCluster.__new__(redis.RedisCluster)
     with pytest.raises(InvalidOption, match="cluster"):
         RedisOptions(client=cluster)
+
+
+def test_a_client_cannot_be_given_in_an_address():
+    with pytest.raises(InvalidOption, match="is no client of redis-py"):
+        PsyQueue.from_url("redis://h?client=mine")
 
 
 @pytest.mark.parametrize(

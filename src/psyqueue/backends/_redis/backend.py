@@ -65,6 +65,11 @@ class RedisBackend:
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
+    def options(self) -> RedisOptions:
+        """Where it is; for whoever looks at the server without opening the store."""
+        return self._options
+
+    @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 

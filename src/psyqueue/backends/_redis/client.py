@@ -57,6 +57,8 @@ class Client:
         except ReplyError as exc:
             raise translate(exc, self._options.address.place) from exc
         where = f"the keys {self._options.base}* on {self._options.address.place}"
+        if not schema.isdigit():
+            raise StoreUnusable(f"{where} are not psyqueue's own. Give another key_prefix")
         if int(schema) > SCHEMA:
             raise SchemaTooNew(f"{where} have schema {int(schema)}; this psyqueue knows {SCHEMA}. Upgrade it")
         if (test is not None) != self._options.test_clock:

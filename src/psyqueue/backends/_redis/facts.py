@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from psyqueue.backend import Survives
+from psyqueue.backends._redis.address import Address
 from psyqueue.backends._redis.faults import ReplyError, translate
 from psyqueue.backends._redis.link import Link
 from psyqueue.backends._redis.options import RedisOptions
@@ -19,7 +20,7 @@ UNKNOWN: Final = "unknown"
 VERSION_MIN: Final = (6, 2)
 """LPOP with a count came with it, and older ones are maintained by nobody."""
 _SECTIONS: Final = ("server", "persistence", "replication", "memory", "cluster")
-_SETTINGS: Final = ("appendfsync", "save", "maxmemory-policy", "min-replicas-to-write")
+SETTINGS: Final = ("appendfsync", "save", "maxmemory-policy", "min-replicas-to-write")
 _LOCAL: Final = ("localhost", "127.", "::1")
 
 
@@ -50,19 +51,25 @@ class Facts:
 
 async def facts(link: Link, options: RedisOptions) -> Facts:
     """Ask the server. Raises StoreError."""
+    return from_info(await info_of(link, options), await settings_of(link))
+
+
+async def info_of(link: Link, options: RedisOptions) -> dict[str, str]:
+    """The fields of INFO. Raises StoreError."""
     info: dict[str, str] = {}
     try:
         for section in _SECTIONS:  # one by one: several in a call are known since 7.0 only
             info |= parse_info(await link.call("INFO", section))
     except ReplyError as exc:
         raise translate(exc, options.address.place) from exc
-    return from_info(info, await _settings(link))
+    return info
 
 
-async def _settings(link: Link) -> dict[str, str]:
+async def settings_of(link: Link, names: Sequence[str] = SETTINGS) -> dict[str, str]:
+    """What CONFIG GET shows of them; nothing where it is not allowed."""
     found: dict[str, str] = {}
     try:
-        for name in _SETTINGS:
+        for name in names:
             for key, value in _pairs(await link.call("CONFIG", "GET", name)):
                 found[key.decode()] = value.decode(errors="replace")
     except ReplyError as exc:
@@ -156,10 +163,10 @@ def _by_fsync(appendfsync: str, table: Mapping[str, Survives]) -> Survives:
 
 def warnings(found: Facts, options: RedisOptions) -> tuple[str, ...]:
     """What an operator should know, in words."""
-    return (*_about_saving(found), *_about_memory(found), *_about_access(found, options))
+    return (*about_saving(found), *about_memory(found), *_about_access(found, options))
 
 
-def _about_saving(found: Facts) -> Iterator[str]:
+def about_saving(found: Facts) -> Iterator[str]:
     if found.aof == "off" and found.rdb_saves in ("", UNKNOWN):
         yield "the server saves nothing that is known: its restart loses all jobs. Set appendonly yes"
     elif found.aof == "off":
@@ -173,7 +180,7 @@ def _about_saving(found: Facts) -> Iterator[str]:
         yield "the server's last try to save its data failed: look at its log and its disk"
 
 
-def _about_memory(found: Facts) -> Iterator[str]:
+def about_memory(found: Facts) -> Iterator[str]:
     policy = found.maxmemory_policy
     if policy == UNKNOWN:
         yield "the server does not show its maxmemory-policy: make sure that it is noeviction, or jobs may be lost"
@@ -183,12 +190,16 @@ def _about_memory(found: Facts) -> Iterator[str]:
         yield f"maxmemory-policy is {policy}: no job has a time to live, but set noeviction to be sure"
 
 
+def is_far(address: Address) -> bool:
+    """Whether what is said crosses a network."""
+    return address.unix_socket is None and not address.host.startswith(_LOCAL)
+
+
 def _about_access(found: Facts, options: RedisOptions) -> Iterator[str]:
     address = options.address
-    is_far = address.unix_socket is None and not address.host.startswith(_LOCAL)
     if address.tls is not None and not address.tls.is_verified:
         yield "the server's certificate is not verified (tls_verify=False): anybody in between may read and change jobs"
-    if is_far and address.tls is None and (address.credentials or address.credential_source):
+    if is_far(address) and address.tls is None and (address.credentials or address.credential_source):
         yield "the password crosses the network in the clear: use TLS"
     if found.is_cluster:
         yield "the server is a node of a cluster, which is not supported yet: all keys must stay in its slots"

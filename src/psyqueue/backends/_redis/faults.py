@@ -26,7 +26,7 @@ _REFUSED = {
 _UNUSABLE = {
     "NOAUTH": "wants a password. Give password= (and username=), or put it in the url",
     "WRONGPASS": "refuses this user and password. Look at username= and password=",
-    "NOPERM": "does not allow this user what psyqueue needs. Extend its ACL",
+    "NOPERM": "does not allow this user what psyqueue needs. Extend its ACL as docs/backends/redis.md says",
     "WRONGTYPE": "holds a foreign key among ours. Give another key_prefix=, or remove that key",
     "MOVED": "is a node of a cluster that keeps these keys elsewhere. Clusters are not supported yet",
     "ASK": "is a node of a cluster that is moving these keys. Clusters are not supported yet",
@@ -40,7 +40,9 @@ _UNUSABLE_TEXTS = {
     "without any password configured": "has no password, but one was given. Leave password= out, or set it there",
     "unknown command": "lacks a command that psyqueue needs. Use Redis or Valkey, and rename no commands",
 }
-_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]{3,}) ")
+# Redis 6.2 wraps what a script ran into: "ERR Error running script (…): @user_script: 1: -OOM command …"; later ones do
+# so where the script caught it and raised it again: "ERR WRONGTYPE Operation … script: …, on @user_function:7."
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]{3,}) |^ERR ([A-Z]{3,}) .* on @user_(?:script|function):\d+")
 
 
 class ReplyError(Exception):
@@ -50,9 +52,8 @@ class ReplyError(Exception):
         super().__init__(text)
         self.text = text
         self.code = text.partition(" ")[0]
-        # Redis 6.2 wraps what a script ran into: "ERR Error running script (…): @user_script: 1: -OOM command …".
         if self.code == "ERR" and (inner := _IN_SCRIPT.search(text)):
-            self.code = inner[1]
+            self.code = inner[1] or inner[2]
 
 
 def translate(exc: BaseException, place: str = "the server") -> PsyQueueError:

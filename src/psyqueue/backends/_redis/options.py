@@ -59,8 +59,8 @@ class RedisOptions:
             "timeout_ms": _limit_ms("timeout", self.timeout),
         }
         if self.client is not None:
-            _check_alone(self)
             address = address_of(self.client, **times)
+            _check_alone(self)
         else:
             _check_place(self)
             parts = parse(self.url) if self.url is not None else _parts_of(self)

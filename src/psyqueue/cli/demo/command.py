@@ -12,6 +12,7 @@ import click
 from psyqueue.cli import output
 from psyqueue.cli.demo.display import Display, make_display
 from psyqueue.cli.demo.fleet import cpu_count
+from psyqueue.cli.demo.place import require_server
 from psyqueue.cli.demo.run import Demo, DemoOptions, Report, cancelled_by_signals
 from psyqueue.cli.demo.summary import document, show
 from psyqueue.cli.surface import DONE, NO, Surface, common
@@ -31,10 +32,13 @@ WORKERS_MAX = 32
 def demo(surface: Surface, path: Path | None, workers: int, keep: bool) -> int:
     """Count thousands of real files with real workers, kill one of them half-way, and check that nothing is lost.
 
-    Needs no store: it makes one in a temporary folder. Exit code 0 only if every check holds.
+    Needs no store: it makes one in a temporary folder, or, with --backend redis://…, keys of its own on that server.
+    Exit code 0 only if every check holds.
     """
+    # A store that the environment names is not asked for: thousands of jobs do not belong there by accident.
+    server = require_server(surface.url) if surface.is_url_given and surface.url else None
     display = make_display(is_json=surface.is_json)
-    options = DemoOptions(path=path, workers=workers, keep=keep)
+    options = DemoOptions(path=path, workers=workers, keep=keep, server=server)
     try:
         report, signals = asyncio.run(_run(options, display))
     finally:
@@ -52,9 +56,8 @@ def demo(surface: Surface, path: Path | None, workers: int, keep: bool) -> int:
 
 async def _run(options: DemoOptions, display: Display) -> tuple[Report | None, list[int]]:
     """The report; None and the signal if one came first."""
-    display.line(
-        f"psyqueue demo · Python {platform.python_version()} · SQLite {sqlite3.sqlite_version} · {cpu_count()} CPUs"
-    )
+    sqlite = "" if options.server else f" · SQLite {sqlite3.sqlite_version}"
+    display.line(f"psyqueue demo · Python {platform.python_version()}{sqlite} · {cpu_count()} CPUs")
     display.line()
     with cancelled_by_signals() as signals:
         try:

@@ -11,6 +11,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli.demo.handlers import QUEUE
 from psyqueue.cli.demo.verdict import Kill
 from psyqueue.cli.spawned import SpawnedWorker, how_it_ended
+from psyqueue.cli.surface import URL_VARIABLE
 
 CONCURRENCY = 4
 LEASE_MS = 2_000
@@ -32,11 +33,15 @@ class Fleet:
     async def start_one(self) -> str:
         """Start another worker process; its name."""
         name = f"demo-{len(self._workers) + 1}"
-        arguments = ["--backend", self._url, "worker", "psyqueue.cli.demo.handlers:q", "--name", name]
+        arguments = ["worker", "psyqueue.cli.demo.handlers:q", "--name", name]
         arguments += ["--lease", f"{LEASE_MS}ms", "--concurrency", str(CONCURRENCY), "--log-level", "error"]
         # Not in the current folder: its files could take the place of modules that the worker imports.
         with self._log_file.open("ab") as log:
-            self._workers[name] = await SpawnedWorker.start(arguments, cwd=self._folder, output=log)
+            # By the environment: every user of the machine can read a command line, and a URL may hold a password.
+            environment = {**os.environ, URL_VARIABLE: self._url}
+            self._workers[name] = await SpawnedWorker.start(
+                arguments, cwd=self._folder, environment=environment, output=log
+            )
         return name
 
     def pid(self, name: str) -> int:

@@ -21,6 +21,7 @@ from psyqueue.cli.demo.files import Selection, SourceFile, is_unchanged, select
 from psyqueue.cli.demo.fleet import CONCURRENCY, Fleet
 from psyqueue.cli.demo.handlers import JOB, QUEUE, make_queue
 from psyqueue.cli.demo.journal import JournalReader
+from psyqueue.cli.demo.place import Place, place_for
 from psyqueue.cli.demo.verdict import Evidence, Kill, Verdict, judge
 from psyqueue.cli.waits import on_signal
 from psyqueue.clock import SystemClock
@@ -45,11 +46,15 @@ class DemoFailed(Refused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """`keep`: leave the folder with the store, the journal and the workers' log where it is."""
+    """`keep`: leave the folder with the journal and the workers' log, and the store, where they are.
+
+    `server`: the URL of a Redis server to make the store on; None: SQLite.
+    """
 
     path: Path | None
     workers: int
     keep: bool
+    server: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +64,8 @@ class Report:
     selection: Selection
     folder: Path
     kept: bool
+    store: str
+    is_on_disk: bool
     verdict: Verdict = field(default_factory=Verdict)
     kill: Kill | None = None
     recovered_after_ms: float | None = None
@@ -91,28 +98,37 @@ class Demo:
         for text in _introduction(selection):
             self._display.line(f"  {text}")
         folder = Path(tempfile.mkdtemp(prefix="psyqueue-demo-"))
-        report = Report(selection=selection, folder=folder, kept=self._options.keep)
+        place = place_for(self._options.server, folder)
+        report = Report(
+            selection=selection,
+            folder=folder,
+            kept=self._options.keep,
+            store=place.shown,
+            is_on_disk=self._options.server is None,
+        )
         try:
-            url = f"sqlite:{folder}/demo.db"
-            fleet = Fleet(folder, url)
-            async with make_queue().use(plugin_for(url, {})) as queue:
+            fleet = Fleet(folder, place.url)
+            async with make_queue().use(plugin_for(place.url, {})) as queue:
                 try:
-                    await self._carry_through(report, queue, fleet)
+                    await self._carry_through(report, queue, fleet, place)
                 finally:
                     await fleet.close()
         finally:
             if not self._options.keep:
                 shutil.rmtree(folder, ignore_errors=True)
+                if left := place.remove():
+                    self._display.line(f"  ! {left}")
         return report
 
-    async def _carry_through(self, report: Report, queue: PsyQueue, fleet: Fleet) -> None:
+    async def _carry_through(self, report: Report, queue: PsyQueue, fleet: Fleet, place: Place) -> None:
         # Every job is looked at in the end: none may be tidied away before.
         await queue.limits(QUEUE, retain_ended=None, retain_dead=None)
         self._began_ms = self._clock.mono_ms()
         for _ in range(self._options.workers):
             await fleet.start_one()
         pids = ", ".join(map(str, fleet.pids))
-        self._display.line(f"  {len(fleet.pids)} worker processes on one SQLite file: pids {pids}")
+        where = place.words(await queue.get_exposed("backend").info())
+        self._display.line(f"  {len(fleet.pids)} worker processes on {where}: pids {pids}")
         journal = JournalReader(report.folder / "journal.jsonl")
         enqueued = await self._enqueue(report, queue)
         await self._watch(report, queue.get_exposed("backend"), fleet, journal)
@@ -142,9 +158,8 @@ class Demo:
         items = [{"name": JOB, "payload": {**common, "path": file.path, "is_python": file.is_python}} for file in files]
         handles = await queue.enqueue_bulk(items)
         report.enqueued_after_ms = self._elapsed_ms()
-        self._display.line(
-            f"  {len(handles):,} jobs enqueued and on disk after {report.enqueued_after_ms / 1000:.1f} s"
-        )
+        kept = "enqueued and on disk" if report.is_on_disk else "enqueued"
+        self._display.line(f"  {len(handles):,} jobs {kept} after {report.enqueued_after_ms / 1000:.1f} s")
         return {handle.id: file for handle, file in zip(handles, files, strict=True)}
 
     # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────

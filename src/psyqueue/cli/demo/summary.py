@@ -39,6 +39,7 @@ def document(report: Report) -> dict[str, Any]:
         "totals": {**_totals(report.jobs), "bytes": verdict.sizes_found},
         "longest_function": _longest(report.jobs),
         "kept": str(report.folder) if report.kept else None,
+        "store": report.store,
     }
 
 
@@ -58,7 +59,7 @@ def show(report: Report, display: Display) -> None:
         ("speed", _speed(report)),
         ("the crash", _crash(report)),
         ("checked", _checked(report)),
-        ("kept", [str(report.folder)] if report.kept else []),
+        ("kept", [str(report.folder), report.store] if report.kept else []),
     ):
         _block(display, head, texts)
     display.line()
@@ -89,7 +90,8 @@ def _counted(report: Report) -> list[str]:
 
 
 def _speed(report: Report) -> list[str]:
-    texts = [f"{report.jobs_per_second:,.0f} jobs/s over {report.seconds:.1f} s; each job and each result is on disk"]
+    kept = "on disk" if report.is_on_disk else "in the server"
+    texts = [f"{report.jobs_per_second:,.0f} jobs/s over {report.seconds:.1f} s; each job and each result is {kept}"]
     if report.linger_ms:
         texts.append(f"the folder being small, each run was stretched to {report.linger_ms} ms: no measure of speed")
     else:
