@@ -214,3 +214,13 @@ async def test_a_long_chain_of_cancels_ends(store: Store) -> None:
         if not (await store.backend.promote(("other",), PAGE_MAX)).more:
             break
     assert await store.count("cancelled", "child") == 799
+
+
+async def test_a_job_may_bear_the_name_of_a_queue(store: Store) -> None:
+    await store.open_session()
+    await store.add("p")
+    await store.enqueue(child("mail", "p"))
+    await store.add("of the queue", "mail")
+    assert await store.dequeue_ids("mail") == ["of the queue"]
+    await end(store, "p", "completed")
+    assert await store.dequeue_ids("child") == ["mail"]

@@ -64,7 +64,7 @@ local function unhold(row)
     join_line(row)
   end
   if row.special then
-    local needs = call('HGETALL', P .. 'w:' .. row.id)
+    local needs = call('HGETALL', P .. 'nd:' .. row.id)
     for i = 1, #needs, 2 do
       local parent = row_of(needs[i])
       if string.sub(needs[i + 1], 1, 1) ~= '+' and IS_ENDED[parent.status] and row.status == 'waiting' then

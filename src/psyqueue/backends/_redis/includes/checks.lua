@@ -38,7 +38,7 @@ local function of_store()
 end
 
 local function unmet_of(row)
-  local unmet, needs = 0, call('HGETALL', P .. 'w:' .. row.id)
+  local unmet, needs = 0, call('HGETALL', P .. 'nd:' .. row.id)
   for i = 2, #needs, 2 do
     unmet = unmet + (string.sub(needs[i], 1, 1) ~= '+' and 1 or 0)
   end

@@ -2,7 +2,7 @@
 local FOLLOW_MAX, CHILDREN_MAX = 500, 100
 
 local function meet_need(child, parent)
-  local needs = P .. 'w:' .. child.id
+  local needs = P .. 'nd:' .. child.id
   local mask = call('HGET', needs, parent.id)
   if not string.find(mask, INITIAL[parent.status], 1, true) then
     end_job(child, 'cancelled', 'dependency')
@@ -17,7 +17,7 @@ local function meet_need(child, parent)
 end
 
 local function is_unmet(child_id, parent_id)
-  local mask = call('HGET', P .. 'w:' .. child_id, parent_id)
+  local mask = call('HGET', P .. 'nd:' .. child_id, parent_id)
   return mask and string.sub(mask, 1, 1) ~= '+'
 end
 

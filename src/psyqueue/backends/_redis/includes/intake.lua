@@ -141,7 +141,7 @@ local function start_waiting(row, needs)
     unmet = unmet + (is_met and 0 or 1)
     set(parent, 'kids', (parent.kids or 0) + 1)
     set(parent, 'special', '1')
-    defer('HSET', P .. 'w:' .. row.id, parent.id, (is_met and '+' or '') .. need[2])
+    defer('HSET', P .. 'nd:' .. row.id, parent.id, (is_met and '+' or '') .. need[2])
     defer('ZADD', P .. 'n:' .. parent.id, row.number, row.id)
     row.parents[#row.parents + 1] = parent.id
   end
@@ -207,18 +207,21 @@ local function enqueue_plain(jobs, first)
   for i, job in ipairs(jobs) do
     local id, queue = job[1], job[2]
     number = number + 1
-    local its_number = text_of(number)
-    call('HSET', keys[i], 'queue', queue, 'name', job[3], 'status', 'pending', 'number', its_number, 'created_at', now)
-    local of_queue = entries[queue]
+    local its_number, of_queue = text_of(number), entries[queue]
     of_queue[#of_queue + 1] = its_number .. ':' .. id
     texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, ARGV[first + i - 1]
   end
-  call('MSET', unpack(texts))
+  -- First what a foreign key in its place would refuse: entries without jobs are passed over, jobs without entries lost.
   for queue, of_queue in pairs(entries) do
     call('RPUSH', P .. 'p:' .. queue, unpack(of_queue))
     tally(queue, nil, 'pending', #of_queue)
     touched[queue] = true
   end
+  for i, job in ipairs(jobs) do
+    local its_number = text_of(counter.number + i)
+    call('HSET', keys[i], 'queue', job[2], 'name', job[3], 'status', 'pending', 'number', its_number, 'created_at', now)
+  end
+  call('MSET', unpack(texts))
   put(counter, 'number', number)
   return #jobs
 end

@@ -75,10 +75,10 @@ local function let_go_key(row)
   end
 end
 
--- w:<child> parent → the initials of the statuses it waits for, with a + before them once met.
+-- nd:<child> parent → the initials of the statuses it waits for, with a + before them once met.
 -- n:<parent> its live children, by creation number.
 local function drop_edges(row)
-  local needs = P .. 'w:' .. row.id
+  local needs = P .. 'nd:' .. row.id
   if not row.special then
     return
   end

@@ -25,7 +25,7 @@ local function blocks(row)
     codes[1] = 'held'
   end
   if row.special then
-    local needs = call('HGETALL', P .. 'w:' .. row.id)
+    local needs = call('HGETALL', P .. 'nd:' .. row.id)
     for i = 1, #needs, 2 do
       if string.sub(needs[i + 1], 1, 1) ~= '+' then
         codes[#codes + 1] = 'needs:' .. needs[i]
