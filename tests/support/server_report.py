@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import requires
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from support.servers import Server
 
@@ -17,6 +20,16 @@ def are_servers_required() -> bool:
     """In CI a missing server is a failure, never a silent skip."""
     return any(
         os.environ.get(name, "").lower() not in ("", "0", "false") for name in ("CI", "PSYQUEUE_TEST_REQUIRE_SERVERS")
+    )
+
+
+def is_wheel_made_for_us(package: str) -> bool:
+    """Whether the extra `servers` asks for that package here; some make no wheels for each Python and machine."""
+    wanted = map(Requirement, requires("psyqueue") or ())
+    return any(
+        canonicalize_name(each.name) == canonicalize_name(package)
+        and (each.marker is None or each.marker.evaluate({"extra": "servers"}))
+        for each in wanted
     )
 
 
