@@ -1,9 +1,11 @@
 """One story of steps on a store, told by a child process that may be killed in any of them.
 
-    python -m crash.scenario FILE LOG [--repeat]
+    python -m crash.scenario PLACE LOG [--repeat]
+    python -m crash.scenario --serve
 
 Each step is written to LOG when it begins and when its reply is there. The same steps run on the in-memory model, whose
 state after each of them is what a survivor is measured by. `--repeat`: a step of unknown outcome is done once more.
+`--serve`: for each line of JSON [PLACE, LOG, failpoint] a forked process tells the story; its exit code is answered.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ from psyqueue.backend import (
     Snooze,
     StateWrite,
     Unique,
+    failpoints,
 )
 from psyqueue.backend.state_rules import TEST_EPOCH_MS
-from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions
 from psyqueue.errors import StoreUnavailable
+from support.store_at import store_at
 
 LEASE_MS = 10_000
 IDS = tuple(f"j{number}" for number in range(8))
@@ -172,10 +175,10 @@ class Log:
         return len(done), done[-1][2] if done else {}
 
 
-async def main(file: Path, log_path: Path, *, is_repeating: bool) -> None:
+async def main(place: str, log_path: Path, *, is_repeating: bool) -> None:
     """Connect and go through all steps."""
     log, tokens = Log(log_path), Tokens()
-    backend = SqliteBackend(SqliteOptions(path=file, test_clock=True))
+    backend = store_at(place, test_clock=True).adapter
     await _until_known(backend.connect, is_repeating=is_repeating)
     for number in range(len(NAMES)):
         log.write("begin", number, tokens)
@@ -194,5 +197,20 @@ async def _until_known(call: Callable[[], Awaitable[Any]], *, is_repeating: bool
     await call()
 
 
+def serve() -> None:
+    """What is imported once is not imported by each of the processes that are killed."""
+    for line in sys.stdin:
+        place, log_path, plan = msgspec.json.decode(line)
+        pid = os.fork()
+        if pid == 0:
+            failpoints._plan = failpoints._Plan(plan)
+            asyncio.run(main(place, Path(log_path), is_repeating=False))
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), is_repeating="--repeat" in sys.argv))
+    if "--serve" in sys.argv:
+        serve()
+    else:
+        asyncio.run(main(sys.argv[1], Path(sys.argv[2]), is_repeating="--repeat" in sys.argv))

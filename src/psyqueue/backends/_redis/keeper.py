@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from psyqueue.backend import Renewal
+from psyqueue.backend.failpoints import failpoint
 from psyqueue.backends._redis import decoding
 from psyqueue.backends._redis.blocking import BlockingLink
 from psyqueue.backends._redis.faults import ReplyError, translate
@@ -19,10 +20,13 @@ class Keeper:
 
     def renew(self, session_id: str) -> Renewal:
         """Extend the lease to now + lease. Raises StoreError; the caller tries again until it knows."""
+        failpoint("redis.renew.before")
         try:
-            return decoding.renewal_of(self._call(session_id))
+            reply = self._call(session_id)
         except ReplyError as exc:
             raise translate(exc) from exc
+        failpoint("redis.renew.after")
+        return decoding.renewal_of(reply)
 
     def close(self) -> None:
         self._link.close()

@@ -1,0 +1,153 @@
+"""A client of Redis may be killed around any call, or lose its reply: nothing is lost, nothing half done or done twice.
+
+Method: as in test_failpoints. What is killed is the client, just before it sends a step or just after it heard of it
+and before anybody could be told; so which of the two states is left is known exactly. The server's own death is the
+matter of test_redis_server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crash.scenario import NAMES, Log, Tokens, do, main
+from crash.survivors import dump, states
+from model.sides import differences
+from psyqueue.backend import BackendAdapter, failpoints
+from support.store_at import place_on, store_at
+
+TESTS = Path(__file__).parent.parent
+Border = tuple[int, str, int]
+"""Number of a step, a script that it runs, and how often that script was run by then."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@contextlib.asynccontextmanager
+async def opened(place: str) -> AsyncIterator[BackendAdapter]:
+    backend: BackendAdapter = store_at(place, test_clock=True).adapter
+    await backend.connect()
+    try:
+        yield backend
+    finally:
+        await backend.disconnect()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[dict[str, Any]]:
+    return asyncio.run(states())
+
+
+@pytest.fixture
+def places(redis_server, namespace) -> Iterator[str]:
+    return (place_on(redis_server.url, f"{namespace}_{number}:") for number in itertools.count())
+
+
+@pytest.fixture
+def borders(places, monkeypatch) -> list[Border]:
+    """Every script of every step, in order."""
+    found: list[Border] = []
+    at, runs = [-1], Counter[str]()
+
+    def note(name: str) -> None:
+        _, script, moment = name.split(".")
+        if moment == "before" and at[0] >= 0:
+            runs[script] += 1
+            found.append((at[0], script, runs[script]))
+
+    async def tell() -> None:
+        async with opened(next(places)) as backend:
+            tokens = Tokens()
+            runs["info"] += 1  # by connecting
+            for at[0] in range(len(NAMES)):
+                await do(backend, at[0], tokens)
+
+    with monkeypatch.context() as patch:
+        for module in ("client", "keeper"):
+            patch.setattr(f"psyqueue.backends._redis.{module}.failpoint", note)
+        asyncio.run(tell())
+    assert {step for step, _, _ in found} == set(range(len(NAMES))), "each step has a border"
+    return found
+
+
+@pytest.fixture(scope="module")
+def tell() -> Iterator[Callable[[str, Path, str], int]]:
+    """Tells the story in a process of its own, with a failpoint; its exit code, below 0 for a signal."""
+    env = {**os.environ, "PYTHONPATH": str(TESTS)}
+    argv = [sys.executable, "-m", "crash.scenario", "--serve"]
+    with subprocess.Popen(argv, env=env, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        into, out = child.stdin, child.stdout
+
+        def told(place: str, log: Path, plan: str) -> int:
+            print(json.dumps([place, str(log), plan]), file=into, flush=True)
+            return int(out.readline())
+
+        yield told
+        into.close()
+
+
+async def survive(place: str, done: int, tokens: Tokens, expected: list[dict[str, Any]], left: slice) -> None:
+    """Look at what is left, repeat the step that was under way, and go on to the end."""
+    async with opened(place) as backend:
+        found = await dump(backend)
+        assert found in expected[left], (NAMES[done], differences(expected[left][0], found))
+        for number in range(done, len(NAMES)):
+            await do(backend, number, tokens)
+            if number in (done, len(NAMES) - 1):
+                found = await dump(backend)
+                assert found == expected[number + 1], (NAMES[number], differences(expected[number + 1], found))
+
+
+def what_is_left(borders: list[Border], border: Border, moment: str) -> slice:
+    """Which of the model's states: before the step, after it, or, between two scripts of one step, one of both."""
+    step = border[0]
+    of_step = [each for each in borders if each[0] == step]
+    if moment == "before" and border == of_step[0]:
+        return slice(step, step + 1)
+    if moment == "after" and border == of_step[-1]:
+        return slice(step + 1, step + 2)
+    return slice(step, step + 2)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_around_any_call_leaves_the_step_done_or_undone(moment, places, tmp_path, borders, tell, expected):
+    for number, border in enumerate(borders):
+        step, script, nth = border
+        place, log = next(places), tmp_path / f"{number}"
+        assert tell(place, log, f"redis.{script}.{moment}:kill:{nth}") == -signal.SIGKILL, border
+        done, tokens = Log.read(log)
+        assert (done, Log.begun(log)) == (step, step + 1), border
+        asyncio.run(survive(place, done, tokens, expected, what_is_left(borders, border, moment)))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_step_of_unknown_outcome_can_be_repeated(moment, places, tmp_path, borders, expected, monkeypatch):
+    for number, (_, script, nth) in enumerate(borders):
+        place, log = next(places), tmp_path / f"{number}"
+        plan = failpoints._Plan(f"redis.{script}.{moment}:raise:{nth}")
+        monkeypatch.setattr(failpoints, "_plan", plan)
+        asyncio.run(main(place, log, is_repeating=True))
+        monkeypatch.setattr(failpoints, "_plan", None)
+        assert plan.left <= 0, f"redis.{script}.{moment} was never reached {nth} times"
+        assert Log.read(log)[0] == len(NAMES)
+
+        async def look(place: str = place) -> dict[str, Any]:
+            async with opened(place) as backend:
+                return await dump(backend)
+
+        found = asyncio.run(look())
+        assert found == expected[-1], (script, nth, differences(expected[-1], found))
