@@ -8,18 +8,26 @@ from typing import Any
 import pytest
 
 from psyqueue import backends
+from support.store_at import place_on, store_at
 from worker.rig import Blocker, Deaf, Rig, started
 
-STORES = ["memory", *(["sqlite"] if hasattr(backends, "sqlite") else [])]
+STORES = ("memory", "sqlite")
+ON_REDIS = ("batches", "effects", "growth", "leases", "retries", "stop", "store_faults", "suspects")
+"""Modules whose promises lean on what the store does by itself: leases, signals, batches, time, repeats.
+
+The others are about handlers, threads and processes of the worker: two stores show these, a third one costs time only.
+"""
 
 
-def _plugin(store: str, folder: Path, *, test_clock: bool) -> Any:
-    if store == "memory":
-        return backends.memory(test_clock=test_clock)
-    return backends.sqlite(folder / "jobs.db", durability="normal", test_clock=test_clock)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test may name its stores itself: `parametrize("store", …, indirect=True)`."""
+    named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "store" in metafunc.fixturenames and "store" not in named:
+        is_on_redis = metafunc.module.__name__.rpartition(".test_")[2] in ON_REDIS
+        metafunc.parametrize("store", (*STORES, "redis") if is_on_redis else STORES, indirect=True)
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture
 def store(request: pytest.FixtureRequest) -> str:
     """The name of the store: every promise of the worker holds on each of them."""
     name: str = request.param
@@ -27,9 +35,23 @@ def store(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def built(store: str, tmp_path: Path) -> Rig:
+def place(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where the store is, for every queue of the test; a memory store is in its first one."""
+    if store != "redis":
+        return str(tmp_path / "jobs.db")
+    return place_on(request.getfixturevalue("redis_server").url, request.getfixturevalue("namespace") + ":")
+
+
+def _plugin(store: str, place: str, *, test_clock: bool) -> Any:
+    if store == "memory":
+        return backends.memory(test_clock=test_clock)
+    return store_at(place, test_clock=test_clock)
+
+
+@pytest.fixture
+def built(store: str, place: str) -> Rig:
     """Not started yet."""
-    return Rig(_plugin(store, tmp_path, test_clock=False))
+    return Rig(_plugin(store, place, test_clock=False))
 
 
 @pytest.fixture
@@ -39,9 +61,9 @@ async def rig(built: Rig) -> AsyncIterator[Rig]:
 
 
 @pytest.fixture
-def built_still(store: str, tmp_path: Path) -> Rig:
+def built_still(store: str, place: str) -> Rig:
     """Not started yet, on a store whose clock moves by hand."""
-    return Rig(_plugin(store, tmp_path, test_clock=True))
+    return Rig(_plugin(store, place, test_clock=True))
 
 
 @pytest.fixture
@@ -51,12 +73,12 @@ async def still(built_still: Rig) -> AsyncIterator[Rig]:
 
 
 @pytest.fixture
-async def second(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Any]]:
+async def second(store: str, place: str) -> AsyncIterator[Callable[..., Any]]:
     """Makes another queue on the store of `built` or `rig`: in the tests another process."""
     async with AsyncExitStack() as stack:
 
         async def make(first: Rig) -> Rig:
-            plugin = _plugin(store, tmp_path, test_clock=False)
+            plugin = _plugin(store, place, test_clock=False)
             if store == "memory":
                 from psyqueue.backends._memory import MemoryBackend
 

@@ -1,6 +1,7 @@
-"""A worker in a process of its own: `python program.py FILE FOLDER NAME [--lease MS]`, or `python -m worker.program …`.
+"""A worker in a process of its own: `python program.py PLACE NAME [--lease MS]`, or `python -m worker.program …`.
 
-Each run of a handler writes a file into FOLDER when it begins. A TERM or INT asks it to stop.
+PLACE: a file, or redis://…#prefix. Each run of a handler writes a file into the folder WORKER_FOLDER when it begins.
+A TERM or INT asks it to stop.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 
 from psyqueue import Context, Kernel, PsyQueue
 from psyqueue.backend import AnyOutcome, Fetch, Op
-from psyqueue.backends import sqlite
 from psyqueue.kernel.worker import Worker, WorkerOptions
+from support.store_at import store_at
 
 q = PsyQueue(name="program")
 FOLDER = Path(os.environ.get("WORKER_FOLDER", "."))
@@ -125,13 +126,13 @@ async def unguarded(name: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("file")
+    parser.add_argument("place")
     parser.add_argument("name")
     parser.add_argument("--lease", type=int, default=1_000)
     parser.add_argument("--unguarded", action="store_true")
     parser.add_argument("--die", default="")
     asked = parser.parse_args()
-    q.use(sqlite(asked.file, durability="normal"))
+    q.use(store_at(asked.place))
     if asked.die:
         q.use(Death(asked.die))
     # Children of a shell's background job ignore it, and so would this program; asyncio.run looks for this one.

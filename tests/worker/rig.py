@@ -295,6 +295,12 @@ class Deaf:
         self._open.set()
 
 
+def tasks_of_workers() -> list[str]:
+    """Names of psyqueue's tasks, but for those that a connection lives by."""
+    names = sorted(task.get_name() for task in asyncio.all_tasks())
+    return [name for name in names if name.startswith("psyqueue") and not name.startswith("psyqueue-redis")]
+
+
 def lease_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("psyqueue-lease")]
 

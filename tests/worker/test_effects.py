@@ -444,7 +444,7 @@ async def test_failing_and_slow_subscribers_do_not_touch_the_work(rig):
     assert rig.q.events.failures > 100
 
 
-async def test_nothing_is_built_for_events_that_nobody_hears(tmp_path, store, monkeypatch):
+async def test_nothing_is_built_for_events_that_nobody_hears(place, store, monkeypatch):
     """Results are not even decoded; with one listener only what it listens to is made."""
     from psyqueue import codec
     from psyqueue.kernel import announcer
@@ -464,7 +464,7 @@ async def test_nothing_is_built_for_events_that_nobody_hears(tmp_path, store, mo
     from psyqueue import PsyQueue
 
     faults = Faults()
-    q = PsyQueue().use(_plugin(store, tmp_path, test_clock=False)).use(faults)
+    q = PsyQueue().use(_plugin(store, place, test_clock=False)).use(faults)
 
     @q.handle("h", queue="q")
     async def handler():

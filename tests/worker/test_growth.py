@@ -22,7 +22,7 @@ from psyqueue.kernel import aio
 from psyqueue.kernel.run import Run
 from psyqueue.kernel.worker import Worker
 from worker import process_handlers as elsewhere
-from worker.rig import a_moment, soon, until
+from worker.rig import a_moment, soon, tasks_of_workers, until
 
 
 class Endless:
@@ -247,7 +247,7 @@ async def test_stopped_worker_leaves_no_timer_task_thread_process_or_descriptor(
         loop = asyncio.get_running_loop()
         timers = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
         ours = [handle for handle in timers if "psyqueue.kernel" in repr(handle) and "_beat" not in repr(handle)]
-        tasks = sorted(task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("psyqueue"))
+        tasks = tasks_of_workers()
         threads = sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("psyqueue-w"))
         return len(ours), tasks, threads, len(os.listdir("/proc/self/fd"))
 

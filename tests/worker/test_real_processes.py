@@ -1,4 +1,8 @@
-"""What only real processes can show: kills, stops and signals, on a store that outlives them."""
+"""What only real processes can show: kills, stops and signals, on a store that outlives them.
+
+On Redis what the store has its part in: losses, leases, stops. Children, and the way a program is started, are shown on
+SQLite alone.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +17,28 @@ from pathlib import Path
 
 import pytest
 
-from psyqueue import backends
+from support.store_at import store_at
 from support.waiting import is_process_alive, wait_until
 from worker.rig import Rig, soon, started
 
 LIMIT_S = 40.0
 TESTS = Path(__file__).parents[1]
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(backends, "sqlite"), reason="needs a store that processes share"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.timeout(180)
+on_both = pytest.mark.parametrize("store", ["sqlite", "redis"], indirect=True)
+on_sqlite = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 
 
 class Program:
     """tests/worker/program.py, running."""
 
-    def __init__(self, folder: Path, name: str, *options: str, as_module: bool) -> None:
+    def __init__(self, place: str, folder: Path, name: str, *options: str, as_module: bool) -> None:
         self.name = name
         self.folder = folder
         how = ["-m", "worker.program"] if as_module else [str(TESTS / "worker" / "program.py")]
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "WORKER_FOLDER": str(folder)}
-        command = [sys.executable, *how, str(folder / "jobs.db"), name, *options]
+        command = [sys.executable, *how, place, name, *options]
         self.process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
 
     def said(self, what: str) -> str:
@@ -52,11 +55,11 @@ class Program:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def program(place: str, tmp_path: Path) -> Iterator[Callable[..., Program]]:
     running: list[Program] = []
 
     def run(name: str, *options: str, as_module: bool = False) -> Program:
-        running.append(Program(tmp_path, name, *options, as_module=as_module))
+        running.append(Program(place, tmp_path, name, *options, as_module=as_module))
         return running[-1]
 
     yield run
@@ -67,9 +70,9 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(place: str) -> AsyncIterator[Rig]:
     """The client's side."""
-    async with started(Rig(backends.sqlite(tmp_path / "jobs.db", durability="normal"))) as made:
+    async with started(Rig(store_at(place))) as made:
         yield made
 
 
@@ -85,6 +88,7 @@ def go(program: Program, n: int) -> None:
     (program.folder / f"go-{n}").write_text("")
 
 
+@on_both
 async def test_jobs_of_a_killed_worker_run_again_elsewhere_and_count_the_loss(rig, program):
     job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
     first = program("first")
@@ -99,6 +103,7 @@ async def test_jobs_of_a_killed_worker_run_again_elsewhere_and_count_the_loss(ri
     assert (view.attempt, view.lost, [error["type"] for error in view.errors]) == (2, 1, ["WorkerLost"])
 
 
+@on_both
 @pytest.mark.parametrize(
     ("when", "fences", "lost"),
     [("after-fetch", [2], 1), ("before-ack", [1, 2], 1), ("after-ack", [1], 0)],
@@ -114,6 +119,7 @@ async def test_worker_that_dies_around_a_call_repeats_only_what_was_not_acknowle
     assert sorted(path.name for path in last.folder.glob("quick-*")) == [f"quick-{fence}" for fence in fences]
 
 
+@on_sqlite
 async def test_children_die_with_their_worker_when_it_is_killed(rig, program):
     await rig.q.enqueue("child", {"n": 1}, queue="q")
     first = program("first")
@@ -123,6 +129,7 @@ async def test_children_die_with_their_worker_when_it_is_killed(rig, program):
     assert await asyncio.to_thread(wait_until, lambda: not is_process_alive(pid), limit_s=LIMIT_S)
 
 
+@on_both
 async def test_worker_that_was_stopped_for_longer_than_its_lease_does_not_settle_what_another_ran(rig, program):
     job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
     first = program("first")
@@ -145,6 +152,7 @@ async def test_worker_that_was_stopped_for_longer_than_its_lease_does_not_settle
     assert (view.status, view.result) == ("completed", "fence 2")
 
 
+@on_both
 async def test_worker_that_was_stopped_for_less_than_its_lease_loses_nothing(rig, program):
     job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
     first = program("first", "--lease", "60000")
@@ -158,6 +166,7 @@ async def test_worker_that_was_stopped_for_less_than_its_lease_loses_nothing(rig
     assert (await rig.view(job)).lost == 0
 
 
+@on_sqlite
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_signals_to_the_whole_service_let_running_children_finish(rig, program, number):
     """Ctrl-C in a terminal and the stop of a service reach every process of the group; the worker decides."""
@@ -175,6 +184,7 @@ async def test_signals_to_the_whole_service_let_running_children_finish(rig, pro
     assert await ended(first) == 0
 
 
+@on_sqlite
 @pytest.mark.parametrize("as_module", [False, True])
 async def test_process_handlers_of_the_main_module_are_found(rig, program, as_module):
     """Started as a script and as `python -m`; its `__main__` part does not run again in the child."""
@@ -187,6 +197,7 @@ async def test_process_handlers_of_the_main_module_are_found(rig, program, as_mo
     assert await ended(first) == 0
 
 
+@on_sqlite
 async def test_thread_that_never_ends_does_not_keep_the_process(rig, program):
     job = await rig.q.enqueue("block", queue="q", timeout=0.2, max_retries=0)
     first = program("first")
@@ -196,6 +207,7 @@ async def test_thread_that_never_ends_does_not_keep_the_process(rig, program):
     assert await ended(first) == 0
 
 
+@on_both
 async def test_interrupt_of_a_program_without_care_hands_its_jobs_back_unharmed(rig, program):
     """asyncio.run cancels every task of the process at its end."""
     jobs = [await rig.q.enqueue("wait", {"n": n}, queue="q", max_retries=0) for n in range(2)]
@@ -208,6 +220,7 @@ async def test_interrupt_of_a_program_without_care_hands_its_jobs_back_unharmed(
     assert await rig.open_sessions() == []
 
 
+@on_sqlite
 @pytest.mark.slow  # the store's back-off after the second loss: 20 s
 async def test_job_that_kills_every_worker_is_dead_after_three_of_them(rig, program):
     job = await rig.q.enqueue("crash", queue="q")

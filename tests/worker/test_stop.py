@@ -10,7 +10,7 @@ import pytest
 
 from psyqueue.errors import InvalidOption, StoreBusy, StoreFull, StoreUnavailable
 from worker import process_handlers as elsewhere
-from worker.rig import LIMIT_S, Rig, answers_after, fails, lease_threads, shortened, soon, turns, until, waits_for
+from worker.rig import LIMIT_S, Rig, answers_after, fails, lease_threads, shortened, soon, tasks_of_workers, turns, until, waits_for
 
 DEATHS = [
     StoreUnavailable("cut"),
@@ -30,8 +30,7 @@ async def nothing_is_left_of(rig: Rig) -> None:
     assert await rig.open_sessions() == []
     assert (await rig.statuses())["active"] == 0
     await until(lambda: lease_threads() == [])
-    names = [task.get_name() for task in asyncio.all_tasks()]
-    assert [name for name in names if name.startswith("psyqueue")] == []
+    assert tasks_of_workers() == []
 
 
 # ── drain ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
