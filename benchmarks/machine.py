@@ -8,12 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from benchmarks.spec import PEERS, Facts
+from benchmarks.spec import Facts
 
 _PROC = Path("/proc")
 _KERNEL_THREADS = 2
@@ -126,9 +127,9 @@ def _file_system(folder: Path) -> str:
     return done.stdout.strip() or "unknown"
 
 
-def versions() -> dict[str, str | None]:
-    """Of the packages that are measured; None: not installed."""
-    return {name: _version(name) for name in (*PEERS, "msgspec")}
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """None: not installed."""
+    return {name: _version(name) for name in packages}
 
 
 def _version(name: str) -> str | None:

@@ -11,13 +11,12 @@ from importlib import import_module
 from benchmarks.machine import spin_ms
 from benchmarks.spec import OURS, Spec
 
-MODULES = {OURS: "ours", "huey": "huey", "litequeue": "litequeue", "persist-queue": "persist_queue", "bare": "bare"}
-
 
 def main(text: str) -> None:
     logging.disable(logging.WARNING)
     spec = Spec.from_json(text)
-    peer = import_module(f"benchmarks.peers.{MODULES[spec.peer]}")
+    name = "ours" if spec.peer == OURS else f"{spec.store}.{spec.peer.replace('-', '_')}"
+    peer = import_module(f"benchmarks.peers.{name}")
     spin = spin_ms()
     facts = getattr(peer, spec.kind)(spec)
     print(json.dumps(facts | {"spin_ms": max(spin, spin_ms())}), flush=True)

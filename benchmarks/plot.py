@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from benchmarks.spec import OURS, Facts
+from benchmarks.spec import BARE, OURS, Facts
 
 WIDTH, LABEL, NUMBER, ROW, GAP = 760, 200, 90, 18, 34
-COLOURS = {OURS: "#2f6f4f", "bare": "#b0b0b0"}
+COLOURS = {OURS: "#2f6f4f", BARE: "#b0b0b0"}
 OTHERS = "#8c6d46"
 
 
@@ -16,7 +16,7 @@ def plot(found: Facts) -> str:
     cases: dict[str, list[Facts]] = {}
     for line in found["lines"]:
         if line["unit"] in ("jobs/s", "rows/s") and line["values"]:
-            cases.setdefault(line["case"], []).append(line)
+            cases.setdefault(f"{line.get('store', 'sqlite')} {line['case']}", []).append(line)
     body: list[str] = []
     y = 20
     for case, lines in cases.items():

@@ -24,10 +24,20 @@ FIELD_UNITS = {
 }
 
 
-def report(found: Facts, *, is_short: bool = False) -> str:
-    lines = {line["line"]: line for line in found["lines"]}
-    parts = (_head(found), _goals(lines))
-    return "\n\n".join(parts if is_short else (*parts, _lines(found["lines"])))
+def report(found: Facts) -> str:
+    goals = json.loads(GOALS.read_text(encoding="utf-8"))
+    parts = [_head(found)]
+    for store, lines in by_store(found).items():
+        parts += [f"## {store}", _goals(goals[store], {line["line"]: line for line in lines}), _lines(lines)]
+    return "\n\n".join(parts)
+
+
+def by_store(found: Facts) -> dict[str, list[Facts]]:
+    """Schema 1 knew SQLite alone."""
+    stores: dict[str, list[Facts]] = {}
+    for line in found["lines"]:
+        stores.setdefault(line.get("store", "sqlite"), []).append(line)
+    return stores
 
 
 def _head(found: Facts) -> str:
@@ -43,13 +53,17 @@ def _head(found: Facts) -> str:
         f"{hardware}; {machine['system']}; Python {machine['python']}, SQLite {machine['sqlite']}; {versions}\n"
         f"{method['runs']} runs, {method['figure']}; {disturbed} of {len(runs)} were disturbed: others used more than "
         f"{method['foreign_cores_max']} cores, or the CPU was {method['slower_max']} × slower than at its best or more "
-        f"(at worst {slowest:.2f} ×). huey with {found['huey_threads']} threads."
+        f"(at worst {slowest:.2f} ×).{_threads(found)}"
     )
 
 
+def _threads(found: Facts) -> str:
+    counts = found.get("threads", {})
+    return f" Threads: {', '.join(f'{peer} {count}' for peer, count in counts.items())}." if counts else ""
+
+
 # ── against the goals ─────────────────────────────────────────────────────────────────────────────────────────────────
-def _goals(lines: dict[str, Facts]) -> str:
-    data = json.loads(GOALS.read_text(encoding="utf-8"))
+def _goals(data: Facts, lines: dict[str, Facts]) -> str:
     rows = [row for goal in data["goals"] if (row := _goal_row(goal, data["stand_ins"], lines))]
     if not rows:
         return "No line of this session has a goal."

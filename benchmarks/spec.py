@@ -1,14 +1,14 @@
-"""What one measurement is told, and the lists of them that make up a case."""
+"""What one measurement is told. The lists of measurements that make up a case are in `stores/`."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-Durability: TypeAlias = Literal["full", "normal"]
-DURABILITIES: tuple[Durability, ...] = ("full", "normal")
+Durability: TypeAlias = Literal["full", "normal", "none"]
+Size: TypeAlias = Literal["full", "smoke"]
 BULK_SIZE = 1_000
 
 
@@ -21,6 +21,7 @@ class Spec:
     worker at rest is watched. `folder`: for its files.
     """
 
+    store: str
     case: str
     kind: str
     peer: str
@@ -37,8 +38,9 @@ class Spec:
 
     @property
     def line(self) -> str:
-        """The name of its line in results and goals."""
-        return " ".join(part for part in (self.case, self.peer, self.durability, self.variant) if part)
+        """The name of its line in the results and goals of its store."""
+        durability = "" if self.durability == "none" else self.durability
+        return " ".join(part for part in (self.case, self.peer, durability, self.variant) if part)
 
     @property
     def stock(self) -> int:
@@ -76,126 +78,20 @@ UNITS = {
     "move": "rows/s",
 }
 
+OURS = "psyqueue"
+BARE = "bare"
+"""The store by itself, without a queue: always there."""
+ALWAYS = (OURS, BARE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """How much of everything. The peers get less where their rate would make a run last minutes."""
+class Peer:
+    """Another queue. `module` has to be importable for it, `packages` are those whose versions are noted.
 
-    process: int
-    process_huey: int
-    process_litequeue: int
-    process_persistqueue: int
-    enqueue: int
-    together: int
-    bulk: int
-    samples: int
-    idle_s: float
-    depths: dict[str, int]
-    depth_n: int
-    memory: int
-    calls: int
-    rows: int
+    `threads`: the counts tried at the start of a session for a queue whose workers are threads; the fastest is used.
+    """
 
-
-FULL = Sizes(
-    process=100_000,
-    process_huey=20_000,
-    # Each dequeue of litequeue sorts all that waits: 20,000 would take it minutes. Fewer flatter it.
-    process_litequeue=2_000,
-    process_persistqueue=20_000,
-    enqueue=10_000,
-    together=100_000,
-    bulk=200_000,
-    samples=200,
-    idle_s=4.0,
-    depths={"100k": 100_000, "1M": 1_000_000},
-    depth_n=50_000,
-    memory=1_000_000,
-    calls=20_000,
-    rows=50_000,
-)
-SMOKE = Sizes(
-    process=300,
-    process_huey=40,
-    process_litequeue=40,
-    process_persistqueue=40,
-    enqueue=40,
-    together=200,
-    bulk=2_000,
-    samples=3,
-    idle_s=0.1,
-    depths={"100k": 1_000, "1M": 2_000},
-    depth_n=300,
-    memory=2_000,
-    calls=1_000,
-    rows=300,
-)
-
-OURS = "psyqueue"
-PEERS = {"psyqueue": "psyqueue", "huey": "huey", "litequeue": "litequeue", "persist-queue": "persistqueue"}
-"""Peer to the module that has to be there for it. "bare" is SQLite and the disk by themselves, always there."""
-CASES = ("limit", "W1", "W2", "W2c", "W2b", "W3", "W4", "W6", "memory", "calls")
-
-
-def lines(sizes: Sizes) -> list[Spec]:
-    """Every measurement of a whole session; the rounds of a case go through its lines in this order."""
-    return [*_limits(sizes), *_process(sizes), *_enqueue(sizes), *_latency(sizes), *_depth(sizes), *_others(sizes)]
-
-
-def _limits(sizes: Sizes) -> list[Spec]:
-    found = [Spec(case="limit", kind="fsync", peer="bare", n=sizes.rows, variant="fsync")]
-    for durability in DURABILITIES:
-        common = Spec(case="limit", kind="insert", peer="bare", n=sizes.rows, durability=durability)
-        found += [
-            replace(common, callers=1, n=sizes.rows // 10, variant="insert 1"),
-            replace(common, callers=100, variant="insert 100"),
-            replace(common, kind="move", callers=100, variant="move 100"),
-        ]
-    return found
-
-
-def _process(sizes: Sizes) -> list[Spec]:
-    found = []
-    peers = {
-        "huey": sizes.process_huey,
-        "litequeue": sizes.process_litequeue,
-        "persist-queue": sizes.process_persistqueue,
-    }
-    for durability in DURABILITIES:
-        ours = Spec(case="W1", kind="process", peer=OURS, durability=durability, n=sizes.process)
-        found += [replace(ours, concurrency=c, variant=f"c{c}") for c in (10, 100)]
-        found += [Spec(case="W1", kind="process", peer=p, durability=durability, n=n) for p, n in peers.items()]
-    return found
-
-
-def _enqueue(sizes: Sizes) -> list[Spec]:
-    found = []
-    for durability in DURABILITIES:
-        one = Spec(case="W2", kind="enqueue", peer=OURS, durability=durability, n=sizes.enqueue)
-        found += [replace(one, peer=peer) for peer in PEERS]
-        found.append(replace(one, case="W2c", n=sizes.together, callers=100))
-        found.append(replace(one, case="W2b", kind="bulk", n=sizes.bulk))
-    return found
-
-
-def _latency(sizes: Sizes) -> list[Spec]:
-    one = Spec(case="W3", kind="latency", peer=OURS, n=sizes.samples, variant="own process")
-    other = replace(one, kind="latency_between", variant="other process", idle_s=sizes.idle_s)
-    found = []
-    for spec in (one, other):
-        found += [spec, replace(spec, durability="normal"), replace(spec, peer="huey")]
-    return found
-
-
-def _depth(sizes: Sizes) -> list[Spec]:
-    one = Spec(case="W4", kind="process", peer=OURS, n=sizes.depth_n)
-    return [replace(one, waiting=waiting, variant=name) for name, waiting in sizes.depths.items()]
-
-
-def _others(sizes: Sizes) -> list[Spec]:
-    share = Spec(case="W6", kind="share", peer=OURS, n=sizes.process)
-    return [
-        *(replace(share, processes=count, variant=f"{count} processes") for count in (1, 2, 4)),
-        Spec(case="memory", kind="memory", peer=OURS, n=sizes.memory),
-        Spec(case="calls", kind="calls", peer=OURS, n=sizes.calls),
-    ]
+    name: str
+    module: str
+    packages: tuple[str, ...]
+    threads: tuple[int, ...] = ()

@@ -30,6 +30,7 @@ async def noop(i: int) -> None:
 
 
 def make(spec: Spec, watch: Watch | None = None) -> tuple[PsyQueue, Handler[[int], None]]:
+    assert spec.durability != "none", spec
     q = PsyQueue().use(sqlite(path=spec.place / "jobs.db", durability=spec.durability))
     if watch is not None:
         q.use(watch)
