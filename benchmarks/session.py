@@ -19,6 +19,8 @@ from statistics import median
 
 from benchmarks.spec import UNITS, Facts, Peer, Spec
 
+from benchmarks import homes
+
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN_CORES_MAX = 0.2
 SLOWER_MAX = 1.3
@@ -27,8 +29,8 @@ REPEATS_MAX = 2
 """Of one measurement that was disturbed; if all were, the least disturbed counts and is marked."""
 REPEATS_SESSION_MAX = 25
 LIMIT_S = 300
-SINGLE = frozenset(("memory", "calls"))
-"""Measured once: a million jobs for one figure that hardly varies, and a count that does not."""
+SINGLE = frozenset(("memory", "calls", "footprint"))
+"""Measured once: a million jobs for one figure that hardly varies, and counts that do not."""
 METHOD = {
     "order": "the lines of a case alternate",
     "figure": "median; all values are kept",
@@ -111,7 +113,7 @@ class Session:
 
 def _run(spec: Spec) -> Facts:
     """In a process group of its own, so that its CPU can be told from that of others and nothing of it stays."""
-    command = [sys.executable, "-m", "benchmarks.measure", spec.to_json()]
+    command = [homes.python_of(spec), "-m", "benchmarks.measure", spec.to_json()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
     _running.add(child.pid)

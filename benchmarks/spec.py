@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-Durability: TypeAlias = Literal["full", "normal", "none"]
+Durability: TypeAlias = Literal["full", "normal", "none", "everysec"]
 Size: TypeAlias = Literal["full", "smoke"]
 BULK_SIZE = 1_000
 
@@ -18,7 +18,9 @@ class Spec:
 
     `n`: what is counted (jobs, samples, rows). `waiting`: how many jobs lie in the queue at the start, by default `n`.
     `variant` tells lines of one case apart. `threads`: workers of a peer that has threads. `idle_s`: for how long a
-    worker at rest is watched. `folder`: for its files.
+    worker at rest is watched. `payload_bytes`: of each job's JSON, by default one small integer. `wait_ms_max`:
+    handlers wait 0, 1, … up to so many milliseconds in turn. `loop`: the event loop of an asyncio queue. `folder`: for
+    its files. `server`: the binary of the store; `url`, `server_pid`: where it runs, known inside of the measurement.
     """
 
     store: str
@@ -34,7 +36,13 @@ class Spec:
     processes: int = 1
     threads: int = 1
     idle_s: float = 0.0
+    payload_bytes: int = 0
+    wait_ms_max: int = 0
+    loop: Literal["asyncio", "uvloop"] = "asyncio"
     folder: str = ""
+    server: str = ""
+    url: str = ""
+    server_pid: int = 0
 
     @property
     def line(self) -> str:
@@ -73,6 +81,8 @@ UNITS = {
     "latency_between": "ms",
     "memory": "MB",
     "calls": "calls/job",
+    "footprint": "bytes/job",
+    "echo": "calls/s",
     "fsync": "fsync/s",
     "insert": "rows/s",
     "move": "rows/s",
@@ -86,12 +96,16 @@ ALWAYS = (OURS, BARE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Another queue. `module` has to be importable for it, `packages` are those whose versions are noted.
+    """Another queue. `packages` are those whose versions are noted.
 
-    `threads`: the counts tried at the start of a session for a queue whose workers are threads; the fastest is used.
+    `home`: "here", where `module` has to be importable; "own", an environment in the cache with its `requirements`;
+    "node", node with packages in the cache. `threads`: the counts tried at the start of a session for a queue whose
+    workers are threads; the fastest is used.
     """
 
     name: str
-    module: str
     packages: tuple[str, ...]
+    home: Literal["here", "own", "node"] = "here"
+    module: str = ""
+    requirements: tuple[str, ...] = ()
     threads: tuple[int, ...] = ()

@@ -5,8 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks.machine import Window
+from benchmarks.machine import Window, cpu_s_of
 from benchmarks.spec import Facts
+
+LIMIT_S = 240
+GAP_S = 0.01
+"""Between two enqueues of W3: the worker has long fallen asleep again."""
+REST_S = 1.0
+"""After the first job of a worker of W3, so that all that goes with its start is over."""
+WARM_UP = 100
+"""Enqueues before those that are measured: connections are open, scripts are there."""
 
 
 def enqueue_one_by_one(put: Callable[[int], object], n: int) -> Facts:
@@ -17,14 +25,24 @@ def enqueue_one_by_one(put: Callable[[int], object], n: int) -> Facts:
     return window.rate(n)
 
 
-def idle_cpu(seconds: float) -> Facts:
-    """Percent of one core that this process uses while nothing happens; nothing for 0 seconds."""
+def idle_cpu(seconds: float, *, pid: int = 0, server_pid: int = 0) -> Facts:
+    """Percent of one core used while nothing happens, by this process or `pid`, and by the store's server.
+
+    Nothing for 0 seconds.
+    """
     if not seconds:
         return {}
     time.sleep(min(0.5, seconds))
+    before = _cpu_s(pid), cpu_s_of(server_pid)
     with Window() as window:
         time.sleep(seconds)
-    return {"idle_cpu_percent": round(100 * window.cpu_s / window.seconds, 2)}
+    own_s, server_s = _cpu_s(pid) - before[0], cpu_s_of(server_pid) - before[1]
+    found = {"idle_cpu_percent": round(100 * own_s / window.seconds, 2)}
+    return found | {"idle_server_percent": round(100 * server_s / window.seconds, 2)} if server_pid else found
+
+
+def _cpu_s(pid: int) -> float:
+    return cpu_s_of(pid) if pid else time.process_time()
 
 
 def quantiles(late_s: Sequence[float]) -> Facts:

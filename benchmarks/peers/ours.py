@@ -1,4 +1,7 @@
-"""psyqueue on SQLite, through its public names (but for the waits for the file lock), with its default settings."""
+"""psyqueue on every store, through its public names, with its default settings.
+
+The one exception are the waits for the lock of a SQLite file, which have no public sign.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +13,60 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
-from benchmarks.machine import Window, rss_mb
-from benchmarks.peers.figures import idle_cpu, quantiles
+from benchmarks.machine import Span, Window, rss_mb
+from benchmarks.peers import children
+from benchmarks.peers.asynchronous import run
+from benchmarks.peers.figures import GAP_S, LIMIT_S, REST_S, WARM_UP, idle_cpu, quantiles
+from benchmarks.peers.payload import of_possible, payload, wait_s
 from benchmarks.peers.watch import Watch
+from benchmarks.redis_server import Counters
 from benchmarks.spec import BULK_SIZE, Facts, Spec
 
 from psyqueue import Handler, PsyQueue
 from psyqueue.backends import sqlite
 from psyqueue.backends._sqlite.file_lock import FileLock
 
-LIMIT_S = 240
-GAP_S = 0.01
-"""Between two enqueues of W3: the worker has long fallen asleep again."""
+footprint = children.footprint
+Noop: TypeAlias = Handler[..., None]
 
 
-async def noop(i: int) -> None:
+async def noop(i: int, text: str = "") -> None:
     pass
 
 
-def make(spec: Spec, watch: Watch | None = None) -> tuple[PsyQueue, Handler[[int], None]]:
-    assert spec.durability != "none", spec
-    q = PsyQueue().use(sqlite(path=spec.place / "jobs.db", durability=spec.durability))
+def make(spec: Spec, watch: Watch | None = None) -> tuple[PsyQueue, Noop]:
+    q = _at(spec)
     if watch is not None:
         q.use(watch)
-    return q, q.handle("noop", noop)
+
+    async def wait(i: int) -> None:
+        await asyncio.sleep(wait_s(spec, i))
+
+    return q, q.handle("noop", wait if spec.wait_ms_max else noop)
 
 
-async def enqueue_in_bulk(q: PsyQueue, handler: Handler[[int], None], n: int) -> None:
+def _at(spec: Spec) -> PsyQueue:
+    if spec.store != "sqlite":
+        return PsyQueue.from_url(spec.url)
+    durability: Literal["full", "normal"] = "full" if spec.durability == "full" else "normal"
+    return PsyQueue().use(sqlite(path=spec.place / "jobs.db", durability=durability))
+
+
+async def enqueue_in_bulk(q: PsyQueue, handler: Noop, spec: Spec, n: int) -> None:
     for start in range(0, n, BULK_SIZE):
-        await q.enqueue_bulk([handler.build(i) for i in range(start, min(n, start + BULK_SIZE))])
+        await q.enqueue_bulk([handler.build(**payload(spec, i)) for i in range(start, min(n, start + BULK_SIZE))])
 
 
 def preload(spec: Spec) -> Facts:
-    async def run() -> Facts:
+    async def main() -> Facts:
         q, handler = make(replace(spec, durability="normal"))
         async with q:
-            await enqueue_in_bulk(q, handler, spec.n)
+            await enqueue_in_bulk(q, handler, spec, spec.n)
         return {"value": spec.n}
 
-    return asyncio.run(run())
+    return run(main(), spec)
 
 
 # ── W1, W4, memory, calls ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,20 +84,31 @@ async def drain(q: PsyQueue, spec: Spec, watch: Watch) -> None:
 
 
 def process(spec: Spec) -> Facts:
-    return asyncio.run(_process(spec))
+    return run(_process(spec), spec)
 
 
 async def _process(spec: Spec) -> Facts:
-    watch = Watch(stop_after=spec.n)
+    watch = Watch(stop_after=spec.n, server_pid=spec.server_pid)
     q, _ = make(spec, watch)
     async with q:
+        counters = Counters(spec) if spec.url else None
         with Window() as window:
             await drain(q, spec, watch)
-    calls_per_job = round(watch.calls["settle"] / watch.acked, 4)
-    return window.rate(watch.acked, watch.seconds) | {"acked": watch.acked, "calls_per_job": calls_per_job}
+    found = watch.span.rate(watch.acked_in_span) | {
+        "acked": watch.acked_in_span,
+        "calls_per_job": round(watch.calls["settle"] / watch.acked, 4),
+        "rss_mb": rss_mb(),
+        **(counters.per_job(watch.acked) if counters else {}),
+        **window.facts(),
+    }
+    return found | {"of_possible": of_possible(spec, found["value"])} if spec.wait_ms_max else found
 
 
 def memory(spec: Spec) -> Facts:
+    return run(_memory(spec), spec)
+
+
+async def _memory(spec: Spec) -> Facts:
     """RSS of the worker, at every tenth of the jobs that pass through it."""
     samples: list[float] = []
     tenth = spec.n // 10
@@ -89,45 +117,44 @@ def memory(spec: Spec) -> Facts:
         while len(samples) < acked // tenth:
             samples.append(rss_mb())
 
-    async def run() -> Facts:
-        watch = Watch(stop_after=spec.n, on_acked=sample)
-        q, _ = make(spec, watch)
-        async with q:
-            with Window() as window:
-                await drain(q, spec, watch)
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-        growth = samples[-1] / samples[0] - 1 if samples[0] else 0.0
-        return {
-            "value": samples[-1],
-            "rss_mb": samples,
-            "peak_mb": round(peak_mb, 1),
-            "growth": round(growth, 3),
-            "jobs_per_s": round(watch.acked / watch.seconds),
-            **window.facts(),
-        }
-
-    return asyncio.run(run())
+    watch = Watch(stop_after=spec.n, on_acked=sample)
+    q, _ = make(spec, watch)
+    async with q:
+        with Window() as window:
+            await drain(q, spec, watch)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    growth = samples[-1] / samples[0] - 1 if samples[0] else 0.0
+    return {
+        "value": samples[-1],
+        "rss_mb": samples,
+        "peak_mb": round(peak_mb, 1),
+        "growth": round(growth, 3),
+        "jobs_per_s": watch.span.rate(watch.acked_in_span)["value"],
+        **window.facts(),
+    }
 
 
 def calls(spec: Spec) -> Facts:
-    """Calls of any verb of the store per job, under load."""
+    return run(_calls(spec), spec)
 
-    async def run() -> Facts:
-        watch = Watch(stop_after=spec.n)
-        q, _ = make(spec, watch)
-        async with q:
-            watch.calls.clear()
-            with Window() as window:
-                await drain(q, spec, watch)
-            counted = dict(watch.calls)
-        return {"value": round(sum(counted.values()) / spec.n, 4), "calls": counted, **window.facts()}
 
-    return asyncio.run(run())
+async def _calls(spec: Spec) -> Facts:
+    """Calls of any verb of the store per job, under load; where there is a server, what it counted."""
+    watch = Watch(stop_after=spec.n)
+    q, _ = make(spec, watch)
+    async with q:
+        watch.calls.clear()
+        counters = Counters(spec) if spec.url else None
+        with Window() as window:
+            await drain(q, spec, watch)
+        counted = dict(watch.calls)
+        served = counters.per_job(spec.n) if counters else {}
+    return {"value": round(sum(counted.values()) / spec.n, 4), "calls": counted, **served, **window.facts()}
 
 
 # ── W2 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def enqueue(spec: Spec) -> Facts:
-    return asyncio.run(_enqueue(spec))
+    return run(_enqueue(spec), spec)
 
 
 async def _enqueue(spec: Spec) -> Facts:
@@ -139,33 +166,44 @@ async def _enqueue(spec: Spec) -> Facts:
             await handler.enqueue(i)
 
     async with q:
+        await caller(WARM_UP)
         watch.calls.clear()
+        counters, span = Counters(spec) if spec.url else None, Span(spec.server_pid)
         with Window() as window:
+            span.begin()
             if spec.callers == 1:
                 await caller(spec.n)
             else:
                 await asyncio.gather(*(caller(spec.n // spec.callers) for _ in range(spec.callers)))
-    return window.rate(spec.n) | {"calls_per_job": round(watch.calls["enqueue"] / spec.n, 4)}
+            span.end()
+        calls_per_job = round(watch.calls["enqueue"] / spec.n, 4)
+        served = counters.per_job(spec.n) if counters else {}
+    return span.rate(spec.n) | {"calls_per_job": calls_per_job, **served, **window.facts()}
 
 
 def bulk(spec: Spec) -> Facts:
-    async def run() -> Facts:
-        q, handler = make(spec)
-        async with q:
-            with Window() as window:
-                await enqueue_in_bulk(q, handler, spec.n)
-        return window.rate(spec.n)
+    return run(_bulk(spec), spec)
 
-    return asyncio.run(run())
+
+async def _bulk(spec: Spec) -> Facts:
+    q, handler = make(spec)
+    span = Span(spec.server_pid)
+    async with q:
+        await enqueue_in_bulk(q, handler, spec, WARM_UP)
+        with Window() as window:
+            span.begin()
+            await enqueue_in_bulk(q, handler, spec, spec.n)
+            span.end()
+    return span.rate(spec.n) | window.facts()
 
 
 # ── W3 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def latency(spec: Spec) -> Facts:
-    return asyncio.run(_latency(spec, is_between=False))
+    return run(_latency(spec, is_between=False), spec)
 
 
 def latency_between(spec: Spec) -> Facts:
-    return asyncio.run(_latency(spec, is_between=True))
+    return run(_latency(spec, is_between=True), spec)
 
 
 async def _latency(spec: Spec, *, is_between: bool) -> Facts:
@@ -181,17 +219,17 @@ async def _latency(spec: Spec, *, is_between: bool) -> Facts:
 
     async with q:
         q.start_worker(concurrency=spec.concurrency)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(REST_S)
         with Window() as window:
             if is_between:
                 producer = await asyncio.create_subprocess_exec(
-                    *_command(replace(spec, kind="produce")), stdout=asyncio.subprocess.DEVNULL
+                    *children.command(spec, "produce"), stdout=asyncio.subprocess.DEVNULL
                 )
                 await producer.wait()
             else:
                 await _send_marks(q, spec.n)
             await asyncio.wait_for(everything.wait(), LIMIT_S)
-        idle = await asyncio.to_thread(idle_cpu, spec.idle_s)
+        idle = await asyncio.to_thread(idle_cpu, spec.idle_s, server_pid=spec.server_pid)
     return quantiles(late_s) | idle | window.facts()
 
 
@@ -202,22 +240,22 @@ async def _send_marks(q: PsyQueue, count: int) -> None:
 
 
 def produce(spec: Spec) -> Facts:
+    return run(_produce(spec), spec)
+
+
+async def _produce(spec: Spec) -> Facts:
     """The other process of W3."""
-
-    async def run() -> Facts:
-        q, _ = make(spec)
-        async with q:
-            await asyncio.sleep(0.2)
-            await _send_marks(q, spec.n)
-        return {"value": spec.n}
-
-    return asyncio.run(run())
+    q, _ = make(spec)
+    async with q:
+        await asyncio.sleep(0.2)
+        await _send_marks(q, spec.n)
+    return {"value": spec.n}
 
 
 # ── W6 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def share(spec: Spec) -> Facts:
     """Several worker processes on one file, let go at the same moment."""
-    command = _command(replace(spec, kind="take_part"))
+    command = children.command(spec, "take_part")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = [subprocess.Popen(command, **pipes) for _ in range(spec.processes)]  # type: ignore[call-overload]
     with contextlib.ExitStack() as stack:
@@ -249,7 +287,7 @@ def share(spec: Spec) -> Facts:
 
 def take_part(spec: Spec) -> Facts:
     """One of the processes of W6: says that it is ready, and begins when it is told."""
-    return asyncio.run(_take_part(spec))
+    return run(_take_part(spec), spec)
 
 
 async def _take_part(spec: Spec) -> Facts:
@@ -282,7 +320,3 @@ def time_lock_waits() -> list[float]:
 
     setattr(FileLock, "acquire", timed)  # noqa: B010 - mypy takes no assignment to a method
     return waits_s
-
-
-def _command(spec: Spec) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.measure", spec.to_json()]

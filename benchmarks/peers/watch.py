@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.machine import Span
+
 from psyqueue import Kernel, StoreError
 from psyqueue.backend import AnyOutcome, BackendAdapter, Fetch, Op, SettleReply
 
@@ -20,12 +22,15 @@ NOT_VERBS = frozenset(("bind", "keeper", "capabilities"))
 class Watch:
     """`done` is set when `stop_after` jobs were acked, or, with 0, when nothing is left for this worker.
 
-    Times are of the system's monotone clock, which all processes of a machine share.
+    Times are of the system's monotone clock, which all processes of a machine share. `span` is what lies between the
+    first delivery and that moment, with `acked_in_span` jobs.
     """
 
     name = "watch"
 
-    def __init__(self, stop_after: int = 0, on_acked: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, stop_after: int = 0, on_acked: Callable[[int], None] | None = None, *, server_pid: int = 0
+    ) -> None:
         self.stop_after = stop_after
         self.on_acked = on_acked
         self.calls: Counter[str] = Counter()
@@ -36,6 +41,8 @@ class Watch:
         self.delivered = 0
         self.call_s_max = 0.0
         self.done = asyncio.Event()
+        self.span = Span(server_pid)
+        self.acked_in_span = 0
 
     def init(self, kernel: Kernel) -> None:
         kernel.wrap_backend(self._wrap)
@@ -43,11 +50,6 @@ class Watch:
     def _wrap(self, inner: BackendAdapter) -> BackendAdapter:
         watched: Any = _Watched(inner, self)
         return watched  # type: ignore[no-any-return]
-
-    @property
-    def seconds(self) -> float:
-        """From the first start to the last ack."""
-        return self.last_s - self.first_s
 
     def note(self, reply: SettleReply, *, began_s: float, is_fetch: bool) -> None:
         now_s = time.monotonic()
@@ -61,10 +63,15 @@ class Watch:
             if self.on_acked is not None:
                 self.on_acked(self.acked)
         if reply.deliveries:
-            self.first_s = self.first_s or now_s
+            if not self.first_s:
+                self.first_s = now_s
+                self.span.begin()
             self.delivered += len(reply.deliveries)
         is_dry = is_fetch and not reply.deliveries and self.delivered == self.acked
-        if (self.acked >= self.stop_after) if self.stop_after else is_dry:
+        if not self.done.is_set() and ((self.acked >= self.stop_after) if self.stop_after else is_dry):
+            if self.acked:
+                self.span.end()
+            self.acked_in_span = self.acked
             self.done.set()
 
 

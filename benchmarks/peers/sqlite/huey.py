@@ -6,20 +6,16 @@ huey leaves `synchronous` to SQLite, which is FULL; NORMAL is not among its opti
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from benchmarks.machine import Window
-from benchmarks.peers.figures import enqueue_one_by_one, idle_cpu, quantiles
+from benchmarks.peers import children
+from benchmarks.peers.figures import GAP_S, LIMIT_S, enqueue_one_by_one, idle_cpu, quantiles
 from benchmarks.spec import Facts, Spec
 
-GAP_S = 0.01
-LIMIT_S = 240
 POLL = {"initial_delay": 0.01, "max_delay": 0.05, "backoff": 1.0}
 """How its threads poll: more often costs more CPU at rest, less often more latency."""
 
@@ -114,8 +110,7 @@ def _latency(spec: Spec, *, is_between: bool) -> Facts:
     time.sleep(0.5)
     with Window() as window:
         if is_between:
-            command = [sys.executable, "-m", "benchmarks.measure", replace(spec, kind="produce").to_json()]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            children.run(spec, "produce")
         else:
             _send_marks(send, spec.n)
         if not counter.done.wait(LIMIT_S):

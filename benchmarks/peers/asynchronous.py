@@ -1,0 +1,155 @@
+"""What asyncio queues have in common: how each kind of measurement drives them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from benchmarks.machine import Span, Window
+from benchmarks.peers import children
+from benchmarks.peers.figures import GAP_S, LIMIT_S, REST_S, WARM_UP, idle_cpu
+from benchmarks.peers.payload import payload
+from benchmarks.peers.recorder import READY, Recorder
+from benchmarks.redis_server import Counters
+from benchmarks.spec import BULK_SIZE, Facts, Spec
+
+T = TypeVar("T")
+PRELOADERS = 100
+
+
+class Queue(Protocol):
+    """One queue of one process. `put_many` is there for those that have one call for many jobs."""
+
+    async def open(self) -> None: ...
+    async def put(self, payload: dict[str, Any]) -> None: ...
+    async def work(self, recorder: Recorder) -> None:
+        """Runs a worker until it is cancelled or the process ends."""
+
+
+class Kinds:
+    def __init__(self, make: Callable[[Spec], Queue]) -> None:
+        self._make = make
+        self.footprint = children.footprint
+
+    def preload(self, spec: Spec) -> Facts:
+        return run(self._preload(spec), spec)
+
+    def process(self, spec: Spec) -> Facts:
+        return run(self._process(spec), spec)
+
+    def enqueue(self, spec: Spec) -> Facts:
+        return run(self._enqueue(spec), spec)
+
+    def bulk(self, spec: Spec) -> Facts:
+        return run(self._bulk(spec), spec)
+
+    def latency_between(self, spec: Spec) -> Facts:
+        return run(self._latency(spec), spec)
+
+    def produce(self, spec: Spec) -> Facts:
+        return run(self._produce(spec), spec)
+
+    async def _preload(self, spec: Spec) -> Facts:
+        queue: Any = self._make(spec)
+        await queue.open()
+        step = BULK_SIZE if hasattr(queue, "put_many") else PRELOADERS
+        for start in range(0, spec.n, step):
+            payloads = [payload(spec, i) for i in range(start, min(spec.n, start + step))]
+            if hasattr(queue, "put_many"):
+                await queue.put_many(payloads)
+            else:
+                await asyncio.gather(*map(queue.put, payloads))
+        return {"value": spec.n}
+
+    async def _process(self, spec: Spec) -> Facts:
+        done = asyncio.Event()
+        recorder, queue, counters = Recorder(spec, done.set), self._make(spec), Counters(spec)
+        await queue.open()
+        with Window() as window:
+            worker = asyncio.ensure_future(queue.work(recorder))
+            await reached(done, worker, lambda: f"{recorder.acked} of {spec.n} acks")
+        return counters.per_job(spec.n) | recorder.rate(window)
+
+    async def _enqueue(self, spec: Spec) -> Facts:
+        queue = self._make(spec)
+        await queue.open()
+
+        async def caller(count: int) -> None:
+            for i in range(count):
+                await queue.put(payload(spec, i))
+
+        await caller(WARM_UP)
+        counters, span = Counters(spec), Span(spec.server_pid)
+        with Window() as window:
+            span.begin()
+            if spec.callers == 1:
+                await caller(spec.n)
+            else:
+                await asyncio.gather(*(caller(spec.n // spec.callers) for _ in range(spec.callers)))
+            span.end()
+        return counters.per_job(spec.n) | span.rate(spec.n) | window.facts()
+
+    async def _bulk(self, spec: Spec) -> Facts:
+        queue: Any = self._make(spec)
+        await queue.open()
+        await queue.put_many([payload(spec, i) for i in range(WARM_UP)])
+        span = Span(spec.server_pid)
+        with Window() as window:
+            span.begin()
+            for start in range(0, spec.n, BULK_SIZE):
+                await queue.put_many([payload(spec, i) for i in range(start, min(spec.n, start + BULK_SIZE))])
+            span.end()
+        return span.rate(spec.n) | window.facts()
+
+    async def _latency(self, spec: Spec) -> Facts:
+        done, ready = asyncio.Event(), asyncio.Event()
+        recorder, queue = Recorder(spec, done.set), self._make(spec)
+        recorder.on_ready = ready.set
+        await queue.open()
+        worker = asyncio.ensure_future(queue.work(recorder))
+        await queue.put({"i": READY})
+        await reached(ready, worker, lambda: "the worker is not there")
+        await asyncio.sleep(REST_S)
+        with Window() as window:
+            producer = await asyncio.create_subprocess_exec(
+                *children.command(spec, "produce"), stdout=asyncio.subprocess.DEVNULL
+            )
+            await producer.wait()
+            await reached(done, worker, lambda: f"{recorder.acked} of {spec.n} acks")
+        idle = await asyncio.to_thread(idle_cpu, spec.idle_s, server_pid=spec.server_pid)
+        return recorder.latency() | idle | window.facts()
+
+    async def _produce(self, spec: Spec) -> Facts:
+        queue = self._make(spec)
+        await queue.open()
+        for i in range(spec.n):
+            await asyncio.sleep(GAP_S)
+            await queue.put({"i": i, "sent_s": time.monotonic()})
+        return {"value": spec.n}
+
+
+def run(main: Coroutine[Any, Any, T], spec: Spec) -> T:
+    """The loop stays open: what a queue leaves running may take its cancellation ill, and the process ends anyway."""
+    return asyncio.Runner(loop_factory=_loop_factory(spec)).run(main)
+
+
+def _loop_factory(spec: Spec) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if spec.loop == "asyncio":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+async def reached(event: asyncio.Event, worker: asyncio.Future[None], state: Callable[[], str]) -> None:
+    """Raises what ended the worker before that, TimeoutError that tells the state."""
+    waiter = asyncio.ensure_future(event.wait())
+    await asyncio.wait((waiter, worker), timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+    if waiter.done():
+        return
+    waiter.cancel()
+    if worker.done():
+        raise RuntimeError(f"the worker ended: {state()}") from worker.exception()
+    raise TimeoutError(f"{state()} after {LIMIT_S} s")
