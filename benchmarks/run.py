@@ -109,6 +109,7 @@ def run_store(options: argparse.Namespace, store: Store, session: Session, found
     if server is not None:
         found["servers"][store.name] = server.facts
         chosen = [replace(spec, server=server.path) for spec in chosen]
+    session.begin_store()
     _tune(session, store, chosen)
     for case in dict.fromkeys(spec.case for spec in chosen):
         specs = [spec for spec in chosen if spec.case == case]

@@ -27,7 +27,7 @@ SLOWER_MAX = 1.3
 """A CPU that takes this much longer for a fixed piece of work than it did at its best in this session."""
 REPEATS_MAX = 2
 """Of one measurement that was disturbed; if all were, the least disturbed counts and is marked."""
-REPEATS_SESSION_MAX = 25
+REPEATS_STORE_MAX = 25
 LIMIT_S = 300
 SINGLE = frozenset(("memory", "calls", "footprint"))
 """Measured once: a million jobs for one figure that hardly varies, and counts that do not."""
@@ -55,9 +55,12 @@ class Session:
         self._folder = folder
         self._is_smoke = is_smoke
         self._stocks: dict[tuple[str, str, int], Path] = {}
-        self.repeats_left = 0 if is_smoke else REPEATS_SESSION_MAX
+        self.repeats_left = 0
         self.threads: dict[tuple[str, str], int] = {}
         self.spin_ms_best = math.inf
+
+    def begin_store(self) -> None:
+        self.repeats_left = 0 if self._is_smoke else REPEATS_STORE_MAX
 
     def measure(self, spec: Spec) -> Facts:
         """Raises Failed."""
@@ -85,7 +88,9 @@ class Session:
             return
         one = replace(trial, peer=peer.name)
         self.stock(one)
-        rates = {count: self.measure(replace(one, threads=count))["value"] for count in peer.threads}
+        rates: dict[int, float] = {}
+        for self.threads[key] in peer.threads:
+            rates[self.threads[key]] = self.attempts(one)[-1]["value"]
         self.threads[key] = max(rates, key=lambda count: rates[count])
         say(f"{trial.store}: {peer.name} is fastest with {self.threads[key]} threads: {rates}")
 

@@ -29,22 +29,28 @@ LOOPED = ("taskiq", "saq", "streaq", "arq")
 """asyncio queues of Python: on uvloop, with the concurrency of the line."""
 THREADED = ("dramatiq", "celery", "rq", "huey")
 """With as many threads as are fastest, whatever the concurrency of ours."""
+QUICK = ("taskiq", "dramatiq", "huey")
+"""Those that make some thousands a second; the others make some hundreds."""
 IN_BULK = ("bullmq", "streaq", "rq")
 """One call for many jobs."""
 Line = partial(Spec, store="redis", durability="none")
-TRIAL = Line(case="tune", kind="process", peer="huey", n=2_000)
+TRIAL = Line(case="tune", kind="process", peer="huey", n=4_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much of everything. Python's queues get less: their rate does not depend on it, node's does (its JIT)."""
+    """How much of everything. Python's queues get less: their rate does not depend on it, node's does (its JIT).
+
+    `process`, `enqueue`: of ours and BullMQ; `quick`, `slow`: of the others, see QUICK.
+    """
 
     process: int
-    process_python: int
     enqueue: int
+    quick: int
+    slow: int
     together: int
     bulk: int
-    bulk_python: int
+    bulk_slow: int
     samples: int
     idle_s: float
     depths: dict[str, int]
@@ -57,27 +63,29 @@ class Sizes:
 
 _FULL = Sizes(
     process=100_000,
-    process_python=10_000,
     enqueue=20_000,
+    quick=20_000,
+    slow=5_000,
     together=100_000,
     bulk=200_000,
-    bulk_python=20_000,
+    bulk_slow=20_000,
     samples=500,
     idle_s=4.0,
     depths={"100k": 100_000, "1M": 1_000_000},
     depth_n=50_000,
     memory=1_000_000,
     calls=20_000,
-    footprint=50_000,
+    footprint=20_000,
     rows=200_000,
 )
 _SMOKE = Sizes(
     process=300,
-    process_python=40,
     enqueue=100,
+    quick=100,
+    slow=100,
     together=200,
     bulk=2_000,
-    bulk_python=100,
+    bulk_slow=100,
     samples=3,
     idle_s=0.1,
     depths={"100k": 1_000, "1M": 2_000},
@@ -108,7 +116,6 @@ def _limits(sizes: Sizes) -> list[Spec]:
 
 def _process(sizes: Sizes) -> list[Spec]:
     ours = Line(case="W1", kind="process", peer=OURS, n=sizes.process)
-    python = replace(ours, n=sizes.process_python)
     found = []
     for c in (10, 100):
         one = replace(ours, concurrency=c, variant=f"c{c}")
@@ -116,30 +123,34 @@ def _process(sizes: Sizes) -> list[Spec]:
             one,
             replace(one, loop="uvloop", variant=f"c{c} uvloop"),
             replace(one, peer="bullmq"),
-            *(replace(one, peer=peer, n=python.n) for peer in LOOPED),
+            *_python(one, LOOPED, sizes),
         ]
     written = replace(ours, durability="everysec", variant="c10")
-    return [*found, *_each(python, THREADED), written, replace(written, peer="bullmq")]
+    return [*found, *_python(ours, THREADED, sizes), written, replace(written, peer="bullmq")]
 
 
 def _each(spec: Spec, peers: Iterable[str]) -> list[Spec]:
     return [replace(spec, peer=peer) for peer in peers]
 
 
+def _python(spec: Spec, peers: Iterable[str], sizes: Sizes) -> list[Spec]:
+    return [replace(spec, peer=peer, n=sizes.quick if peer in QUICK else sizes.slow) for peer in peers]
+
+
 def _enqueue(sizes: Sizes) -> list[Spec]:
     one = Line(case="W2", kind="enqueue", peer=OURS, n=sizes.enqueue)
     many = replace(one, case="W2c", n=sizes.together, callers=100)
-    slower = replace(many, n=sizes.enqueue)
     return [
-        *_each(one, (OURS, *(peer.name for peer in PEERS))),
+        *_each(one, (OURS, "bullmq")),
+        *_python(one, (*LOOPED, *THREADED), sizes),
         *_each(many, (OURS, "bullmq")),
-        *_each(slower, LOOPED),
+        *_python(many, LOOPED, sizes),
     ]
 
 
 def _bulk(sizes: Sizes) -> list[Spec]:
     one = Line(case="W2b", kind="bulk", peer=OURS, n=sizes.bulk)
-    return [one, *(replace(one, peer=p, n=sizes.bulk if p == "bullmq" else sizes.bulk_python) for p in IN_BULK)]
+    return [one, *(replace(one, peer=p, n=sizes.bulk if p == "bullmq" else sizes.bulk_slow) for p in IN_BULK)]
 
 
 def _latency(sizes: Sizes) -> list[Spec]:
@@ -154,7 +165,7 @@ def _others(sizes: Sizes) -> list[Spec]:
     return [
         *(replace(depth, waiting=waiting, variant=name) for name, waiting in sizes.depths.items()),
         *_each(waits, (OURS, "bullmq")),
-        *_each(replace(waits, n=sizes.process_python), LOOPED),
+        *_python(waits, LOOPED, sizes),
         *_each(footprint, (OURS, *(peer.name for peer in PEERS))),
         Line(case="memory", kind="memory", peer=OURS, n=sizes.memory),
         Line(case="calls", kind="calls", peer=OURS, n=sizes.calls),

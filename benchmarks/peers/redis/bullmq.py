@@ -1,6 +1,7 @@
 """BullMQ in node, on ioredis: bullmq.mjs does the work, this starts it and sees to the rest of the measurement.
 
-Jobs that have ended are removed (`removeOnComplete`): keeping them, its default, costs it more.
+Jobs that have ended are removed (`removeOnComplete: true`). Keeping all of them, its default, cost it the same here;
+keeping the last 1,000 cost the server some 15 % more.
 """
 
 from __future__ import annotations

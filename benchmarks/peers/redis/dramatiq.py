@@ -1,10 +1,12 @@
 """dramatiq with as many threads as are fastest, and without its middleware.
 
-That flatters it: no retries, no limits of time or age. `after_ack`, where the hook counts, comes after the ack.
+That flatters it: no retries, no limits of time or age. It takes 100 jobs at once (by default, two a thread), which
+made it faster with few threads. `after_ack`, where the hook counts, comes after the ack.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from importlib import import_module
 from typing import Any
@@ -13,9 +15,12 @@ from benchmarks.peers.blocking import Kinds
 from benchmarks.peers.recorder import Recorder
 from benchmarks.spec import Spec
 
+PREFETCH_OPTION = "dramatiq_queue_prefetch"
+
 
 class Queue:
     def __init__(self, spec: Spec) -> None:
+        os.environ[PREFETCH_OPTION] = "100"  # read when dramatiq is imported
         self._spec = spec
         self._recorder: Recorder | None = None
         self._dramatiq: Any = import_module("dramatiq")
