@@ -111,6 +111,7 @@ def run_store(options: argparse.Namespace, store: Store, session: Session, found
         chosen = [replace(spec, server=server.path) for spec in chosen]
     session.begin_store()
     _tune(session, store, chosen)
+    session.begin_store()  # trials repeat on an account of their own
     for case in dict.fromkeys(spec.case for spec in chosen):
         specs = [spec for spec in chosen if spec.case == case]
         found["lines"] += run_case(session, specs, options.runs, at_once=4 if options.smoke else 1)

@@ -23,7 +23,7 @@ OURS = "psyqueue"
 OURS_ALONE = {"W4", "W6", "memory", "calls"}
 CALLS_PER_JOB_MAX = 0.1
 # Of Redis, per job that goes through a worker under load. Commands inside of scripts count.
-SERVED_PER_JOB_MAX = {"commands_per_job": 16, "reads_per_job": 0.2, "bytes_in_per_job": 400, "bytes_out_per_job": 600}
+SERVED_PER_JOB_MAX = {"commands_per_job": 6, "reads_per_job": 0.1, "bytes_in_per_job": 300, "bytes_out_per_job": 300}
 
 
 def run(*arguments: str) -> str:
