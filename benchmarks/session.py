@@ -31,6 +31,8 @@ REPEATS_STORE_MAX = 25
 LIMIT_S = 300
 SINGLE = frozenset(("memory", "calls", "footprint"))
 """Measured once: a million jobs for one figure that hardly varies, and counts that do not."""
+COUNTS = frozenset(("calls", "footprint"))
+"""They count: a busy machine disturbs nothing."""
 METHOD = {
     "order": "the lines of a case alternate",
     "figure": "median; all values are kept",
@@ -100,7 +102,7 @@ class Session:
         made: list[Facts] = []
         while True:
             made.append(self.measure(spec))
-            made[-1]["disturbed"] = self._disturbance(made[-1]) > 1
+            made[-1]["disturbed"] = spec.kind not in COUNTS and self._disturbance(made[-1]) > 1
             if not made[-1]["disturbed"] or len(made) > REPEATS_MAX or not self.repeats_left:
                 break
             self.repeats_left -= 1
