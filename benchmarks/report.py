@@ -28,11 +28,13 @@ FIELD_UNITS = {
 }
 
 
-def report(found: Facts) -> str:
+def report(found: Facts, *, is_short: bool = False) -> str:
     goals = json.loads(GOALS.read_text(encoding="utf-8"))
     parts = [_head(found)]
     for store, lines in by_store(found).items():
-        parts += [f"## {store}", _goals(goals[store], {line["line"]: line for line in lines}), _lines(lines)]
+        parts += [f"### {store}", _goals(goals[store], {line["line"]: line for line in lines})]
+        if not is_short:
+            parts.append(_lines(lines))
     return "\n\n".join(parts)
 
 

@@ -93,5 +93,14 @@ def test_every_case_runs_and_its_file_holds_what_the_figures_rest_on(tmp_path, s
     text = run("benchmarks.report", str(file), "--plot", str(drawing))
     assert [line["line"] for line in session["lines"] if f"| {line['line']} |" not in text] == []
     assert "SMOKE" in text
-    assert f"## {store}" in text
+    assert f"### {store}" in text
     assert drawing.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_tables_of_the_readme_are_what_the_report_makes_of_the_files_they_name():
+    """Goals changed, or another session? `python -m benchmarks.report --short FILE` makes the new table."""
+    readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"benchmarks\.report (results/\S+\.json) --short", readme)
+    assert named
+    for file in named:
+        assert run("benchmarks.report", str(ROOT / "benchmarks" / file), "--short").strip() in readme, file

@@ -10,7 +10,19 @@ import pytest
 
 from psyqueue.errors import InvalidOption, StoreBusy, StoreFull, StoreUnavailable
 from worker import process_handlers as elsewhere
-from worker.rig import LIMIT_S, Rig, answers_after, fails, lease_threads, shortened, soon, tasks_of_workers, turns, until, waits_for
+from worker.rig import (
+    LIMIT_S,
+    Rig,
+    answers_after,
+    fails,
+    lease_threads,
+    shortened,
+    soon,
+    tasks_of_workers,
+    turns,
+    until,
+    waits_for,
+)
 
 DEATHS = [
     StoreUnavailable("cut"),
