@@ -14,7 +14,11 @@ return once(op, 'enqueue', function()
   if effects then
     apply_writes(effects[1])
   end
-  local enqueued = not effects and enqueue_plain(jobs, 4) or apply_jobs(jobs, 4, false)
+  local plain = not effects and enqueue_plain(jobs, 4)
+  if plain then
+    return plain
+  end
+  local enqueued = apply_jobs(jobs, 4, false)
   if effects then
     for _, reply in ipairs(apply_jobs(effects[2], effects[3], true)) do
       enqueued[#enqueued + 1] = reply

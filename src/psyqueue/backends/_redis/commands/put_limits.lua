@@ -8,6 +8,7 @@
 local op, settings, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 return once(op, 'put_limits', function()
   require_mode(false)
+  defer('HSET', P .. 'meta', 'limits', '1')
   for _, each in ipairs(settings) do
     local queue, lane = each[1], each[2] or nil
     set_field('limits', limit_name(queue, lane), cmsgpack.pack(each[3]))

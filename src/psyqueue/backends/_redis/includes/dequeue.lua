@@ -4,324 +4,327 @@
 -- unless the job still is pending at that very number, neither sorted nor held; stale ones are dropped in passing, so
 -- that whatever takes a job out of the line need not look for it. Jobs of other priorities, and those that came back to
 -- an old place, stand in a sorted set that is always exact: `sorted`, by minus priority, then ready number.
-local LOOK_MAX, BODIES_MAX = 1000, 64
-local LANE_TURN = 2 ^ 20
+local delivery_of, dequeue
+do
+  local LOOK_MAX, BODIES_MAX = 1000, 64
+  local LANE_TURN = 2 ^ 20
 
--- The row behind an entry, nil if the entry is stale.
-local function row_at(id, number, is_sorted)
-  local raw = call('HGETALL', P .. 'j:' .. id)
-  local row = #raw > 0 and row_of_fields(id, raw)
-  local is_there = row and row.status == 'pending' and not row.held and not row.sorted == not is_sorted
-    and ready_of(row) == number
-  return is_there and row or nil
-end
-
--- An expired job is not started, and must not lose its place should the clock go back: it is set apart.
-local function set_apart(key, row)
-  call('HSET', P .. 'j:' .. row.id, 'sorted', '1')
-  call('ZADD', key, -priority_of(row), ordered(ready_of(row), row.id))
-  call('ZADD', P .. 'pn:' .. row.queue, row.number, ordered(row.number, row.id))
-end
-
-local function is_expired(row)
-  return row.expires_at and row.expires_at <= now_ms
-end
-
-local function give_back(list, entries, first)
-  for i = #entries, first, -1 do
-    call('LPUSH', list, entries[i])
+  -- The row behind an entry, nil if the entry is stale.
+  local function row_at(id, number, is_sorted)
+    local raw = call('HGETALL', P .. 'j:' .. id)
+    local row = #raw > 0 and row_of_fields(id, raw)
+    local is_there = row and row.status == 'pending' and not row.held and not row.sorted == not is_sorted
+      and ready_of(row) == number
+    return is_there and row or nil
   end
-end
 
--- Up to `wanted` startable rows in order; those of the list are taken out of it, `row.entry` says how to put them back.
--- (rows, whether a bound ended it)
-local function heads(queue, lane, wanted)
-  local list, set_ = lane_key('p', queue, lane), lane_key('z', queue, lane)
-  local found, looked, passed = {}, 0, 0
-  while #found < wanted and looked < LOOK_MAX do
-    local missing = wanted - #found
-    local sorted = call('ZRANGE', set_, passed, passed + missing - 1, 'WITHSCORES')
-    local is_more_sorted = #sorted == 2 * missing
-    local listed = call('LPOP', list, missing) or {}
-    local is_more_listed = #listed == missing
-    if #sorted == 0 and #listed == 0 then
-      return found, false
+  -- An expired job is not started, and must not lose its place should the clock go back: it is set apart.
+  local function set_apart(key, row)
+    call('HSET', P .. 'j:' .. row.id, 'sorted', '1')
+    call('ZADD', key, -priority_of(row), ordered(ready_of(row), row.id))
+    call('ZADD', P .. 'pn:' .. row.queue, row.number, ordered(row.number, row.id))
+  end
+
+  local function is_expired(row)
+    return row.expires_at and row.expires_at <= now_ms
+  end
+
+  local function give_back(list, entries, first)
+    for i = #entries, first, -1 do
+      call('LPUSH', list, entries[i])
     end
-    local s, l = 1, 1
-    while #found < wanted and (sorted[s] or listed[l]) do
-      local number, id, is_sorted
-      local listed_number, listed_id
-      if listed[l] then
-        listed_number, listed_id = string.match(listed[l], '^(%d+):(.*)$')
-        listed_number = tonumber(listed_number)
+  end
+
+  -- Up to `wanted` startable rows in order; those of the list are taken out of it, `row.entry` says how to put them back.
+  -- (rows, whether a bound ended it)
+  local function heads(queue, lane, wanted)
+    local list, set_ = lane_key('p', queue, lane), lane_key('z', queue, lane)
+    local found, looked, passed = {}, 0, 0
+    while #found < wanted and looked < LOOK_MAX do
+      local missing = wanted - #found
+      local sorted = call('ZRANGE', set_, passed, passed + missing - 1, 'WITHSCORES')
+      local is_more_sorted = #sorted == 2 * missing
+      local listed = call('LPOP', list, missing) or {}
+      local is_more_listed = #listed == missing
+      if #sorted == 0 and #listed == 0 then
+        return found, false
       end
-      local score = tonumber(sorted[s + 1])
-      if not sorted[s] and is_more_sorted or not listed[l] and is_more_listed and score >= 0 then
-        break -- what comes next may stand where we have not read on
-      elseif sorted[s] and (score < 0 or not listed[l]
-          or score == 0 and tonumber(string.sub(sorted[s], 1, 14), 16) < listed_number) then
-        number, id, is_sorted = tonumber(string.sub(sorted[s], 1, 14), 16), id_of(sorted[s]), true
-        s, passed = s + 2, passed + 1
-      else
-        number, id, is_sorted = listed_number, listed_id, false
-        l = l + 1
-      end
-      looked = looked + 1
-      local row = row_at(id, number, is_sorted)
-      if row and not is_expired(row) then
-        found[#found + 1] = row
-      elseif row and not is_sorted then
-        set_apart(set_, row)
-      end
-    end
-    give_back(list, listed, l)
-  end
-  return found, looked >= LOOK_MAX
-end
-
-local function put_back_heads(queue, lane, rows_)
-  for i = #rows_, 1, -1 do
-    local row = rows_[i]
-    if not row.sorted then
-      call('LPUSH', lane_key('p', queue, lane), text_of(ready_of(row)) .. ':' .. row.id)
-    end
-  end
-end
-
-local function delivery_of(row, body, deliveries)
-  local extra = false
-  if row.fence or row.lost or row.priority or row.run_at or row.generation then
-    extra = cmsgpack.pack({ fence_of(row), row.lost or 0, priority_of(row), run_at_of(row), row.generation or 0 })
-  end
-  local n = #deliveries
-  deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = row.id, body, text_of(row.number)
-  deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = row.attempt, row.created_at, extra
-end
-
-local function activate(row, budget)
-  row.attempt = (row.attempt or 0) + 1
-  local key = P .. 'j:' .. row.id
-  call('HSET', key, 'status', 'active', 'attempt', row.attempt, 'token', budget.seed, 'session', budget.session,
-    'started_at', budget.now)
-  if row.fence then
-    row.fence = row.fence + 1
-    call('HSET', key, 'fence', row.fence)
-  end
-  if row.reason then
-    call('HDEL', key, 'reason')
-  end
-  if row.sorted then
-    call('ZREM', lane_key('z', row.queue, row.lane), ordered(ready_of(row), row.id))
-  end
-  if is_odd(row) then
-    call('ZREM', P .. 'pn:' .. row.queue, ordered(row.number, row.id))
-  end
-  if row.expires_at then
-    call('ZREM', P .. 'x:' .. row.queue, ordered(row.number, row.id))
-  end
-  row.status = 'active'
-  let_go_key(row)
-end
-
--- What a body costs of the fetch's bytes; the first one is always given.
-local function fits(body, budget)
-  local payload, cold = struct.unpack('<I4I4', body)
-  if budget.count > 0 and payload + cold > budget.bytes then
-    budget.is_spent = true
-    return false
-  end
-  budget.bytes = budget.bytes - payload - cold
-  budget.count = budget.count + 1
-  return true
-end
-
--- Entries of the list that are plain jobs, up to the first that is not: { entry, id, key, found }, and where that one is.
-local function plain_ones(entries, budget)
-  local ones, prefix = {}, P .. 'j:'
-  for i, entry in ipairs(entries) do
-    local number, id = string.match(entry, '^(%d+):(.*)$')
-    local key = prefix .. id
-    local found = call('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
-    if found[3] then
-      return ones, i
-    elseif found[1] == 'pending' and found[2] == number then
-      ones[#ones + 1] = { entry, id, key, found }
-    end
-    budget.looked = budget.looked + 1
-  end
-  return ones, #entries + 1
-end
-
--- The usual case: all of the line is in the list, and plain. Stops at the first job that is not.
-local function start_plain(queue, wanted, budget)
-  local list, started = P .. 'p:' .. queue, 0
-  while started < wanted and not budget.is_spent and budget.looked < LOOK_MAX do
-    local entries = call('LPOP', list, math.min(wanted - started, BODIES_MAX))
-    if not entries then
-      return started
-    end
-    local ones, stop = plain_ones(entries, budget)
-    give_back(list, entries, stop)
-    local names = {}
-    for i, one in ipairs(ones) do
-      names[i] = P .. 'b:' .. one[2]
-    end
-    local texts, deliveries, n = #ones > 0 and call('MGET', unpack(names)), budget.deliveries, #budget.deliveries
-    for i, one in ipairs(ones) do
-      if not fits(texts[i], budget) then
-        for k = #ones, i, -1 do
-          call('LPUSH', list, ones[k][1])
+      local s, l = 1, 1
+      while #found < wanted and (sorted[s] or listed[l]) do
+        local number, id, is_sorted
+        local listed_number, listed_id
+        if listed[l] then
+          listed_number, listed_id = string.match(listed[l], '^(%d+):(.*)$')
+          listed_number = tonumber(listed_number)
         end
+        local score = tonumber(sorted[s + 1])
+        if not sorted[s] and is_more_sorted or not listed[l] and is_more_listed and score >= 0 then
+          break -- what comes next may stand where we have not read on
+        elseif sorted[s] and (score < 0 or not listed[l]
+            or score == 0 and tonumber(string.sub(sorted[s], 1, 14), 16) < listed_number) then
+          number, id, is_sorted = tonumber(string.sub(sorted[s], 1, 14), 16), id_of(sorted[s]), true
+          s, passed = s + 2, passed + 1
+        else
+          number, id, is_sorted = listed_number, listed_id, false
+          l = l + 1
+        end
+        looked = looked + 1
+        local row = row_at(id, number, is_sorted)
+        if row and not is_expired(row) then
+          found[#found + 1] = row
+        elseif row and not is_sorted then
+          set_apart(set_, row)
+        end
+      end
+      give_back(list, listed, l)
+    end
+    return found, looked >= LOOK_MAX
+  end
+
+  local function put_back_heads(queue, lane, rows_)
+    for i = #rows_, 1, -1 do
+      local row = rows_[i]
+      if not row.sorted then
+        call('LPUSH', lane_key('p', queue, lane), text_of(ready_of(row)) .. ':' .. row.id)
+      end
+    end
+  end
+
+  function delivery_of(row, body, deliveries)
+    local extra = false
+    if row.fence or row.lost or row.priority or row.run_at or row.generation then
+      extra = cmsgpack.pack({ fence_of(row), row.lost or 0, priority_of(row), run_at_of(row), row.generation or 0 })
+    end
+    local n = #deliveries
+    deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = row.id, body, text_of(row.number)
+    deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = row.attempt, row.created_at, extra
+  end
+
+  local function activate(row, budget)
+    row.attempt = (row.attempt or 0) + 1
+    local key = P .. 'j:' .. row.id
+    call('HSET', key, 'status', 'active', 'attempt', row.attempt, 'token', budget.seed, 'session', budget.session,
+      'started_at', budget.now)
+    if row.fence then
+      row.fence = row.fence + 1
+      call('HSET', key, 'fence', row.fence)
+    end
+    if row.reason then
+      call('HDEL', key, 'reason')
+    end
+    if row.sorted then
+      call('ZREM', lane_key('z', row.queue, row.lane), ordered(ready_of(row), row.id))
+    end
+    if is_odd(row) then
+      call('ZREM', P .. 'pn:' .. row.queue, ordered(row.number, row.id))
+    end
+    if row.expires_at then
+      call('ZREM', P .. 'x:' .. row.queue, ordered(row.number, row.id))
+    end
+    row.status = 'active'
+    let_go_key(row)
+  end
+
+  -- What a body costs of the fetch's bytes; the first one is always given.
+  local function fits(body, budget)
+    local payload, cold = struct.unpack('<I4I4', body)
+    if budget.count > 0 and payload + cold > budget.bytes then
+      budget.is_spent = true
+      return false
+    end
+    budget.bytes = budget.bytes - payload - cold
+    budget.count = budget.count + 1
+    return true
+  end
+
+  -- Entries of the list that are plain jobs, up to the first that is not: { entry, id, key, found }, and where that one is.
+  local function plain_ones(entries, budget)
+    local ones, prefix = {}, P .. 'j:'
+    for i, entry in ipairs(entries) do
+      local number, id = string.match(entry, '^(%d+):(.*)$')
+      local key = prefix .. id
+      local found = call('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
+      if found[3] then
+        return ones, i
+      elseif found[1] == 'pending' and found[2] == number then
+        ones[#ones + 1] = { entry, id, key, found }
+      end
+      budget.looked = budget.looked + 1
+    end
+    return ones, #entries + 1
+  end
+
+  -- The usual case: all of the line is in the list, and plain. Stops at the first job that is not.
+  local function start_plain(queue, wanted, budget)
+    local list, started = P .. 'p:' .. queue, 0
+    while started < wanted and not budget.is_spent and budget.looked < LOOK_MAX do
+      local entries = call('LPOP', list, math.min(wanted - started, BODIES_MAX))
+      if not entries then
         return started
       end
-      started = started + 1
-      local id, found = one[2], one[4]
-      local attempt = found[4] and found[4] + 1 or 1
-      call('HSET', one[3], 'status', 'active', 'attempt', attempt, 'token', budget.seed, 'session', budget.session,
-        'started_at', budget.now)
-      deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, texts[i], found[2]
-      deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = attempt, found[5], false
-      n = n + 6
-      budget.ids[budget.count] = id
+      local ones, stop = plain_ones(entries, budget)
+      give_back(list, entries, stop)
+      local names = {}
+      for i, one in ipairs(ones) do
+        names[i] = P .. 'b:' .. one[2]
+      end
+      local texts, deliveries, n = #ones > 0 and call('MGET', unpack(names)), budget.deliveries, #budget.deliveries
+      for i, one in ipairs(ones) do
+        if not fits(texts[i], budget) then
+          for k = #ones, i, -1 do
+            call('LPUSH', list, ones[k][1])
+          end
+          return started
+        end
+        started = started + 1
+        local id, found = one[2], one[4]
+        local attempt = found[4] and found[4] + 1 or 1
+        call('HSET', one[3], 'status', 'active', 'attempt', attempt, 'token', budget.seed, 'session', budget.session,
+          'started_at', budget.now)
+        deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, texts[i], found[2]
+        deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = attempt, found[5], false
+        n = n + 6
+        budget.ids[budget.count] = id
+      end
+      if stop <= #entries then
+        return started
+      end
     end
-    if stop <= #entries then
-      return started
-    end
+    return started
   end
-  return started
-end
 
--- Start up to `wanted` of the lane: how many were started.
-local function start_some(queue, lane, wanted, budget)
-  local started, is_bounded = 0, false
-  if lane == '' and call('EXISTS', P .. 'z:' .. queue) == 0 then
-    started = start_plain(queue, wanted, budget)
-  end
-  while started < wanted and not budget.is_spent do
-    local rows_
-    rows_, is_bounded = heads(queue, lane, math.min(wanted - started, BODIES_MAX))
-    budget.is_cut = budget.is_cut or is_bounded
-    if #rows_ == 0 then
-      break
+  -- Start up to `wanted` of the lane: how many were started.
+  local function start_some(queue, lane, wanted, budget)
+    local started, is_bounded = 0, false
+    if lane == '' and call('EXISTS', P .. 'z:' .. queue) == 0 then
+      started = start_plain(queue, wanted, budget)
     end
-    local keys = {}
-    for i, row in ipairs(rows_) do
-      keys[i] = P .. 'b:' .. row.id
-    end
-    local texts = call('MGET', unpack(keys))
-    for i, row in ipairs(rows_) do
-      if not fits(texts[i], budget) then
-        put_back_heads(queue, lane, { unpack(rows_, i) })
+    while started < wanted and not budget.is_spent do
+      local rows_
+      rows_, is_bounded = heads(queue, lane, math.min(wanted - started, BODIES_MAX))
+      budget.is_cut = budget.is_cut or is_bounded
+      if #rows_ == 0 then
         break
       end
-      started = started + 1
-      activate(row, budget)
-      delivery_of(row, texts[i], budget.deliveries)
-      budget.ids[budget.count] = row.id
-    end
-  end
-  if started > 0 then
-    is_changed = true
-    local named = lane ~= '' and lane or nil
-    tally(queue, named, 'pending', -started)
-    tally(queue, named, 'active', started)
-    charge(queue, nil, started)
-    charge(queue, lane, started)
-    budget.left = budget.left - started
-    budget.is_spent = budget.is_spent or budget.left <= 0
-  end
-  return started
-end
-
--- ── lanes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
--- Start-time fair queueing: a lane that was idle starts at the queue's time and saves up no claim.
-local function take_turn(queue, lane)
-  local limits = limits_of(queue, lane)
-  local start = math.max(lane_time(queue, lane), number_field('times', 'q' .. queue))
-  local after = start + math.floor(LANE_TURN / (limits and limits.weight or 1))
-  set_field('times', 'q' .. queue, text_of(start))
-  set_lane_time(queue, lane, after)
-  if lane ~= '' then
-    call('ZADD', P .. 'lp:' .. queue, 'XX', after, lane)
-  end
-  return after
-end
-
-local function is_before(one, other)
-  return one[1] < other[1] or one[1] == other[1] and one[2] < other[2]
-end
-
-local function insert_lane(lanes, entry)
-  local i = 1
-  while lanes[i] and is_before(lanes[i], entry) do
-    i = i + 1
-  end
-  table.insert(lanes, i, entry)
-end
-
--- Lanes with pending jobs as { time, name }, from the `from`-th on, by turn.
-local function lanes_by_turn(queue, from, count)
-  local lanes = {}
-  local raw = call('ZRANGE', P .. 'lp:' .. queue, from, from + count - 1, 'WITHSCORES')
-  for i = 1, #raw, 2 do
-    lanes[#lanes + 1] = { tonumber(raw[i + 1]), raw[i] }
-  end
-  if from == 0 and lane_count(queue, '', 'p') > 0 then
-    insert_lane(lanes, { lane_time(queue, ''), '' })
-  end
-  return lanes
-end
-
-local function start_by_turn(queue, room, budget)
-  local step = budget.left + 100
-  local from, looked = 0, 0
-  local lanes = lanes_by_turn(queue, from, step)
-  while room > 0 and not budget.is_spent do
-    if #lanes == 0 then
-      from = from + step
-      lanes = lanes_by_turn(queue, from, step)
-      looked = looked + step
-      if #lanes == 0 or looked > LOOK_MAX then
-        return
+      local keys = {}
+      for i, row in ipairs(rows_) do
+        keys[i] = P .. 'b:' .. row.id
+      end
+      local texts = call('MGET', unpack(keys))
+      for i, row in ipairs(rows_) do
+        if not fits(texts[i], budget) then
+          put_back_heads(queue, lane, { unpack(rows_, i) })
+          break
+        end
+        started = started + 1
+        activate(row, budget)
+        delivery_of(row, texts[i], budget.deliveries)
+        budget.ids[budget.count] = row.id
       end
     end
-    local lane = table.remove(lanes, 1)[2]
-    if room_of(queue, lane) > 0 and start_some(queue, lane, 1, budget) == 1 then
-      room = room - 1
-      local after = take_turn(queue, lane)
-      if lane_count(queue, lane, 'p') > 0 then
-        insert_lane(lanes, { after, lane })
-      end
+    if started > 0 then
+      is_changed = true
+      local named = lane ~= '' and lane or nil
+      tally(queue, named, 'pending', -started)
+      tally(queue, named, 'active', started)
+      charge(queue, nil, started)
+      charge(queue, lane, started)
+      budget.left = budget.left - started
+      budget.is_spent = budget.is_spent or budget.left <= 0
     end
+    return started
   end
-end
 
--- fetch: { queues, count, seed, bytes_max }. (deliveries, their ids, whether a bound ended it)
-local function dequeue(session_id, fetch)
-  local budget = {
-    left = fetch[2], count = 0, bytes = fetch[4], seed = fetch[3], session = session_id, deliveries = {}, ids = {},
-    is_spent = fetch[2] == 0, looked = 0, now = text_of(now_ms),
-  }
-  for _, queue in ipairs(fetch[1]) do
-    if not budget.is_spent and count_of(queue, 'pending') > 0 then
-      local room = room_of(queue)
-      if call('EXISTS', P .. 'lt:' .. queue) == 1 then
-        start_by_turn(queue, room, budget)
-      elseif room > 0 then
-        room = math.min(room, room_of(queue, ''))
-        start_some(queue, '', math.min(room, budget.left), budget)
+  -- ── lanes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+  -- Start-time fair queueing: a lane that was idle starts at the queue's time and saves up no claim.
+  local function take_turn(queue, lane)
+    local limits = limits_of(queue, lane)
+    local start = math.max(lane_time(queue, lane), number_field('times', 'q' .. queue))
+    local after = start + math.floor(LANE_TURN / (limits and limits.weight or 1))
+    set_field('times', 'q' .. queue, text_of(start))
+    set_lane_time(queue, lane, after)
+    if lane ~= '' then
+      call('ZADD', P .. 'lp:' .. queue, 'XX', after, lane)
+    end
+    return after
+  end
+
+  local function is_before(one, other)
+    return one[1] < other[1] or one[1] == other[1] and one[2] < other[2]
+  end
+
+  local function insert_lane(lanes, entry)
+    local i = 1
+    while lanes[i] and is_before(lanes[i], entry) do
+      i = i + 1
+    end
+    table.insert(lanes, i, entry)
+  end
+
+  -- Lanes with pending jobs as { time, name }, from the `from`-th on, by turn.
+  local function lanes_by_turn(queue, from, count)
+    local lanes = {}
+    local raw = call('ZRANGE', P .. 'lp:' .. queue, from, from + count - 1, 'WITHSCORES')
+    for i = 1, #raw, 2 do
+      lanes[#lanes + 1] = { tonumber(raw[i + 1]), raw[i] }
+    end
+    if from == 0 and lane_count(queue, '', 'p') > 0 then
+      insert_lane(lanes, { lane_time(queue, ''), '' })
+    end
+    return lanes
+  end
+
+  local function start_by_turn(queue, room, budget)
+    local step = budget.left + 100
+    local from, looked = 0, 0
+    local lanes = lanes_by_turn(queue, from, step)
+    while room > 0 and not budget.is_spent do
+      if #lanes == 0 then
+        from = from + step
+        lanes = lanes_by_turn(queue, from, step)
+        looked = looked + step
+        if #lanes == 0 or looked > LOOK_MAX then
+          return
+        end
+      end
+      local lane = table.remove(lanes, 1)[2]
+      if room_of(queue, lane) > 0 and start_some(queue, lane, 1, budget) == 1 then
+        room = room - 1
+        local after = take_turn(queue, lane)
+        if lane_count(queue, lane, 'p') > 0 then
+          insert_lane(lanes, { after, lane })
+        end
       end
     end
   end
-  call_many('SADD', P .. 'a:' .. session_id, budget.ids)
-  flush()
-  local is_bounded = fetch[2] > 0 and budget.is_spent or budget.is_cut or false
-  if is_bounded then
+
+  -- fetch: { queues, count, seed, bytes_max }. (deliveries, their ids, whether a bound ended it)
+  function dequeue(session_id, fetch)
+    local budget = {
+      left = fetch[2], count = 0, bytes = fetch[4], seed = fetch[3], session = session_id, deliveries = {}, ids = {},
+      is_spent = fetch[2] == 0, looked = 0, now = text_of(now_ms),
+    }
     for _, queue in ipairs(fetch[1]) do
-      if count_of(queue, 'pending') > 0 then
-        arm(queue)
+      if not budget.is_spent and count_of(queue, 'pending') > 0 then
+        local room = room_of(queue)
+        if call('EXISTS', P .. 'lt:' .. queue) == 1 then
+          start_by_turn(queue, room, budget)
+        elseif room > 0 then
+          room = math.min(room, room_of(queue, ''))
+          start_some(queue, '', math.min(room, budget.left), budget)
+        end
       end
     end
+    call_many('SADD', P .. 'a:' .. session_id, budget.ids)
+    flush()
+    local is_bounded = fetch[2] > 0 and budget.is_spent or budget.is_cut or false
+    if is_bounded then
+      for _, queue in ipairs(fetch[1]) do
+        if count_of(queue, 'pending') > 0 then
+          arm(queue)
+        end
+      end
+    end
+    return budget.deliveries, budget.ids, is_bounded
   end
-  return budget.deliveries, budget.ids, is_bounded
 end

@@ -1,82 +1,85 @@
 -- What ended jobs set free moves: at most `limit` jobs a step, the rest with the next one. As _memory/lifecycle.py.
 local FOLLOW_MAX, CHILDREN_MAX = 500, 100
 
-local function meet_need(child, parent)
-  local needs = P .. 'nd:' .. child.id
-  local mask = call('HGET', needs, parent.id)
-  if not string.find(mask, INITIAL[parent.status], 1, true) then
-    end_job(child, 'cancelled', 'dependency')
-    return
-  end
-  defer('HSET', needs, parent.id, '+' .. mask)
-  local left = child.needs_left - 1
-  set(child, 'needs_left', left > 0 and left or nil)
-  if left == 0 then
-    enter_gate(child)
-  end
-end
-
-local function is_unmet(child_id, parent_id)
-  local mask = call('HGET', P .. 'nd:' .. child_id, parent_id)
-  return mask and string.sub(mask, 1, 1) ~= '+'
-end
-
--- Jobs moved; the ticket is done if they are fewer than `limit`.
-local function free_places(key, limit)
-  local moved = 0
-  while moved < limit do
-    local id = call('ZRANGE', P .. 'gl:' .. key, 0, 0)[1]
-    local head = id and row_of(id)
-    if not head or number_field('gates', key) >= head.gate_max then
-      break
+local meet_need, follow_through
+do
+  function meet_need(child, parent)
+    local needs = P .. 'nd:' .. child.id
+    local mask = call('HGET', needs, parent.id)
+    if not string.find(mask, INITIAL[parent.status], 1, true) then
+      end_job(child, 'cancelled', 'dependency')
+      return
     end
-    leave_line(head)
-    take_place(head)
-    flush()
-    moved = moved + 1
-  end
-  return moved
-end
-
--- As `free_places`; how far it came stands in the ticket, at the head of the line of tickets.
-local function meet_needs(parent_id, last, limit)
-  local moved = 0
-  while moved < limit do
-    local ids = call('ZRANGEBYSCORE', P .. 'n:' .. parent_id, '(' .. last, '+inf', 'LIMIT', 0, CHILDREN_MAX)
-    if #ids == 0 then
-      break
+    defer('HSET', needs, parent.id, '+' .. mask)
+    local left = child.needs_left - 1
+    set(child, 'needs_left', left > 0 and left or nil)
+    if left == 0 then
+      enter_gate(child)
     end
-    for _, id in ipairs(ids) do
-      local child = row_of(id)
-      last = text_of(child.number)
-      if child.status == 'waiting' and not child.held and is_unmet(id, parent_id) then
-        meet_need(child, row_of(parent_id))
-        moved = moved + 1
-      end
-      if moved >= limit then
+  end
+
+  local function is_unmet(child_id, parent_id)
+    local mask = call('HGET', P .. 'nd:' .. child_id, parent_id)
+    return mask and string.sub(mask, 1, 1) ~= '+'
+  end
+
+  -- Jobs moved; the ticket is done if they are fewer than `limit`.
+  local function free_places(key, limit)
+    local moved = 0
+    while moved < limit do
+      local id = call('ZRANGE', P .. 'gl:' .. key, 0, 0)[1]
+      local head = id and row_of(id)
+      if not head or number_field('gates', key) >= head.gate_max then
         break
       end
+      leave_line(head)
+      take_place(head)
+      flush()
+      moved = moved + 1
     end
-    flush()
-    call('LSET', P .. 'followers', 0, 'n' .. last .. ':' .. parent_id)
+    return moved
   end
-  return moved
-end
 
--- Everything before it is flushed. True: something is left for the next step.
-local function follow_through(limit)
-  local left = limit
-  while true do
-    local ticket = call('LINDEX', P .. 'followers', 0)
-    if not ticket then
-      return false
+  -- As `free_places`; how far it came stands in the ticket, at the head of the line of tickets.
+  local function meet_needs(parent_id, last, limit)
+    local moved = 0
+    while moved < limit do
+      local ids = call('ZRANGEBYSCORE', P .. 'n:' .. parent_id, '(' .. last, '+inf', 'LIMIT', 0, CHILDREN_MAX)
+      if #ids == 0 then
+        break
+      end
+      for _, id in ipairs(ids) do
+        local child = row_of(id)
+        last = text_of(child.number)
+        if child.status == 'waiting' and not child.held and is_unmet(id, parent_id) then
+          meet_need(child, row_of(parent_id))
+          moved = moved + 1
+        end
+        if moved >= limit then
+          break
+        end
+      end
+      flush()
+      call('LSET', P .. 'followers', 0, 'n' .. last .. ':' .. parent_id)
     end
-    is_changed = true
-    local kind, last, key = string.match(ticket, '^(.)(%d*):(.*)$')
-    left = left - (kind == 'g' and free_places(key, left) or kind == 'n' and meet_needs(key, last, left) or 0)
-    if left <= 0 then
-      return true
+    return moved
+  end
+
+  -- Everything before it is flushed. True: something is left for the next step.
+  function follow_through(limit)
+    local left = limit
+    while true do
+      local ticket = call('LINDEX', P .. 'followers', 0)
+      if not ticket then
+        return false
+      end
+      is_changed = true
+      local kind, last, key = string.match(ticket, '^(.)(%d*):(.*)$')
+      left = left - (kind == 'g' and free_places(key, left) or kind == 'n' and meet_needs(key, last, left) or 0)
+      if left <= 0 then
+        return true
+      end
+      call('LPOP', P .. 'followers')
     end
-    call('LPOP', P .. 'followers')
   end
 end

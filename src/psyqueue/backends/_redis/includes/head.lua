@@ -9,6 +9,8 @@
 local call, P, meta
 local now_ms, mono_ms, shift_ms, kept_mono_ms
 local mode, epoch, moved_to
+-- Settings of any queue or lane were ever put.
+local has_limits
 local journal, journaled, later, counter
 -- Something was changed by now: in the journal, or written.
 local is_changed
@@ -31,9 +33,10 @@ end
 
 local function begin()
   call, P = redis.call, KEYS[1]
-  meta = call('HMGET', P .. 'meta', 'number', 'shift', 'mono', 'test', 'mode', 'epoch', 'moved_to')
+  meta = call('HMGET', P .. 'meta', 'number', 'shift', 'mono', 'test', 'mode', 'epoch', 'moved_to', 'limits')
   read_clock()
   mode, epoch, moved_to = meta[5] or 'open', tonumber(meta[6]) or 0, meta[7] or ''
+  has_limits = meta[8]
   journal, journaled, later, is_changed = {}, 0, {}, false
   counter = { number = tonumber(meta[1]) or 0 }
   for _, set_up in ipairs(begins) do

@@ -214,7 +214,9 @@ local function enqueue_plain(jobs, first)
   -- First what a foreign key in its place would refuse: entries without jobs are passed over, jobs without entries lost.
   for queue, of_queue in pairs(entries) do
     call('RPUSH', P .. 'p:' .. queue, unpack(of_queue))
-    tally(queue, nil, 'pending', #of_queue)
+    if call('HINCRBY', P .. 'c:' .. queue, 'pending', #of_queue) == #of_queue then
+      note_queue(queue)
+    end
     touched[queue] = true
   end
   for i, job in ipairs(jobs) do

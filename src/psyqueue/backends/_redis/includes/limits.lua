@@ -14,7 +14,7 @@ end
 
 -- The settings of a queue (no lane) or lane as a table, false if there are none.
 local function limits_of(queue, lane)
-  local packed = field('limits', limit_name(queue, lane))
+  local packed = has_limits and field('limits', limit_name(queue, lane))
   if not packed then
     return false
   end
@@ -114,7 +114,7 @@ local function next_start_in_ms(queues)
       end
     end
   end
-  if call('EXISTS', P .. 'limits') == 1 then
+  if has_limits then
     for _, queue in ipairs(queues) do
       local lanes = lanes_pending(queue)
       if #lanes > 0 then

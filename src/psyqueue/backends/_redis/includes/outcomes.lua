@@ -76,84 +76,87 @@ local apply = {
   end,
 }
 
--- Two letters: the verdict (ok, already, lost, conflict) and the initial of the status.
-local function settle_one(session_id, outcome, followed, index)
-  local row = row_of(outcome[2])
-  if not row then
-    return 'l-'
-  end
-  local is_its_token = row.token == outcome[3] and text_of(row.number) == outcome[4]
-  if row.status ~= 'active' or not is_its_token or row.session ~= session_id then
-    local is_repeat = row.status ~= 'active' and is_its_token
-    return (is_repeat and 'a' or 'l') .. INITIAL[row.status]
-  end
-  if outcome[8] then
-    local mark = journaled
-    local is_good, numbers, enqueued = pcall(apply_effects, outcome[8])
-    if not is_good then
-      if type(numbers) ~= 'table' or not numbers.refused then
-        error(numbers, 0)
+local settle_all
+do
+  -- Two letters: the verdict (ok, already, lost, conflict) and the initial of the status.
+  local function settle_one(session_id, outcome, followed, index)
+    local row = row_of(outcome[2])
+    if not row then
+      return 'l-'
+    end
+    local is_its_token = row.token == outcome[3] and text_of(row.number) == outcome[4]
+    if row.status ~= 'active' or not is_its_token or row.session ~= session_id then
+      local is_repeat = row.status ~= 'active' and is_its_token
+      return (is_repeat and 'a' or 'l') .. INITIAL[row.status]
+    end
+    if outcome[8] then
+      local mark = journaled
+      local is_good, numbers, enqueued = pcall(apply_effects, outcome[8])
+      if not is_good then
+        if type(numbers) ~= 'table' or not numbers.refused then
+          error(numbers, 0)
+        end
+        roll_back(mark)
+        return 'ca'
       end
-      roll_back(mark)
-      return 'ca'
+      if #enqueued > 0 then
+        followed[#followed + 1] = { index, enqueued }
+      end
     end
-    if #enqueued > 0 then
-      followed[#followed + 1] = { index, enqueued }
+    apply[outcome[1]](row, outcome)
+    return 'o' .. INITIAL[row.status]
+  end
+
+  -- The usual end of the usual job: nobody waits for it, it holds no key and no place. Such acks are gathered per queue.
+  local function ack_plain(session_id, outcome, acked)
+    local id = outcome[2]
+    if outcome[1] ~= 'a' or outcome[8] or rows[id] ~= nil then
+      return false
     end
+    local key = P .. 'j:' .. id
+    local found = call('HMGET', key, 'status', 'token', 'session', 'special', 'queue', 'number')
+    if found[1] ~= 'active' or found[2] ~= outcome[3] or found[3] ~= session_id or found[4] or found[6] ~= outcome[4] then
+      return false
+    end
+    if outcome[5] then
+      call('SET', P .. 'r:' .. id, ARGV[outcome[5]])
+      call('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
+    else
+      call('HSET', key, 'status', 'completed', 'completed_at', acked.now)
+    end
+    local of_queue = acked.queues[found[5]] or {}
+    acked.queues[found[5]] = of_queue
+    local n = #of_queue
+    of_queue[n + 1], of_queue[n + 2] = acked.now, ordered(found[6], id)
+    acked.ids[#acked.ids + 1] = id
+    return true
   end
-  apply[outcome[1]](row, outcome)
-  return 'o' .. INITIAL[row.status]
-end
 
--- The usual end of the usual job: nobody waits for it, it holds no key and no place. Such acks are gathered per queue.
-local function ack_plain(session_id, outcome, acked)
-  local id = outcome[2]
-  if outcome[1] ~= 'a' or outcome[8] or rows[id] ~= nil then
-    return false
-  end
-  local key = P .. 'j:' .. id
-  local found = call('HMGET', key, 'status', 'token', 'session', 'special', 'queue', 'number')
-  if found[1] ~= 'active' or found[2] ~= outcome[3] or found[3] ~= session_id or found[4] or found[6] ~= outcome[4] then
-    return false
-  end
-  if outcome[5] then
-    call('SET', P .. 'r:' .. id, ARGV[outcome[5]])
-    call('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
-  else
-    call('HSET', key, 'status', 'completed', 'completed_at', acked.now)
-  end
-  local of_queue = acked.queues[found[5]] or {}
-  acked.queues[found[5]] = of_queue
-  local n = #of_queue
-  of_queue[n + 1], of_queue[n + 2] = acked.now, ordered(found[6], id)
-  acked.ids[#acked.ids + 1] = id
-  return true
-end
-
-local function finish_plain(session_id, acked)
-  if #acked.ids == 0 then
-    return
-  end
-  is_changed = true
-  call_many('SREM', P .. 'a:' .. session_id, acked.ids)
-  for queue, entries in pairs(acked.queues) do
-    call_many('ZADD', P .. 'e:' .. queue, entries)
-    tally(queue, nil, 'active', -#entries / 2)
-    tally(queue, nil, 'completed', #entries / 2)
-    local limits = limits_of(queue)
-    local of_lane = limits_of(queue, '')
-    if limits and limits.active_max or of_lane and of_lane.active_max then
-      put(touched, queue, true)
+  local function finish_plain(session_id, acked)
+    if #acked.ids == 0 then
+      return
+    end
+    is_changed = true
+    call_many('SREM', P .. 'a:' .. session_id, acked.ids)
+    for queue, entries in pairs(acked.queues) do
+      call_many('ZADD', P .. 'e:' .. queue, entries)
+      tally(queue, nil, 'active', -#entries / 2)
+      tally(queue, nil, 'completed', #entries / 2)
+      local limits = limits_of(queue)
+      local of_lane = limits_of(queue, '')
+      if limits and limits.active_max or of_lane and of_lane.active_max then
+        put(touched, queue, true)
+      end
     end
   end
-end
 
-local function settle_all(session_id, outcomes)
-  local verdicts, followed, acked = {}, {}, { ids = {}, queues = {}, now = text_of(now_ms) }
-  for i, outcome in ipairs(outcomes) do
-    verdicts[i] = ack_plain(session_id, outcome, acked) and 'oc' or settle_one(session_id, outcome, followed, i)
+  function settle_all(session_id, outcomes)
+    local verdicts, followed, acked = {}, {}, { ids = {}, queues = {}, now = text_of(now_ms) }
+    for i, outcome in ipairs(outcomes) do
+      verdicts[i] = ack_plain(session_id, outcome, acked) and 'oc' or settle_one(session_id, outcome, followed, i)
+    end
+    finish_plain(session_id, acked)
+    flush()
+    return table.concat(verdicts), followed
   end
-  finish_plain(session_id, acked)
-  flush()
-  return table.concat(verdicts), followed
 end

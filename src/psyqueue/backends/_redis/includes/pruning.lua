@@ -88,6 +88,16 @@ local function prune_index(index, score, limit, drop)
   return #members >= limit
 end
 
+-- The index knows a use of the channel, the record its last one.
+local function drop_op(name)
+  local used_ms = string.match(call('GETRANGE', P .. 'o:' .. name, 0, 99), '^%d+ %S+ (%d+) ')
+  if used_ms and tonumber(used_ms) > mono_ms - OPS_KEPT_MS then
+    call('ZADD', P .. 'ops', used_ms, name)
+    return false
+  end
+  call('UNLINK', P .. 'o:' .. name)
+end
+
 local function drop_record(member)
   local seq, stream = string.match(member, '^(%d+):(.*)$')
   call('XDEL', P .. 's:' .. stream, seq .. '-0')

@@ -161,158 +161,161 @@ local function lane_key(kind, queue, lane)
   return P .. kind .. 'l:' .. #queue .. ':' .. queue .. lane
 end
 
--- Where a job with these fields is found: key, score, member. A list has no score. Held jobs lie apart: nothing that
--- starts, expires or deletes jobs comes across them.
-local function place_of(id, row)
-  local status, queue = row.status, row.queue
-  if row.held then
-    return P .. 'h:' .. queue, row.number, id
-  elseif status == 'waiting' then
-    return P .. 'wt:' .. queue, row.number, id
-  elseif status == 'scheduled' then
-    return P .. 'd:' .. queue, run_at_of(row), ordered(row.number, id)
-  elseif status == 'pending' then
-    if row.sorted then
-      return lane_key('z', queue, row.lane), -priority_of(row), ordered(ready_of(row), id)
+local is_odd, flush_rows
+do
+  -- Where a job with these fields is found: key, score, member. A list has no score. Held jobs lie apart: nothing that
+  -- starts, expires or deletes jobs comes across them.
+  local function place_of(id, row)
+    local status, queue = row.status, row.queue
+    if row.held then
+      return P .. 'h:' .. queue, row.number, id
+    elseif status == 'waiting' then
+      return P .. 'wt:' .. queue, row.number, id
+    elseif status == 'scheduled' then
+      return P .. 'd:' .. queue, run_at_of(row), ordered(row.number, id)
+    elseif status == 'pending' then
+      if row.sorted then
+        return lane_key('z', queue, row.lane), -priority_of(row), ordered(ready_of(row), id)
+      end
+      return lane_key('p', queue, row.lane), nil, text_of(ready_of(row)) .. ':' .. id
+    elseif status == 'active' then
+      return P .. 'a:' .. row.session, nil, id
     end
-    return lane_key('p', queue, row.lane), nil, text_of(ready_of(row)) .. ':' .. id
-  elseif status == 'active' then
-    return P .. 'a:' .. row.session, nil, id
+    -- Ended. One that a live child needs lies apart, so that retention never walks over it.
+    local kind = (row.kids or 0) > 0 and 'k:' or status == 'dead' and 'D:' or 'e:'
+    return P .. kind .. queue, row.completed_at, ordered(row.number, id)
   end
-  -- Ended. One that a live child needs lies apart, so that retention never walks over it.
-  local kind = (row.kids or 0) > 0 and 'k:' or status == 'dead' and 'D:' or 'e:'
-  return P .. kind .. queue, row.completed_at, ordered(row.number, id)
-end
 
-local function is_expiring(row)
-  return row.expires_at and IS_UNSTARTED[row.status] and not row.held
-end
-
--- Pending, and not at the place that its creation number says: the list alone does not tell the oldest one.
-local function is_odd(row)
-  return row.status == 'pending' and not row.held and (row.sorted or ready_of(row) ~= row.number)
-end
-
-local function unplace(id, was)
-  local key, score, member = place_of(id, was)
-  if score then
-    call('ZREM', key, member)
-  elseif was.status == 'active' then
-    call('SREM', key, member)
-  end -- an entry of a list stays: its reader sees that it is stale
-end
-
-local function flush_place(row, lists)
-  local id, was = row.id, row.was
-  local key, score, member
-  if not row.is_gone then
-    key, score, member = place_of(id, row)
+  local function is_expiring(row)
+    return row.expires_at and IS_UNSTARTED[row.status] and not row.held
   end
-  if was then
-    local old_key, old_score, old_member = place_of(id, was)
-    if old_key == key and old_score == score and old_member == member then
-      key = nil
-    else
-      unplace(id, was)
-    end
+
+  -- Pending, and not at the place that its creation number says: the list alone does not tell the oldest one.
+  function is_odd(row)
+    return row.status == 'pending' and not row.held and (row.sorted or ready_of(row) ~= row.number)
   end
-  if key then
+
+  local function unplace(id, was)
+    local key, score, member = place_of(id, was)
     if score then
-      call('ZADD', key, score, member)
-    elseif row.status == 'active' then
-      call('SADD', key, member)
-    else
-      lists[#lists + 1] = { ready_of(row), key, member }
+      call('ZREM', key, member)
+    elseif was.status == 'active' then
+      call('SREM', key, member)
+    end -- an entry of a list stays: its reader sees that it is stale
+  end
+
+  local function flush_place(row, lists)
+    local id, was = row.id, row.was
+    local key, score, member
+    if not row.is_gone then
+      key, score, member = place_of(id, row)
     end
-  end
-end
-
--- A sorted set in which a row stands for as long as `test` holds.
-local function flush_index(row, kind, test, score_of)
-  local id, was = row.id, row.was
-  local had = was and test(was)
-  local has = not row.is_gone and test(row)
-  if has and not (had and score_of(was) == score_of(row)) then
-    call('ZADD', P .. kind .. row.queue, score_of(row), ordered(row.number, id))
-  elseif had and not has then
-    call('ZREM', P .. kind .. row.queue, ordered(row.number, id))
-  end
-end
-
--- Whatever makes a job more than a plain one that is pending at its creation number, runs, is acked and goes: the usual
--- ways then leave it to those that look at all of its fields.
-local function is_special(row)
-  return row.ready or row.sorted or row.priority or row.lane or row.unique or row.gate or row.kids or row.needs_left or row.run_at
-    or row.expires_at or row.fence or row.lost or row.generation or row.reason or row.held or row.cancel or row.watched
-end
-
-local function flush_fields(row)
-  if not row.special and is_special(row) then
-    row.special = '1'
-  end
-  local was, sets, drops = row.was or {}, {}, {}
-  for _, name in ipairs(FIELDS) do
-    local value = row[name]
-    if value ~= was[name] then
-      if value == nil then
-        drops[#drops + 1] = name
+    if was then
+      local old_key, old_score, old_member = place_of(id, was)
+      if old_key == key and old_score == score and old_member == member then
+        key = nil
       else
-        sets[#sets + 1] = name
-        sets[#sets + 1] = value
+        unplace(id, was)
+      end
+    end
+    if key then
+      if score then
+        call('ZADD', key, score, member)
+      elseif row.status == 'active' then
+        call('SADD', key, member)
+      else
+        lists[#lists + 1] = { ready_of(row), key, member }
       end
     end
   end
-  local key = P .. 'j:' .. row.id
-  if #sets > 0 then
-    call('HSET', key, unpack(sets))
-  end
-  if #drops > 0 then
-    call('HDEL', key, unpack(drops))
-  end
-end
 
--- cr:<session> its jobs that somebody wants cancelled.
-local function flush_cancel(row)
-  local was = row.was
-  local had = was and was.cancel and was.status == 'active' and was.session
-  local has = not row.is_gone and row.cancel and row.status == 'active' and row.session
-  if had ~= has then
-    if had then
-      call('SREM', P .. 'cr:' .. had, row.id)
-    end
-    if has then
-      call('SADD', P .. 'cr:' .. has, row.id)
+  -- A sorted set in which a row stands for as long as `test` holds.
+  local function flush_index(row, kind, test, score_of)
+    local id, was = row.id, row.was
+    local had = was and test(was)
+    local has = not row.is_gone and test(row)
+    if has and not (had and score_of(was) == score_of(row)) then
+      call('ZADD', P .. kind .. row.queue, score_of(row), ordered(row.number, id))
+    elseif had and not has then
+      call('ZREM', P .. kind .. row.queue, ordered(row.number, id))
     end
   end
-end
 
-local function number_score(row)
-  return row.number
-end
+  -- Whatever makes a job more than a plain one that is pending at its creation number, runs, is acked and goes: the usual
+  -- ways then leave it to those that look at all of its fields.
+  local function is_special(row)
+    return row.ready or row.sorted or row.priority or row.lane or row.unique or row.gate or row.kids or row.needs_left or row.run_at
+      or row.expires_at or row.fence or row.lost or row.generation or row.reason or row.held or row.cancel or row.watched
+  end
 
-local function expiry_score(row)
-  return row.expires_at
-end
-
-local function flush_rows()
-  local lists = {}
-  for _, row in ipairs(dirty) do
-    flush_place(row, lists)
-    flush_index(row, 'pn:', is_odd, number_score)
-    flush_index(row, 'x:', is_expiring, expiry_score)
-    flush_cancel(row)
-    if row.is_gone then
-      local id = row.id
-      call('UNLINK', P .. 'j:' .. id, P .. 'b:' .. id, P .. 'r:' .. id, P .. 'f:' .. id, P .. 'n:' .. id)
-    else
-      flush_fields(row)
+  local function flush_fields(row)
+    if not row.special and is_special(row) then
+      row.special = '1'
+    end
+    local was, sets, drops = row.was or {}, {}, {}
+    for _, name in ipairs(FIELDS) do
+      local value = row[name]
+      if value ~= was[name] then
+        if value == nil then
+          drops[#drops + 1] = name
+        else
+          sets[#sets + 1] = name
+          sets[#sets + 1] = value
+        end
+      end
+    end
+    local key = P .. 'j:' .. row.id
+    if #sets > 0 then
+      call('HSET', key, unpack(sets))
+    end
+    if #drops > 0 then
+      call('HDEL', key, unpack(drops))
     end
   end
-  table.sort(lists, function(one, other)
-    return one[1] < other[1]
-  end)
-  for _, entry in ipairs(lists) do
-    call('RPUSH', entry[2], entry[3])
+
+  -- cr:<session> its jobs that somebody wants cancelled.
+  local function flush_cancel(row)
+    local was = row.was
+    local had = was and was.cancel and was.status == 'active' and was.session
+    local has = not row.is_gone and row.cancel and row.status == 'active' and row.session
+    if had ~= has then
+      if had then
+        call('SREM', P .. 'cr:' .. had, row.id)
+      end
+      if has then
+        call('SADD', P .. 'cr:' .. has, row.id)
+      end
+    end
   end
-  rows, dirty = {}, {}
+
+  local function number_score(row)
+    return row.number
+  end
+
+  local function expiry_score(row)
+    return row.expires_at
+  end
+
+  function flush_rows()
+    local lists = {}
+    for _, row in ipairs(dirty) do
+      flush_place(row, lists)
+      flush_index(row, 'pn:', is_odd, number_score)
+      flush_index(row, 'x:', is_expiring, expiry_score)
+      flush_cancel(row)
+      if row.is_gone then
+        local id = row.id
+        call('UNLINK', P .. 'j:' .. id, P .. 'b:' .. id, P .. 'r:' .. id, P .. 'f:' .. id, P .. 'n:' .. id)
+      else
+        flush_fields(row)
+      end
+    end
+    table.sort(lists, function(one, other)
+      return one[1] < other[1]
+    end)
+    for _, entry in ipairs(lists) do
+      call('RPUSH', entry[2], entry[3])
+    end
+    rows, dirty = {}, {}
+  end
 end
