@@ -44,7 +44,7 @@ from psyqueue.backends._redis.encoding import (
     Cargo,
     add_effects,
     add_job,
-    add_outcome,
+    add_outcomes,
     filter_of,
     op_of,
     pack,
@@ -97,7 +97,7 @@ class RedisBackend:
     ) -> SettleReply:
         check_outcomes(outcomes, fetch)
         cargo = Cargo(5)
-        headers = pack([add_outcome(outcome, cargo) for outcome in outcomes])
+        headers = pack(add_outcomes(outcomes, cargo))
         reply = await self._once("settle", op, session_id, headers, wish_of(fetch), *cargo.arguments)
         return decoding.settled_of(reply, outcomes, fetch.token_seed if fetch is not None else "")
 

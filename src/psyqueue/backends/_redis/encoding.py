@@ -190,14 +190,26 @@ def _write_of(write: StateWrite, cargo: Cargo) -> tuple[Any, ...]:
 
 
 # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def add_outcome(outcome: AnyOutcome, cargo: Cargo) -> tuple[Any, ...]:
-    """The header of an outcome; its bytes go to the cargo."""
+def add_outcomes(outcomes: Sequence[AnyOutcome], cargo: Cargo) -> list[Any]:
+    """The headers of outcomes; their bytes go to the cargo. Plain acks, nearly all of them, come in runs."""
+    headers: list[Any] = []
+    run: list[str] | None = None
+    for outcome in outcomes:
+        if type(outcome) is Ack and outcome.result == b"null" and not outcome.effects:
+            number, _, seed = outcome.completion_token.partition(".")
+            if run is None or run[1] != seed:
+                run = ["A", seed]
+                headers.append(run)
+            run += outcome.job_id, number
+        else:
+            run = None
+            headers.append(_outcome_of(outcome, cargo))
+    return headers
+
+
+def _outcome_of(outcome: AnyOutcome, cargo: Cargo) -> tuple[Any, ...]:
     job_id = outcome.job_id
     number, _, seed = outcome.completion_token.partition(".")
-    if type(outcome) is Ack and not outcome.effects:  # nearly all of them
-        if outcome.result == b"null":
-            return "a", job_id, seed, number
-        return "a", job_id, seed, number, cargo.add(outcome.result)
     effects = add_effects(outcome.effects, cargo)
     match outcome:
         case Ack(result=result):

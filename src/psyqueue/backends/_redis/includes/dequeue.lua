@@ -7,6 +7,8 @@
 local delivery_of, dequeue
 do
   local LOOK_MAX, BODIES_MAX = 1000, 64
+  -- Jobs that are not plain are started in runs of so many, before the short way is tried again.
+  local ODD_MAX = 8
   local LANE_TURN = 2 ^ 20
 
   -- The row behind an entry, nil if the entry is stale.
@@ -137,57 +139,53 @@ do
     return true
   end
 
-  -- Entries of the list that are plain jobs, up to the first that is not: { entry, id, key, found }, and where that one is.
-  local function plain_ones(entries, budget)
-    local ones, prefix = {}, P .. 'j:'
+  -- Up to `wanted` plain jobs from the head of the list, up to the first that is not plain: its entry goes back.
+  -- (ids, keys of their rows, what was read of them, their entries, whether it came to one that is not plain)
+  local function take_plain(list, wanted, budget)
+    local ids, keys, reads, taken = {}, {}, {}, {}
+    local entries, prefix = call('LPOP', list, wanted) or {}, P .. 'j:'
     for i, entry in ipairs(entries) do
       local number, id = string.match(entry, '^(%d+):(.*)$')
       local key = prefix .. id
       local found = call('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
       if found[3] then
-        return ones, i
+        give_back(list, entries, i)
+        return ids, keys, reads, taken, true
       elseif found[1] == 'pending' and found[2] == number then
-        ones[#ones + 1] = { entry, id, key, found }
+        local n = #ids + 1
+        ids[n], keys[n], reads[n], taken[n] = id, key, found, entry
       end
       budget.looked = budget.looked + 1
     end
-    return ones, #entries + 1
+    return ids, keys, reads, taken, #entries < wanted
   end
 
   -- The usual case: all of the line is in the list, and plain. Stops at the first job that is not.
   local function start_plain(queue, wanted, budget)
-    local list, started = P .. 'p:' .. queue, 0
-    while started < wanted and not budget.is_spent and budget.looked < LOOK_MAX do
-      local entries = call('LPOP', list, math.min(wanted - started, BODIES_MAX))
-      if not entries then
-        return started
-      end
-      local ones, stop = plain_ones(entries, budget)
-      give_back(list, entries, stop)
+    local list, started, is_end = P .. 'p:' .. queue, 0, false
+    local deliveries, n, prefix = budget.deliveries, #budget.deliveries, P .. 'b:'
+    while started < wanted and not budget.is_spent and not is_end and budget.looked < LOOK_MAX do
+      local ids, keys, reads, taken
+      ids, keys, reads, taken, is_end = take_plain(list, math.min(wanted - started, BODIES_MAX), budget)
       local names = {}
-      for i, one in ipairs(ones) do
-        names[i] = P .. 'b:' .. one[2]
+      for i, id in ipairs(ids) do
+        names[i] = prefix .. id
       end
-      local texts, deliveries, n = #ones > 0 and call('MGET', unpack(names)), budget.deliveries, #budget.deliveries
-      for i, one in ipairs(ones) do
+      local texts = #ids > 0 and call('MGET', unpack(names))
+      for i, id in ipairs(ids) do
         if not fits(texts[i], budget) then
-          for k = #ones, i, -1 do
-            call('LPUSH', list, ones[k][1])
-          end
-          return started
+          give_back(list, taken, i)
+          break
         end
         started = started + 1
-        local id, found = one[2], one[4]
+        local found = reads[i]
         local attempt = found[4] and found[4] + 1 or 1
-        call('HSET', one[3], 'status', 'active', 'attempt', attempt, 'token', budget.seed, 'session', budget.session,
+        call('HSET', keys[i], 'status', 'active', 'attempt', attempt, 'token', budget.seed, 'session', budget.session,
           'started_at', budget.now)
         deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, texts[i], found[2]
         deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = attempt, found[5], false
         n = n + 6
         budget.ids[budget.count] = id
-      end
-      if stop <= #entries then
-        return started
       end
     end
     return started
@@ -195,13 +193,17 @@ do
 
   -- Start up to `wanted` of the lane: how many were started.
   local function start_some(queue, lane, wanted, budget)
-    local started, is_bounded = 0, false
-    if lane == '' and call('EXISTS', P .. 'z:' .. queue) == 0 then
-      started = start_plain(queue, wanted, budget)
-    end
+    local started = 0
+    local is_listed = lane == '' and call('EXISTS', P .. 'z:' .. queue) == 0
     while started < wanted and not budget.is_spent do
-      local rows_
-      rows_, is_bounded = heads(queue, lane, math.min(wanted - started, BODIES_MAX))
+      if is_listed then
+        started = started + start_plain(queue, wanted - started, budget)
+      end
+      local missing = math.min(wanted - started, is_listed and ODD_MAX or BODIES_MAX)
+      local rows_, is_bounded = {}, false
+      if missing > 0 and not budget.is_spent then
+        rows_, is_bounded = heads(queue, lane, missing)
+      end
       budget.is_cut = budget.is_cut or is_bounded
       if #rows_ == 0 then
         break

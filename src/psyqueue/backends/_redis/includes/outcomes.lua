@@ -1,6 +1,6 @@
 -- Outcomes of deliveries. As _memory/settle.py.
 -- An outcome: { kind, id, seed of its token, number of its token, argument of its bytes, milliseconds, reason, effects },
--- false or absent where nothing is.
+-- false or absent where nothing is. Acks without result and effects come in runs: { 'A', seed, id, number, id, number … }.
 local ERRORS_KEPT = 20
 
 local function add_error(row, error_)
@@ -108,18 +108,17 @@ do
   end
 
   -- The usual end of the usual job: nobody waits for it, it holds no key and no place. Such acks are gathered per queue.
-  local function ack_plain(session_id, outcome, acked)
-    local id = outcome[2]
-    if outcome[1] ~= 'a' or outcome[8] or rows[id] ~= nil then
+  local function ack_plain(session_id, acked, id, seed, number, result)
+    if rows[id] ~= nil then
       return false
     end
     local key = P .. 'j:' .. id
     local found = call('HMGET', key, 'status', 'token', 'session', 'special', 'queue', 'number')
-    if found[1] ~= 'active' or found[2] ~= outcome[3] or found[3] ~= session_id or found[4] or found[6] ~= outcome[4] then
+    if found[1] ~= 'active' or found[2] ~= seed or found[3] ~= session_id or found[4] or found[6] ~= number then
       return false
     end
-    if outcome[5] then
-      call('SET', P .. 'r:' .. id, ARGV[outcome[5]])
+    if result then
+      call('SET', P .. 'r:' .. id, ARGV[result])
       call('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
     else
       call('HSET', key, 'status', 'completed', 'completed_at', acked.now)
@@ -152,8 +151,22 @@ do
 
   function settle_all(session_id, outcomes)
     local verdicts, followed, acked = {}, {}, { ids = {}, queues = {}, now = text_of(now_ms) }
-    for i, outcome in ipairs(outcomes) do
-      verdicts[i] = ack_plain(session_id, outcome, acked) and 'oc' or settle_one(session_id, outcome, followed, i)
+    local i = 0
+    for _, outcome in ipairs(outcomes) do
+      if outcome[1] == 'A' then
+        local seed = outcome[2]
+        for k = 3, #outcome, 2 do
+          local id, number = outcome[k], outcome[k + 1]
+          i = i + 1
+          verdicts[i] = ack_plain(session_id, acked, id, seed, number) and 'oc'
+            or settle_one(session_id, { 'a', id, seed, number }, followed, i)
+        end
+      else
+        i = i + 1
+        local is_plain = outcome[1] == 'a' and not outcome[8]
+        verdicts[i] = is_plain and ack_plain(session_id, acked, outcome[2], outcome[3], outcome[4], outcome[5]) and 'oc'
+          or settle_one(session_id, outcome, followed, i)
+      end
     end
     finish_plain(session_id, acked)
     flush()
