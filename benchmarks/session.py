@@ -28,7 +28,7 @@ SLOWER_MAX = 1.3
 REPEATS_MAX = 2
 """Of one measurement that was disturbed; if all were, the least disturbed counts and is marked."""
 REPEATS_STORE_MAX = 25
-LIMIT_S = 300
+LIMIT_S = 540
 SINGLE = frozenset(("memory", "calls", "footprint"))
 """Measured once: a million jobs for one figure that hardly varies, and counts that do not."""
 COUNTS = frozenset(("calls", "footprint"))

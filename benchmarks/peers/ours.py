@@ -71,12 +71,15 @@ def preload(spec: Spec) -> Facts:
 
 # ── W1, W4, memory, calls ─────────────────────────────────────────────────────────────────────────────────────────────
 async def drain(q: PsyQueue, spec: Spec, watch: Watch) -> None:
-    """One worker, until the watch has seen enough. Raises what ended the worker before that."""
+    """One worker, until the watch has seen enough. Raises what ended the worker before that, TimeoutError."""
     worker = q.start_worker(concurrency=spec.concurrency)
     ends = {asyncio.ensure_future(watch.done.wait()), asyncio.ensure_future(worker.wait())}
     ended, others = await asyncio.wait(ends, timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
     for end in (*others, *ended):
         end.cancel()
+    if not ended:
+        last_s = time.monotonic() - watch.last_s
+        raise TimeoutError(f"{watch.acked} jobs were acked in {LIMIT_S} s, the last one {last_s:.1f} s ago")
     if not watch.done.is_set():
         raise RuntimeError(f"worker ended after {watch.acked} jobs: {worker.failure!r}") from worker.failure
     if watch.errors:
@@ -122,7 +125,7 @@ async def _memory(spec: Spec) -> Facts:
     async with q:
         with Window() as window:
             await drain(q, spec, watch)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024) / 1e6
     growth = samples[-1] / samples[0] - 1 if samples[0] else 0.0
     return {
         "value": samples[-1],
