@@ -106,9 +106,11 @@ class Demo:
             store=place.shown,
             is_on_disk=self._options.server is None,
         )
+        is_opened = False
         try:
             fleet = Fleet(folder, place.url)
             async with make_queue().use(plugin_for(place.url, {})) as queue:
+                is_opened = True
                 try:
                     await self._carry_through(report, queue, fleet, place)
                 finally:
@@ -116,7 +118,7 @@ class Demo:
         finally:
             if not self._options.keep:
                 shutil.rmtree(folder, ignore_errors=True)
-                if left := place.remove():
+                if is_opened and (left := place.remove()):
                     self._display.line(f"  ! {left}")
         return report
 
