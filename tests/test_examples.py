@@ -21,6 +21,7 @@ LIMIT_S = 60.0
 WAKE_FOLDER = "psyqueue-"
 """In the temporary folder, where the path of a database is too long for sockets beside it; kept for the next run."""
 HEADING = "\n# prints:\n"
+NEEDS_A_SERVER = 'environ.get("PSYQUEUE_URL"'
 
 
 def stated_lines(text: str) -> list[str]:
@@ -53,14 +54,13 @@ def test_examples_are_found_and_numbered():
     assert EXAMPLES
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_prints_what_it_says(path: Path, tmp_path: Path):
-    text = path.read_text(encoding="utf-8")
-    stated = stated_lines(text)
+def run_example(path: Path, folder: Path, **environment: str) -> str:
+    """What it printed."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PSYQUEUE")}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path)],
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path), "PYTHONUTF8": "1"},
+        cwd=folder,
+        env={**ours, "TMPDIR": str(folder), "TEMP": str(folder), "PYTHONUTF8": "1", **environment},
         capture_output=True,
         encoding="utf-8",
         timeout=LIMIT_S,
@@ -68,9 +68,23 @@ def test_example_prints_what_it_says(path: Path, tmp_path: Path):
     )
     assert done.stderr == ""
     assert done.returncode == 0
-    assert differences(done.stdout, stated) == []
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_prints_what_it_says(path: Path, tmp_path: Path, request: pytest.FixtureRequest):
+    text = path.read_text(encoding="utf-8")
+    stated = stated_lines(text)
+    environment = {"PSYQUEUE_URL": request.getfixturevalue("redis_server").url} if NEEDS_A_SERVER in text else {}
+    printed = run_example(path, tmp_path, **environment)
+    assert differences(printed, stated) == []
     # A store below a long path meets other processes in a folder of its own name, which stays for them.
     assert [left.name for left in tmp_path.iterdir() if not left.name.startswith("psyqueue-")] == []
+
+
+def test_an_example_without_its_server_says_what_it_needs(tmp_path: Path):
+    (path,) = (path for path in EXAMPLES if NEEDS_A_SERVER in path.read_text(encoding="utf-8"))
+    assert "Set PSYQUEUE_URL" in run_example(path, tmp_path)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 
 from psyqueue.errors import InvalidOption
 
-Duration: TypeAlias = "float | int | timedelta | str"
+Duration: TypeAlias = float | int | timedelta | str
 
 DURATION_MS_MAX = 10 * 366 * 86_400_000
 """Ten years. Longer waits are typing errors (seconds given as milliseconds, for example)."""

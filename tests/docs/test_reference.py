@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -78,10 +80,20 @@ def test_every_option_of_a_worker_is_described():
     assert described == ["*queues", *(name for name in parameters if name not in ("self", "queues"))]
 
 
-def test_every_option_of_the_stores_is_described():
-    table = re.search(r"^\| option \| default.*?\n\n", page("backends/sqlite.md"), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("name", ["sqlite", "redis"])
+def test_every_option_of_a_store_is_described_with_its_default(name):
+    table = re.search(r"^\| option \| default.*?\n\n", page(f"backends/{name}.md"), re.MULTILINE | re.DOTALL)
     assert table
-    assert first_cells(table[0]) == options_of(backends.sqlite)
+    factory = getattr(backends, name)
+    assert first_cells(table[0]) == options_of(factory)
+    parameters = inspect.signature(factory).parameters
+    for option, shown, _ in rows(table[0]):
+        default = parameters[coded(option)[0]].default
+        if default is not None:  # else in words: required, none, the system's
+            assert coded(shown) == [json.dumps(default) if isinstance(default, str) else repr(default)]
+
+
+def test_every_option_of_the_memory_store_is_described():
     memory = [name for cells in rows(page("backends/index.md")) if len(cells) == 3 for name in coded(cells[0])]
     assert set(options_of(backends.memory)) - {"url"} <= set(memory)
 
@@ -197,7 +209,16 @@ def test_every_address_in_the_documents_can_be_read():
     table = section(DOCS / "backends" / "index.md", "Addresses")
     addresses = [each for each in first_cells(table) if ":" in each]
     assert len(addresses) >= 5
-    assert [each for each in addresses if parse_url(each).scheme not in ("sqlite", "memory")] == []
+    schemes = {point.name for point in entry_points(group="psyqueue.backends")}
+    assert {parse_url(each).scheme for each in addresses} == schemes
+
+
+def test_every_address_of_a_server_in_the_documents_is_one():
+    table = section(DOCS / "backends" / "redis.md", "Addresses")
+    addresses = [each for cells in rows(table) for each in coded(cells[0])]
+    assert len(addresses) >= 5
+    for address in addresses:
+        assert PsyQueue.from_url(address).get_exposed("backend")
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

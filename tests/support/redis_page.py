@@ -16,13 +16,6 @@ def documented_keys() -> dict[str, str]:
     return dict(re.findall(r"^\| `([^`]+)` \| (hash|string|list|set|zset|stream) \|", PAGE.read_text(), re.MULTILINE))
 
 
-def key_kind(key: str, keys: dict[str, str]) -> str | None:
-    """The documented key that this one, given without its base, is an instance of."""
-    fitting = [name for name in keys if re.fullmatch(re.sub(r"<\w+>", ".+", name), key, re.DOTALL)]
-    # c:<queue> and c:<client> are written alike; all others are told apart by what stands before the first colon.
-    return fitting[0] if fitting else None
-
-
 def kinds_of(key: str, keys: dict[str, str]) -> set[str]:
     """The types that a key so written may have."""
     return {keys[name] for name in keys if re.fullmatch(re.sub(r"<\w+>", ".+", name), key, re.DOTALL)}

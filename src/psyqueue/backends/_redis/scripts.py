@@ -47,8 +47,8 @@ class Callee(Protocol):
 
 
 @cache
-def script(verb: str, *, has_functions: bool) -> Script:
-    """The command of a verb, for servers that keep functions or for older ones."""
+def script(verb: str, *, has_functions: bool, as_script: bool = False) -> Script:
+    """The command of a verb, for servers that keep functions or for older ones. `as_script`: never as a function."""
     source = (HOME / "commands" / f"{verb}.lua").read_text(encoding="utf-8")
     match = _FLAGS.search(source)
     assert match is not None, f"{verb}.lua says no flags"
@@ -59,7 +59,7 @@ def script(verb: str, *, has_functions: bool) -> Script:
         "body": _COMMENT.sub("", source),
         "begin": "begin()" if include else "",
     }
-    if has_functions and _IS_FUNCTION.search(source):
+    if has_functions and not as_script and _IS_FUNCTION.search(source):
         return _function(verb, slots, flags)
     text = _framed("script", slots)
     if has_functions:
@@ -106,7 +106,14 @@ class Scripts:
                 raise
         if not found.is_function:
             return await self._link.call("EVAL", found.text, 1, self._base, *args)
-        await self._load(found)
+        try:
+            await self._load(found)
+        except ReplyError as exc:
+            if exc.code != "OOM":
+                raise
+            # A full server takes no function, and has to be drained all the same.
+            text = script(verb, has_functions=True, as_script=True).text
+            return await self._link.call("EVAL", text, 1, self._base, *args)
         return await self._call(found, args)
 
     async def _call(self, found: Script, args: tuple[bytes | str | int, ...]) -> Any:
