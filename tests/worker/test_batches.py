@@ -198,6 +198,27 @@ async def test_worker_with_full_slots_makes_no_calls(rig):
     await rig.told.first("job:completed", count=20)
 
 
+async def test_worker_with_full_slots_leaves_signals_to_others(rig):
+    """Where a signal wakes one waiter alone, a full worker would take it from an idle one."""
+    release = asyncio.Event()
+
+    @rig.q.handle("h", queue="q")
+    async def handler(n: int):
+        await release.wait()
+
+    worker = rig.worker(concurrency=1)
+    await until(lambda: worker._waiter is not None and worker._is_resting)
+    waiting = worker._waiter
+    await handler.enqueue(1)
+    await rig.told.first("job:started")
+    await until(lambda: worker._is_resting)
+    assert worker._waiter is None
+    assert waiting.done()
+    release.set()
+    await rig.told.first("job:completed")
+    await until(lambda: worker._waiter is not None)
+
+
 # ── prefetch ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_prefetch_is_as_much_as_the_run_time_makes_finish_soon_and_nothing_for_long_handlers():
     sizes = {}

@@ -345,6 +345,9 @@ class Worker:
             await next_turn()
             self._is_dry = False
             return
+        if room <= 0 and self._waiter is not None:
+            self._waiter.cancel()  # where one waiter alone is woken, it shall be one with room
+            self._waiter = None
         self._is_resting = True
         try:
             await self._wake.wait()

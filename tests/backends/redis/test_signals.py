@@ -116,6 +116,20 @@ async def test_a_signal_that_comes_before_the_wait_is_not_lost(rig):
     assert await rig.link.call("EXISTS", f"{rig.base}w:q") == 0
 
 
+async def test_a_signal_goes_on_when_the_one_it_woke_does_not_look(rig):
+    """Its worker may have become full meanwhile: others would sleep while a job is pending."""
+    await rig.commands.arm("q")
+    assert await rig.wait("q")
+    await until_reply(rig.link, lambda count: count == 1, "LLEN", f"{rig.base}w:q")
+
+
+async def test_a_signal_ends_with_the_look_of_the_one_it_woke(rig):
+    await rig.commands.arm("q")
+    assert await rig.wait("q", "other")
+    rig.signals.looked(("q",))
+    assert not rig.signals._owed
+
+
 async def test_a_wait_without_a_signal_ends_in_vain(rig):
     assert await rig.wait("q", ids=("a",), timeout_ms=20) is False
     assert await rig.wait("q", timeout_ms=0) is False

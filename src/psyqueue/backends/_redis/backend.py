@@ -98,6 +98,8 @@ class RedisBackend:
         check_outcomes(outcomes, fetch)
         cargo = Cargo(5)
         headers = pack(add_outcomes(outcomes, cargo))
+        if fetch is not None:
+            self._client.signals.looked(fetch.queues)
         reply = await self._once("settle", op, session_id, headers, wish_of(fetch), *cargo.arguments)
         return decoding.settled_of(reply, outcomes, fetch.token_seed if fetch is not None else "")
 

@@ -2,7 +2,8 @@
 
 What is blocked on are signals, never jobs: a list `w:<queue>` with at most one element, which the scripts push when
 there may be work, and a list `c:<client>` of our own. A signal that comes while nobody blocks stays; one that was taken
-for nobody is put back. All of it may be lost or doubled: whoever waits looks at the store, which is the truth.
+for nobody, or for somebody who then did not look, is put back. All of it may be lost or doubled: whoever waits looks at
+the store, which is the truth.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 BLOCK_MS: Final = 25_000
 """Short enough for what drops idle connections, and for a registration among the listeners to be renewed."""
+HAND_ON_MS: Final = 100
+"""Who was woken fetches within this. If not, it has no room any more, and others may sleep that have."""
 _CLOSE_MS: Final = 1_000
 _ENDED_MAX: Final = 500
 """Ends of jobs read at once: a batch of them comes with one settle."""
@@ -69,6 +72,8 @@ class Signals:
         self._of_queue: dict[str, set[_Waiter]] = {}
         self._of_job: dict[str, set[_Waiter]] = {}
         self._to_arm: set[str] = set()
+        self._owed: dict[str, asyncio.TimerHandle] = {}
+        """Queues whose signal woke somebody who has not looked yet."""
         self._news = asyncio.Event()
         self._blocked_on: frozenset[str] | None = None
         """The queues that the server is being asked about; None: it is not."""
@@ -96,6 +101,13 @@ class Signals:
             raise
         finally:
             self._discard(waiter)
+
+    def looked(self, queues: Sequence[str]) -> None:
+        """A fetch from them is on its way: it finds what their signals told of."""
+        if self._owed:
+            for queue in queues:
+                if (timer := self._owed.pop(queue, None)) is not None:
+                    timer.cancel()
 
     async def _register(self, waiter: _Waiter) -> bool:
         """Tell the server what is new to it. True: there is a reason to look already."""
@@ -144,10 +156,14 @@ class Signals:
             waiter.signal = signal
             if not waiter.woken.done():
                 waiter.woken.set_result(True)
+        if signal is not None and signal not in self._owed:
+            loop = asyncio.get_running_loop()
+            self._owed[signal] = loop.call_later(HAND_ON_MS / 1000, self._hand_on, signal)
 
     # ── signals taken for nobody ──────────────────────────────────────────────────────────────────────────────────────
     def _hand_on(self, queue: str) -> None:
         """Others may wait for it. At once: the work below may be blocked for long."""
+        self.looked((queue,))
         self._to_arm.add(queue)
         if self._arming is None and not self._is_closed:
             loop = asyncio.get_running_loop()
@@ -248,6 +264,7 @@ class Signals:
             return
         self._is_closed = True
         self._wake(self._waiters)
+        self.looked(tuple(self._owed))  # closed sessions arm their queues
         if self._work is None:
             return
         self._work.cancel()
