@@ -1,7 +1,10 @@
-"""Workers and producers on one SQLite file, killed and stopped at random; the history tells whether a promise broke.
+"""Workers and producers on one store, killed and stopped at random; the history tells whether a promise broke.
 
-    python -m tests.crash.storm --kills 200 --seed 7
+    cd tests; python -m crash.storm --kills 200 --seed 7
+    cd tests; python -m crash.storm --store redis
 
+`--store`: "sqlite"; "redis", or a kind of it ("valkey9", "redis6"), for a server of its own that is killed, too, loses
+its scripts and throws its clients out; or a place such as redis://localhost#storm: of which only the clients suffer.
 Each process writes down what it does (psyqueue.testing.history); in the end everything is healed, drained and read, and
 the checker has the last word. The plan of faults follows from the seed; what meets them does not.
 """
@@ -23,21 +26,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from psyqueue import Kernel, PsyQueue, Retry
 from psyqueue.backend import BackendAdapter, Filter, Limits, Op
-from psyqueue.backends import sqlite
-from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions
 from psyqueue.errors import StoreError
 from psyqueue.kernel.context import Context
 from psyqueue.testing.history import RecordedBackend, Recorder, Report, check_history
 from psyqueue.testing.history.events import Run
+from support.redis_server import EACH, start_redis
+from support.servers import Server
+from support.store_at import place_on, store_at
+from support.waiting import wait_until
 
 LEASE_MS = 2_000
 QUEUE = "q"
 LIVE = ("waiting", "scheduled", "pending", "active")
 DRAIN_S = 120.0
-ROOT = Path(__file__).parent.parent.parent
-STORM = (sys.executable, "-m", "tests.crash.storm")
+START_S = 60.0
+TESTS = Path(__file__).parent.parent
+STORM = (sys.executable, "-m", "crash.storm")
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,11 @@ class Place:
     """Where a storm happens."""
 
     folder: Path
+    where: str = ""
 
     @property
-    def store(self) -> Path:
-        return self.folder / "jobs.db"
+    def store(self) -> str:
+        return self.where or str(self.folder / "jobs.db")
 
     @property
     def stop(self) -> Path:
@@ -76,7 +85,7 @@ class WrittenDown:
 
 
 def queue_at(place: Place, recorder: Recorder) -> PsyQueue:
-    return PsyQueue().use(sqlite(path=place.store, durability="normal")).use(WrittenDown(recorder))
+    return PsyQueue().use(store_at(place.store)).use(WrittenDown(recorder))
 
 
 async def work(place: Place, name: str) -> None:
@@ -140,20 +149,32 @@ class Crowd:
 
     place: Place
     recorder: Recorder
+    server: Server | None = None
     alive: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     born: int = 0
 
     def start(self, role: str) -> str:
         self.born += 1
         name = f"{role}-{self.born}"
-        what = ["--role", role, "--name", name, "--folder", str(self.place.folder)]
+        what = ["--role", role, "--name", name, "--folder", str(self.place.folder), "--store", self.place.store]
         # Its words go to a file: a full pipe would stop it, and so would nobody reading.
         with (self.place.folder / f"{name}.log").open("wb") as words:
-            self.alive[name] = subprocess.Popen([*STORM, *what], cwd=ROOT, stdout=words, stderr=words)
+            self.alive[name] = subprocess.Popen([*STORM, *what], cwd=TESTS, stdout=words, stderr=words)
         return name
 
     def named(self, role: str) -> list[str]:
         return [name for name in self.alive if name.startswith(role)]
+
+    def any_at_work(self, role: str, chance: random.Random) -> str:
+        """One that has spoken to the store: who is still on its way there can lose nothing."""
+        at_work: list[str] = []
+
+        def is_one_at_work() -> bool:
+            at_work[:] = [each for each in self.named(role) if _size(self.place.history(each))]
+            return bool(at_work)
+
+        assert wait_until(is_one_at_work, limit_s=START_S), f"no {role} is at work after {START_S} s"
+        return chance.choice(at_work)
 
     def kill(self, name: str) -> None:
         self.recorder.fault("killed", name)
@@ -181,15 +202,33 @@ class Crowd:
                 words = (self.place.folder / f"{name}.log").read_text()
                 raise AssertionError(f"{name} ended with {code}: {words[-2_000:]}")
 
+    def kill_server(self, seconds: float) -> None:
+        """It comes back after a while, with all that it had acknowledged."""
+        assert self.server is not None
+        self.recorder.fault("killed", "server")
+        self.server.kill()
+        threading.Event().wait(seconds)
+        self.server.restart()
+
+    def trouble_server(self, *command: str) -> None:
+        assert self.server is not None
+        self.recorder.fault(" ".join(command), "server")
+        with redis.Redis.from_url(self.server.url) as client:
+            client.execute_command(*command)
+
     def kill_all(self) -> None:
         for name in list(self.alive):
             self.kill(name)
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 @contextmanager
-def crowd(place: Place) -> Iterator[Crowd]:
+def crowd(place: Place, server: Server | None) -> Iterator[Crowd]:
     recorder = Recorder(place.history("nemesis"), "nemesis")
-    people = Crowd(place, recorder)
+    people = Crowd(place, recorder, server)
     try:
         yield people
     finally:
@@ -200,16 +239,31 @@ def crowd(place: Place) -> Iterator[Crowd]:
 def rage(people: Crowd, kills: int, chance: random.Random) -> None:
     """So many kills, each victim replaced, and stops between them."""
     tick = threading.Event()
+    people.any_at_work("producer", chance)
     while kills:
         tick.wait(chance.uniform(0.1, 0.6))
+        if people.server is not None and chance.random() < 0.3:
+            harm_server(people, chance)
+            continue
         dice = chance.random()
         if 0.1 <= dice < 0.3:
-            people.stop_for(chance.choice(people.named("worker")), chance.uniform(0.5, 3) * LEASE_MS / 1000)
+            people.stop_for(people.any_at_work("worker", chance), chance.uniform(0.5, 3) * LEASE_MS / 1000)
             continue
         role = "producer" if dice < 0.1 else "worker"
-        people.kill(chance.choice(people.named(role)))
+        people.kill(people.any_at_work(role, chance))
         people.start(role)
         kills -= 1
+
+
+def harm_server(people: Crowd, chance: random.Random) -> None:
+    dice = chance.random()
+    if dice < 0.5:
+        people.kill_server(chance.uniform(0, 1) * LEASE_MS / 1000)
+    elif dice < 0.8:
+        people.trouble_server("CLIENT", "KILL", "TYPE", chance.choice(("normal", "pubsub")))
+    else:
+        people.trouble_server("SCRIPT", "FLUSH")
+        people.trouble_server("FUNCTION", "FLUSH")
 
 
 async def drained(backend: BackendAdapter) -> bool:
@@ -245,11 +299,11 @@ async def broken(backend: BackendAdapter) -> list[str]:
             return found
 
 
-def final_jobs_at(folder: Path, *, is_drained_first: bool = False) -> dict[str, str]:
+def final_jobs_at(place: Place, *, is_drained_first: bool = False) -> dict[str, str]:
     """What is left. Raises AssertionError if the store is not whole, or does not get drained."""
 
     async def look() -> dict[str, str]:
-        backend = SqliteBackend(SqliteOptions(path=Place(folder).store, durability="normal"))
+        backend = store_at(place.store).adapter
         await backend.connect()
         try:
             is_drained = not is_drained_first or await drained(backend)
@@ -264,12 +318,13 @@ def final_jobs_at(folder: Path, *, is_drained_first: bool = False) -> dict[str, 
     return asyncio.run(look())
 
 
-def storm(folder: Path, *, kills: int, seed: int, workers: int = 4, producers: int = 2) -> Report:
+def storm(
+    place: Place, *, kills: int, seed: int, workers: int = 4, producers: int = 2, server: Server | None = None
+) -> Report:
     """One storm from the first job to the last. Raises AssertionError if the store is not whole or not drained."""
-    place = Place(folder)
 
     async def prepare() -> None:
-        backend = SqliteBackend(SqliteOptions(path=place.store, durability="normal"))
+        backend = store_at(place.store).adapter
         await backend.connect()
         # Everything is kept: what is gone in the end was lost.
         limits = Limits(queue=QUEUE, retain_ended=None, retain_dead=None)
@@ -277,16 +332,17 @@ def storm(folder: Path, *, kills: int, seed: int, workers: int = 4, producers: i
         await backend.disconnect()
 
     asyncio.run(prepare())
-    with crowd(place) as people:
+    with crowd(place, server) as people:
         for role, count in (("worker", workers), ("producer", producers)):
             for _ in range(count):
                 people.start(role)
         rage(people, kills, random.Random(seed))
+        people.any_at_work("producer", random.Random(seed))
         place.stop.touch()
         people.end("producer")
-        jobs = final_jobs_at(folder, is_drained_first=True)
+        jobs = final_jobs_at(place, is_drained_first=True)
         people.end("worker")
-    return check_history(folder.glob("*.jsonl"), jobs)
+    return check_history(place.folder.glob("*.jsonl"), jobs)
 
 
 def main() -> int:
@@ -294,17 +350,26 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--store", default="sqlite")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--role", choices=["worker", "producer"])
     parser.add_argument("--name", default="")
     options = parser.parse_args()
     if options.role:
         role = work if options.role == "worker" else produce
-        asyncio.run(role(Place(options.folder), options.name))
+        asyncio.run(role(Place(options.folder, options.store), options.name))
         return 0
     folder = options.folder or Path(tempfile.mkdtemp(prefix="psyqueue-storm-"))
     print(f"seed {options.seed}, files in {folder}", flush=True)
-    report = storm(folder, kills=options.kills, seed=options.seed, workers=options.workers)
+    place, server = Place(folder, "" if options.store == "sqlite" else options.store), None
+    if options.store in ("redis", *EACH):
+        server = start_redis(durable=True, wheel=EACH.get(options.store))
+        place = Place(folder, place_on(server.url, "storm:"))
+    try:
+        report = storm(place, kills=options.kills, seed=options.seed, workers=options.workers, server=server)
+    finally:
+        if server is not None:
+            server.stop()
     print(report)
     return 0 if report.is_clean else 1
 

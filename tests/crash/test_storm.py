@@ -1,23 +1,44 @@
-"""A small storm on every run of the tests; `python -m tests.crash.storm --kills 200` makes a great one."""
+"""Small storms on every run of the tests; `python -m crash.storm --kills 200` makes a great one."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from crash.storm import final_jobs_at, storm
-from psyqueue.testing.history import check_history
+from crash.storm import Place, final_jobs_at, storm
+from psyqueue.testing.history import Report, check_history
+from support.store_at import place_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_nothing_is_lost_and_nothing_runs_after_its_ack_while_processes_are_killed(tmp_path):
-    report = storm(tmp_path, kills=12, seed=20_261_124, workers=3)
+def expect_clean(report: Report) -> None:
     assert report.is_clean, report
     assert report.enqueued > 100, report
     assert report.started >= report.completed > 100, report
-    # Whoever reads the same files with one job taken out of the store has to notice.
-    jobs = final_jobs_at(tmp_path)
+
+
+def expect_loss_to_be_noticed(place: Place) -> None:
+    """Whoever reads the same files with one job taken out of the store has to notice."""
+    jobs = final_jobs_at(place)
     missing = next(job_id for job_id, status in jobs.items() if status == "completed")
     del jobs[missing]
-    (problem,) = check_history(tmp_path.glob("*.jsonl"), jobs).problems
+    (problem,) = check_history(place.folder.glob("*.jsonl"), jobs).problems
     assert (problem.rule, problem.job_id) == ("C1", missing)
+
+
+def test_nothing_is_lost_and_nothing_runs_after_its_ack_while_processes_are_killed(tmp_path: Path):
+    place = Place(tmp_path)
+    expect_clean(storm(place, kills=12, seed=20_261_124, workers=3))
+    expect_loss_to_be_noticed(place)
+
+
+def test_nothing_is_lost_and_nothing_runs_after_its_ack_while_redis_is_killed_too(tmp_path: Path, own_servers):
+    """Each write is synced before it is answered: a killed server has all that it acknowledged when it is back."""
+    server = own_servers.redis(durable=True)
+    place = Place(tmp_path, place_on(server.url, "storm:"))
+    report = storm(place, kills=12, seed=7, workers=3, server=server)
+    expect_clean(report)
+    assert report.unknown > 0, "calls met a dead server"
+    expect_loss_to_be_noticed(place)

@@ -453,12 +453,12 @@ async def test_outcome_whose_call_was_cancelled_under_way_is_applied_once(rig, h
     await nothing_is_left_of(rig)
 
 
-def test_loop_that_is_torn_down_uses_up_no_attempt(store, tmp_path):
+def test_loop_that_is_torn_down_uses_up_no_attempt(store, place):
     """asyncio.run cancels every task at its end, those that run handlers among them: no failure of theirs."""
     from worker.conftest import _plugin
 
     seen = []
-    rig = Rig(_plugin(store, tmp_path, test_clock=False))
+    rig = Rig(_plugin(store, place, test_clock=False))
 
     @rig.q.handle("h", queue="q", max_retries=0)
     async def handler(n: int):
