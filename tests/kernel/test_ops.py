@@ -51,11 +51,20 @@ async def test_a_known_outcome_is_raised_at_once(clock, error):
     assert (len(store.ops), clock.slept) == (1, [])
 
 
-async def test_refusal_after_an_unknown_outcome_is_raised(clock):
-    store = Store(StoreUnavailable("cut"), StoreUnavailable("gone", "refused"))
-    with pytest.raises(StoreUnavailable, match="gone"):
+async def test_a_refusal_after_an_unknown_outcome_decides_nothing(clock):
+    """A server that died with the reply is not there for the next try: the first one may have been done."""
+    store = Store(StoreUnavailable("cut"), StoreUnavailable("nobody listens", "refused"), StoreBusy("loading"))
+    assert await channel(clock).run(store.call) == "done"
+    assert len(set(map(repr, store.ops))) == 1
+
+
+@pytest.mark.parametrize("last", [StoreUnavailable("nobody listens", "refused"), StoreBusy("locked")])
+async def test_the_outcome_stays_unknown_until_the_time_is_over(clock, last):
+    store = Store(StoreUnavailable("cut"), *[last] * 1000)
+    with pytest.raises(StoreUnavailable, match=last.message) as told:
         await channel(clock).run(store.call)
-    assert len(store.ops) == 2
+    assert told.value.outcome == "unknown"
+    assert clock.mono_ms() >= GIVE_UP_MS
 
 
 async def test_caller_is_told_when_the_time_is_over_and_the_next_call_has_the_next_turn(clock):

@@ -34,7 +34,8 @@ class Channel:
     async def run(self, call: Callable[[Op], Awaitable[T]]) -> T:
         """`await call(op)`, with the same op again while the store is busy or the outcome unknown.
 
-        Raises what the store refused at once; the last StoreUnavailable or StoreBusy after `give_up_ms`.
+        Raises what the store refused at once; the last StoreUnavailable or StoreBusy after `give_up_ms`. Once a try got
+        no answer, that a later one did not reach the store says nothing about it: the outcome stays unknown.
         """
         self._turn += 1
         op = Op(self._client, self._number, self._turn)
@@ -52,9 +53,16 @@ class Channel:
         give_up_at: float,
     ) -> T:
         pause_ms = float(PAUSE_MS)
+        may_have_happened = False
         while True:
-            refused = isinstance(error, StoreUnavailable) and error.outcome == "refused"
-            if refused or self._clock.mono_ms() >= give_up_at:
+            if isinstance(error, StoreUnavailable) and error.outcome == "refused":
+                if not may_have_happened:
+                    raise error
+            elif isinstance(error, StoreUnavailable):
+                may_have_happened = True
+            if self._clock.mono_ms() >= give_up_at:
+                if may_have_happened and not (isinstance(error, StoreUnavailable) and error.outcome == "unknown"):
+                    raise StoreUnavailable(f"whether the call was done is unknown; then: {error.message}") from error
                 raise error
             await self._clock.sleep_ms(pause_ms * (0.5 + self._chance() / 2))
             pause_ms = min(pause_ms * 2, PAUSE_CAP_MS)
