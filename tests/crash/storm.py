@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import redis
 
 from psyqueue import Kernel, PsyQueue, Retry
 from psyqueue.backend import BackendAdapter, Filter, Limits, Op
-from psyqueue.errors import StoreError
+from psyqueue.errors import StoreError, StoreUnavailable
 from psyqueue.kernel.context import Context
 from psyqueue.testing.history import RecordedBackend, Recorder, Report, check_history
 from psyqueue.testing.history.events import Run
@@ -88,6 +88,21 @@ def queue_at(place: Place, recorder: Recorder) -> PsyQueue:
     return PsyQueue().use(store_at(place.store)).use(WrittenDown(recorder))
 
 
+@asynccontextmanager
+async def up_at_last(queue: PsyQueue) -> AsyncIterator[None]:
+    """Whoever starts while the server is away is started again by a supervisor."""
+    while True:
+        try:
+            await queue.start()
+            break
+        except StoreUnavailable:
+            await pause_ms(100)
+    try:
+        yield
+    finally:
+        await queue.stop()
+
+
 async def work(place: Place, name: str) -> None:
     """A worker until SIGTERM. Handlers take some milliseconds, some a second; one run in ten asks for another."""
     recorder = Recorder(place.history(name), name)
@@ -108,7 +123,7 @@ async def work(place: Place, name: str) -> None:
         finally:
             recorder.end(run)
 
-    async with queue:
+    async with up_at_last(queue):
         queue.start_worker(QUEUE, concurrency=20, lease=LEASE_MS / 1000, name=name)
         await asked.wait()
 
@@ -120,7 +135,7 @@ async def produce(place: Place, name: str) -> None:
     chance = random.Random(name)
     queue.handle("work", lambda n: n, queue=QUEUE)
     number = 0
-    async with queue:
+    async with up_at_last(queue):
         while not place.stop.exists():
             items = []
             for _ in range(chance.randint(1, 10)):
