@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -43,6 +44,7 @@ from psyqueue.errors import (
     SessionLost,
     StaleOp,
     StateConflict,
+    StoreUnusable,
     UnknownDependency,
 )
 from psyqueue.job import STATUSES, Status
@@ -50,6 +52,9 @@ from psyqueue.job import STATUSES, Status
 STATUS_OF: Final[dict[str, Status]] = {initial: status for status, initial in INITIALS.items()}
 _VERDICTS: Final[dict[str, Verdict]] = {"o": "ok", "a": "already", "l": "lost", "c": "conflict"}
 _REFUSED = 2
+_ALWAYS = frozenset(("status", "number", "created_at"))
+BROKEN: Final = Rest(queue="", name="(a broken body)")
+"""No handler has this name, so its job fails as one of an unknown name does, and the worker goes on."""
 _decode_rest = msgspec.msgpack.Decoder(Rest).decode
 _extra_of = msgspec.msgpack.Decoder(tuple[int, int, int, int, int]).decode
 _names_of = msgspec.msgpack.Decoder(tuple[str, ...]).decode
@@ -161,13 +166,18 @@ def _deliveries(flat: list[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
         )
 
 
-def _parts(body: bytes) -> tuple[bytes, bytes, bytes, Rest]:
-    """Payload, cold, digest and the rest."""
-    payload, cold, digest = LENGTHS.unpack_from(body)
-    cold_at = LENGTHS.size + payload
-    digest_at = cold_at + cold
-    rest_at = digest_at + digest
-    return body[LENGTHS.size : cold_at], body[cold_at:digest_at], body[digest_at:rest_at], _rest_of(body[rest_at:])
+def _parts(body: bytes | None) -> tuple[bytes, bytes, bytes, Rest]:
+    """Payload, cold, digest and the rest; of a body that is gone or was not written by us those of `BROKEN`."""
+    try:
+        payload, cold, digest = LENGTHS.unpack_from(body or b"")
+        cold_at = LENGTHS.size + payload
+        digest_at = cold_at + cold
+        rest_at = digest_at + digest
+        rest = _rest_of((body or b"")[rest_at:])
+    except (struct.error, msgspec.MsgspecError):
+        return b"null", b"{}", b"", BROKEN
+    assert body is not None
+    return body[LENGTHS.size : cold_at], body[cold_at:digest_at], body[digest_at:rest_at], rest
 
 
 @lru_cache(1_024)
@@ -203,6 +213,8 @@ def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
 def view_of(reply: list[Any]) -> JobView:
     raw_id, body, result, errors, worker, codes, *flat = reply
     fields = _fields(flat)
+    if not fields.keys() >= _ALWAYS:
+        raise StoreUnusable(f"job {raw_id.decode()!r}: its key holds what psyqueue did not write. Remove it")
     payload, cold, digest, rest = _parts(body)
     status = STATUSES[STATUSES.index(fields["status"].decode())]
     is_active = status == "active"

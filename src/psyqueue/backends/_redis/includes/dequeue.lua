@@ -13,7 +13,7 @@ do
 
   -- The row behind an entry, nil if the entry is stale.
   local function row_at(id, number, is_sorted)
-    local raw = call('HGETALL', P .. 'j:' .. id)
+    local raw = redis.pcall('HGETALL', P .. 'j:' .. id)
     local row = #raw > 0 and row_of_fields(id, raw)
     local is_there = row and row.status == 'pending' and not row.held and not row.sorted == not is_sorted
       and ready_of(row) == number
@@ -57,13 +57,13 @@ do
         local listed_number, listed_id
         if listed[l] then
           listed_number, listed_id = string.match(listed[l], '^(%d+):(.*)$')
-          listed_number = tonumber(listed_number)
+          listed_number, listed_id = tonumber(listed_number) or 0, listed_id or '' -- a foreign entry is nobody's
         end
         local score = tonumber(sorted[s + 1])
         if not sorted[s] and is_more_sorted or not listed[l] and is_more_listed and score >= 0 then
           break -- what comes next may stand where we have not read on
         elseif sorted[s] and (score < 0 or not listed[l]
-            or score == 0 and tonumber(string.sub(sorted[s], 1, 14), 16) < listed_number) then
+            or score == 0 and (tonumber(string.sub(sorted[s], 1, 14), 16) or 0) < listed_number) then
           number, id, is_sorted = tonumber(string.sub(sorted[s], 1, 14), 16), id_of(sorted[s]), true
           s, passed = s + 2, passed + 1
         else
@@ -129,7 +129,10 @@ do
 
   -- What a body costs of the fetch's bytes; the first one is always given.
   local function fits(body, budget)
-    local payload, cold = struct.unpack('<I4I4', body)
+    local payload, cold = 0, 0
+    if body and #body >= 12 then -- else it is gone, or not ours: the client says so of the job
+      payload, cold = struct.unpack('<I4I4', body)
+    end
     if budget.count > 0 and payload + cold > budget.bytes then
       budget.is_spent = true
       return false
@@ -146,8 +149,9 @@ do
     local entries, prefix = call('LPOP', list, wanted) or {}, P .. 'j:'
     for i, entry in ipairs(entries) do
       local number, id = string.match(entry, '^(%d+):(.*)$')
-      local key = prefix .. id
-      local found = call('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
+      local key = prefix .. (id or '')
+      -- pcall: behind a foreign entry or key there is no job.
+      local found = redis.pcall('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
       if found[3] then
         give_back(list, entries, i)
         return ids, keys, reads, taken, true
