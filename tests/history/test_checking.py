@@ -322,6 +322,28 @@ def test_c7_queues_and_priorities_have_orders_of_their_own(tale, tmp_path):
     assert rules(tale, tmp_path, a="completed", b="completed", c="completed") == set()
 
 
+def test_c7_what_a_repeated_call_brings_came_out_with_its_first_try(tale, tmp_path):
+    """The reply with a was lost; b went to another worker before the repeat brought a."""
+    tale.enqueue("a")
+    tale.enqueue("b")
+    lost = tale.tell("w", "invoke", verb="settle")
+    tale.tell("w", "unknown", call=lost, problem="STORE_UNAVAILABLE")
+    refused = tale.tell("w", "invoke", verb="settle")
+    tale.tell("w", "fail", call=refused, problem="STORE_UNAVAILABLE")
+    tale.run(B1, process="v")
+    tale.run(A1)
+    assert rules(tale, tmp_path, a="completed", b="completed") == set()
+
+
+def test_c7_a_call_that_follows_an_answer_is_no_repeat(tale, tmp_path):
+    tale.enqueue("a")
+    tale.enqueue("b")
+    tale.deliver()
+    tale.run(B1, process="v")
+    tale.run(A1)
+    assert rules(tale, tmp_path, a="completed", b="completed") == {"C7"}
+
+
 # ── C9 ──
 def test_c9_one_key_two_jobs(tale, tmp_path):
     tale.enqueue("a", key="k")

@@ -59,10 +59,19 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Call(Struct):
-    """An invoke and what came of it; `done` is None if its process died before it knew."""
+    """An invoke and what came of it; `done` is None if its process died before it knew.
+
+    `repeats`: the settle without an answer that this one is the repeat of. What it brings may have been done back then.
+    """
 
     invoke: Event
     done: Event | None = None
+    repeats: Call | None = None
+
+    @property
+    def asked_ns(self) -> int:
+        """When it was sent for the first time."""
+        return self.invoke.at_ns if self.repeats is None else self.repeats.asked_ns
 
     @property
     def is_ok(self) -> bool:
@@ -98,6 +107,7 @@ class History:
         self.reaps: defaultdict[str, list[Call]] = defaultdict(list)
         for event in self.events:
             self._sort_in(event)
+        self._join_repeats()
         self.unknown_reaps: list[Call] = []
         self.enqueued: defaultdict[str, list[tuple[Call, Enqueuing]]] = defaultdict(list)
         self.delivered: defaultdict[tuple[str, int], list[Delivered]] = defaultdict(list)
@@ -115,6 +125,16 @@ class History:
                 self.starts[event.run.job_id, event.run.generation].append(event)
             case "fault":
                 self.faults[event.victim].append(event.at_ns)
+
+    def _join_repeats(self) -> None:
+        """A process sends its outcomes again until it knows what became of them."""
+        last: dict[str, Call] = {}
+        for call in self.calls.values():
+            if call.invoke.verb == "settle":
+                before = last.get(call.invoke.process)
+                if before is not None and not before.is_ok and before.invoke.endings == call.invoke.endings:
+                    call.repeats = before
+                last[call.invoke.process] = call
 
     def _take_apart(self, call: Call) -> None:
         for job in call.invoke.jobs:
@@ -236,7 +256,7 @@ def _repeated(history: History, repeats: Counter[str]) -> Iterator[Problem]:
         later = {
             each.ending.run.fence for each in history.ended[job] if each.ending.kind in LATER and each.verdict != "lost"
         }
-        asked_ns = {each.run.fence: each.call.invoke.at_ns for each in reversed(history.delivered[job])}
+        asked_ns = {each.run.fence: each.call.asked_ns for each in reversed(history.delivered[job])}
         runs = sorted((event.run.fence, event.at_ns, event.process) for event in starts if event.run is not None)
         for (fence, at_ns, process), (next_fence, next_ns, _) in pairwise(runs):
             if fence in later and fence != next_fence:
@@ -296,7 +316,7 @@ def _out_of_order(history: History) -> Iterator[Problem]:
             continue  # retried, released, lost, or unsure: no promise
         (call, job), out = attempts[0], deliveries[0].call
         if job.is_due and call.invoke.verb == "enqueue":
-            passage = _Passage(job_id, call.invoke.at_ns, call.ok_ns, out.invoke.at_ns, out.ok_ns)
+            passage = _Passage(job_id, call.invoke.at_ns, call.ok_ns, out.asked_ns, out.ok_ns)
             lines[job.queue, job.lane, job.priority].append(passage)
     for line in lines.values():
         yield from _overtaken(line)
