@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from psyqueue import Event, Kernel, PsyQueue
@@ -249,6 +249,31 @@ class Rig:
 
     async def ask_to_cancel(self, job: object) -> None:
         await self.store.amend(Op(str(job), 1, 1), Filter(ids=(str(job),)), Change(kind="cancel"), None, 1)
+
+
+async def effects_of(rig: Rig, jobs: Iterable[Any]) -> list[int]:
+    """How often each outcome was applied, by the store's own account."""
+    keys = [f"applied:{job.id}" for job in jobs]
+    return [0 if item is None else int(item.value) for item in await rig.store.read_state(keys)]
+
+
+def count_effects(monkeypatch: Any) -> None:
+    """Every ack adds one to a counter of its job, in the same step."""
+    from msgspec.structs import replace
+
+    from psyqueue.backend import Ack, Effects, StateWrite
+    from psyqueue.kernel import executor
+
+    real = executor.decide
+
+    def decide(delivery: Any, policy: Any, **how: Any) -> Any:
+        outcome = real(delivery, policy, **how)
+        if isinstance(outcome, Ack):
+            write = StateWrite(kind="add", key=f"applied:{delivery.id}", number=1)
+            return replace(outcome, effects=Effects(jobs=outcome.effects.jobs, writes=(write,)))
+        return outcome
+
+    monkeypatch.setattr(executor, "decide", decide)
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ from psyqueue.errors import (
     StoreUnusable,
     TooLarge,
 )
-from worker.rig import Rig, fails, loses_reply, shortened, soon, turns, until
+from worker.rig import count_effects, effects_of, fails, loses_reply, shortened, soon, turns, until
 
 TROUBLES = {
     "unknown": lambda: fails(StoreUnavailable("cut")),
@@ -38,34 +38,9 @@ def plans(name: str) -> list:
     return made
 
 
-async def effects_of(rig: Rig, jobs) -> list[int]:
-    """How often each outcome was applied, by the store's own account."""
-    keys = [f"applied:{job.id}" for job in jobs]
-    return [0 if item is None else int(item.value) for item in await rig.store.read_state(keys)]
-
-
-def count_effects(rig: Rig, monkeypatch) -> None:
-    """Every ack adds one to a counter of its job, in the same step."""
-    from msgspec.structs import replace
-
-    from psyqueue.backend import Ack, Effects, StateWrite
-    from psyqueue.kernel import executor
-
-    real = executor.decide
-
-    def decide(delivery, policy, **how):
-        outcome = real(delivery, policy, **how)
-        if isinstance(outcome, Ack):
-            write = StateWrite(kind="add", key=f"applied:{delivery.id}", number=1)
-            return replace(outcome, effects=Effects(jobs=outcome.effects.jobs, writes=(write,)))
-        return outcome
-
-    monkeypatch.setattr(executor, "decide", decide)
-
-
 @pytest.mark.parametrize("trouble", list(TROUBLES))
 async def test_every_outcome_is_applied_once_when_the_store_is_back(rig, monkeypatch, trouble):
-    count_effects(rig, monkeypatch)
+    count_effects(monkeypatch)
     runs: list[int] = []
 
     @rig.q.handle("h", queue="q", max_retries=0)
@@ -107,7 +82,7 @@ async def test_deliveries_of_a_lost_reply_are_not_stranded(rig):
 
 async def test_random_faults_under_load_lose_nothing_and_repeat_nothing(rig, monkeypatch):
     """Every third call or so goes wrong, in any way; every job ends, each of its ends is applied once."""
-    count_effects(rig, monkeypatch)
+    count_effects(monkeypatch)
     dice = random.Random(7)
     starts: dict[int, int] = {}
 
