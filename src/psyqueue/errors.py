@@ -74,7 +74,7 @@ class ConfigError(_Coded):
 
 def _is_secret(option: str) -> bool:
     """Also one that is misspelt: what was meant for it must not reach a log."""
-    return any(word in option.lower() for word in ("pass", "pwd", "secret"))
+    return any(word in option.lower() for word in ("pass", "word", "pwd", "secret"))
 
 
 class InvalidOption(ConfigError):

@@ -65,7 +65,7 @@ async def _look(link: Link, options: RedisOptions, seen: Seen) -> None:
     found = from_info(info, settings)
     seen.warnings |= {*about_saving(found), *about_memory(found)}
     seen.findings += [_server(found), _role(found), _saving(found), _memory(found, info), _replicas(found)]
-    seen.findings += [_access(settings), _network(options), _small_hashes(settings)]
+    seen.findings += [_access(found, settings), _network(options), _small_hashes(settings)]
     seen.findings.append(await _latency(link))
     seen.findings.append(await _namespace(link, options, seen))
 
@@ -111,17 +111,19 @@ def _replicas(found: Facts) -> Finding:
     return finding("replicas", there is None or there >= wanted, detail, advice)
 
 
-def _access(settings: Mapping[str, str]) -> Finding:
+def _access(found: Facts, settings: Mapping[str, str]) -> Finding:
     """Whether strangers are let in: no password for the default user, and ears for other machines."""
     if "bind" not in settings:
         return Finding("access", True, "not shown by the server (CONFIG GET)")
     others = [each for each in settings["bind"].split() if not each.startswith(_LOOPBACK)]
     is_guarded = settings.get("requirepass") != "" or settings.get("protected-mode") != "no"
     password = "with" if settings.get("requirepass") else "without"
-    detail = f"bound to {settings['bind'] or 'every address'}, protected-mode {settings.get('protected-mode', UNKNOWN)}"
-    hears_others = bool(others) or not settings["bind"]
+    # Before 7.0 an empty setting means every address, since then none.
+    is_wide = not settings["bind"] and found.version < (7, 0)
+    where = "every address" if is_wide else settings["bind"] or "nothing"
+    detail = f"bound to {where}, protected-mode {settings.get('protected-mode', UNKNOWN)}"
     advice = "Anybody who reaches the port can read and change jobs: set requirepass or ACL users, or bind 127.0.0.1"
-    return finding("access", is_guarded or not hears_others, f"{detail}, {password} a password", advice)
+    return finding("access", is_guarded or not (others or is_wide), f"{detail}, {password} a password", advice)
 
 
 def _network(options: RedisOptions) -> Finding:

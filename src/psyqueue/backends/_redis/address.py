@@ -157,7 +157,7 @@ def _problem(url: str, problem: str) -> InvalidOption:
 
 def shown(url: str) -> str:
     """The URL without user and password, also if it is written wrongly."""
-    return re.sub(r"(//|^[^:/]*:).*@", r"\1***@", url, flags=re.DOTALL)
+    return re.sub(r"(//|^[^:/]*:(?!//)).*@", r"\1***@", url, flags=re.DOTALL)
 
 
 def _without_secrets(text: str, url: str) -> str:
