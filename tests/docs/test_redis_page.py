@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from docs.pages import DOCS, coded, rows, section
-from psyqueue import PsyQueue, StoreFull, StoreUnusable
+from psyqueue import PsyQueue, StoreFull, StoreUnavailable, StoreUnusable
 from psyqueue.backend import Change, Effects, Filter, Limits, Op, Record, Schedule, StateWrite
 from support.redis_page import PAGE, documented_keys, kinds_of
 from support.servers import Server
@@ -172,6 +172,19 @@ async def test_a_server_that_may_throw_jobs_away_is_refused(own_servers, policy,
             await queue_on(server).start()
     async with PsyQueue.from_url(server.url, allow_eviction=not is_taken) as q:
         assert any("noeviction" in text for text in (await q.durability()).warnings)
+
+
+async def test_missing_replicas_refuse_every_write_and_say_so(own_servers):
+    server = own_servers.redis()
+    client = client_of(server)
+    async with queue_on(server) as q:
+        client.config_set("min-replicas-to-write", 1)
+        with pytest.raises(StoreUnavailable, match="min-replicas-to-write") as refused:
+            await q.enqueue("x")
+        assert refused.value.outcome == "refused"
+        client.config_set("min-replicas-to-write", 0)
+        assert len(await q.jobs()) == 0
+    client.close()
 
 
 # ── failures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
