@@ -5,7 +5,7 @@
 -- flags: allow-oom
 --- @include head hashes wake rows flush lifecycle limits amending pruning
 local limit, ids = tonumber(ARGV[1]), {}
-local is_more = prune_jobs(limit, ids)
+local is_more = prune_queues(limit, ids)
 local function more(has_more)
   is_more = is_more or has_more
 end
@@ -30,7 +30,4 @@ more(prune_index('closed', mono_ms - CLOSED_KEPT_MS, limit, function(session_id)
   call('UNLINK', P .. 'S:' .. session_id, P .. 'cr:' .. session_id)
 end))
 more(prune_index('listeners', mono_ms - CLOSED_KEPT_MS, limit, function() end))
-for _, queue in ipairs(call('ZRANGEBYLEX', P .. 'queues', '-', '+', 'LIMIT', 0, QUEUES_MAX)) do
-  more(prune_lanes(queue, limit))
-end
 return { ids, is_more and 1 or 0 }

@@ -10,14 +10,19 @@ local LOOK_MAX, LANES_MAX = 200, 1000
 
 -- The first job of a list whose place is its creation number, held ones included.
 local function first_of_list(key)
-  for _, entry in ipairs(call('LRANGE', key, 0, LOOK_MAX - 1)) do
-    local number, id = string.match(entry, '^(%d+):(.*)$')
-    local raw = call('HGETALL', P .. 'j:' .. id)
-    local row = #raw > 0 and row_of_fields(id, raw)
-    if row and row.status == 'pending' and not row.held and not row.sorted and row.number == tonumber(number) then
-      return row
+  local first, last = 0, 0 -- nearly always it is the very first
+  repeat
+    local entries = call('LRANGE', key, first, last)
+    for _, entry in ipairs(entries) do
+      local number, id = string.match(entry, '^(%d+):(.*)$')
+      local raw = call('HGETALL', P .. 'j:' .. id)
+      local row = #raw > 0 and row_of_fields(id, raw)
+      if row and row.status == 'pending' and not row.held and not row.sorted and row.number == tonumber(number) then
+        return row
+      end
     end
-  end
+    first, last = last + 1, math.min(10 * last + 9, LOOK_MAX - 1)
+  until #entries == 0 or first >= LOOK_MAX
 end
 
 local function oldest_pending(queue)

@@ -6,6 +6,7 @@
 -- an old place, stand in a sorted set that is always exact: `sorted`, by minus priority, then ready number.
 local delivery_of, dequeue
 do
+  -- A fetch passes over LOOK_MAX entries or lanes at most that start nothing; then the next one goes on.
   local LOOK_MAX, BODIES_MAX = 1000, 64
   -- Jobs that are not plain are started in runs of so many, before the short way is tried again.
   local ODD_MAX = 8
@@ -37,19 +38,18 @@ do
     end
   end
 
-  -- Up to `wanted` startable rows in order; those of the list are taken out of it, `row.entry` says how to put them back.
-  -- (rows, whether a bound ended it)
-  local function heads(queue, lane, wanted)
+  -- Up to `wanted` startable rows in order; those of the list are taken out of it.
+  local function heads(queue, lane, wanted, budget)
     local list, set_ = lane_key('p', queue, lane), lane_key('z', queue, lane)
-    local found, looked, passed = {}, 0, 0
-    while #found < wanted and looked < LOOK_MAX do
+    local found, passed = {}, 0
+    while #found < wanted and budget.looked < LOOK_MAX do
       local missing = wanted - #found
       local sorted = call('ZRANGE', set_, passed, passed + missing - 1, 'WITHSCORES')
       local is_more_sorted = #sorted == 2 * missing
       local listed = call('LPOP', list, missing) or {}
       local is_more_listed = #listed == missing
       if #sorted == 0 and #listed == 0 then
-        return found, false
+        return found
       end
       local s, l = 1, 1
       while #found < wanted and (sorted[s] or listed[l]) do
@@ -70,17 +70,19 @@ do
           number, id, is_sorted = listed_number, listed_id, false
           l = l + 1
         end
-        looked = looked + 1
         local row = row_at(id, number, is_sorted)
         if row and not is_expired(row) then
           found[#found + 1] = row
-        elseif row and not is_sorted then
-          set_apart(set_, row)
+        else
+          budget.looked = budget.looked + 1
+          if row and not is_sorted then
+            set_apart(set_, row)
+          end
         end
       end
       give_back(list, listed, l)
     end
-    return found, looked >= LOOK_MAX
+    return found
   end
 
   local function put_back_heads(queue, lane, rows_)
@@ -139,7 +141,14 @@ do
     end
     budget.bytes = budget.bytes - payload - cold
     budget.count = budget.count + 1
+    budget.largest = math.max(budget.largest, payload + cold)
     return true
+  end
+
+  -- How many bodies to read at once: with large ones, hardly more than fit.
+  local function bodies_wanted(missing, budget)
+    local fitting = 1 + math.floor(math.max(0, budget.bytes) / budget.largest)
+    return math.min(missing, budget.count == 0 and 4 or BODIES_MAX, fitting)
   end
 
   -- Up to `wanted` plain jobs from the head of the list, up to the first that is not plain: its entry goes back.
@@ -158,8 +167,9 @@ do
       elseif found[1] == 'pending' and found[2] == number then
         local n = #ids + 1
         ids[n], keys[n], reads[n], taken[n] = id, key, found, entry
+      else
+        budget.looked = budget.looked + 1
       end
-      budget.looked = budget.looked + 1
     end
     return ids, keys, reads, taken, #entries < wanted
   end
@@ -170,7 +180,7 @@ do
     local deliveries, n, prefix = budget.deliveries, #budget.deliveries, P .. 'b:'
     while started < wanted and not budget.is_spent and not is_end and budget.looked < LOOK_MAX do
       local ids, keys, reads, taken
-      ids, keys, reads, taken, is_end = take_plain(list, math.min(wanted - started, BODIES_MAX), budget)
+      ids, keys, reads, taken, is_end = take_plain(list, bodies_wanted(wanted - started, budget), budget)
       local names = {}
       for i, id in ipairs(ids) do
         names[i] = prefix .. id
@@ -204,11 +214,10 @@ do
         started = started + start_plain(queue, wanted - started, budget)
       end
       local missing = math.min(wanted - started, is_listed and ODD_MAX or BODIES_MAX)
-      local rows_, is_bounded = {}, false
+      local rows_ = {}
       if missing > 0 and not budget.is_spent then
-        rows_, is_bounded = heads(queue, lane, missing)
+        rows_ = heads(queue, lane, bodies_wanted(missing, budget), budget)
       end
-      budget.is_cut = budget.is_cut or is_bounded
       if #rows_ == 0 then
         break
       end
@@ -280,27 +289,35 @@ do
     return lanes
   end
 
+  -- Lanes that may not start now keep their turn. So that many of them hide no other for ever, a fetch that looked at
+  -- nothing else leaves in `times`, f<queue>, where the next one goes on.
   local function start_by_turn(queue, room, budget)
-    local step = budget.left + 100
-    local from, looked = 0, 0
-    local lanes = lanes_by_turn(queue, from, step)
-    while room > 0 and not budget.is_spent do
+    local step, from = budget.left + 100, number_field('times', 'f' .. queue)
+    local lanes, passed, has_started = lanes_by_turn(queue, from, step), from, false
+    while room > 0 and not budget.is_spent and budget.looked < LOOK_MAX do
       if #lanes == 0 then
         from = from + step
         lanes = lanes_by_turn(queue, from, step)
-        looked = looked + step
-        if #lanes == 0 or looked > LOOK_MAX then
-          return
+        if #lanes == 0 then
+          passed = 0
+          break
         end
       end
       local lane = table.remove(lanes, 1)[2]
       if room_of(queue, lane) > 0 and start_some(queue, lane, 1, budget) == 1 then
-        room = room - 1
+        room, has_started = room - 1, true
         local after = take_turn(queue, lane)
         if lane_count(queue, lane, 'p') > 0 then
           insert_lane(lanes, { after, lane })
         end
+      elseif budget.looked < LOOK_MAX then
+        budget.looked = budget.looked + 1
+        passed = passed + (lane ~= '' and 1 or 0)
       end
+    end
+    passed = not has_started and budget.looked >= LOOK_MAX and passed or 0
+    if passed ~= number_field('times', 'f' .. queue) then
+      set_field('times', 'f' .. queue, passed > 0 and text_of(passed))
     end
   end
 
@@ -308,7 +325,7 @@ do
   function dequeue(session_id, fetch)
     local budget = {
       left = fetch[2], count = 0, bytes = fetch[4], seed = fetch[3], session = session_id, deliveries = {}, ids = {},
-      is_spent = fetch[2] == 0, looked = 0, now = text_of(now_ms),
+      is_spent = fetch[2] == 0, looked = 0, largest = 1, now = text_of(now_ms),
     }
     for _, queue in ipairs(fetch[1]) do
       if not budget.is_spent and count_of(queue, 'pending') > 0 then
@@ -323,7 +340,7 @@ do
     end
     call_many('SADD', P .. 'a:' .. session_id, budget.ids)
     flush()
-    local is_bounded = fetch[2] > 0 and budget.is_spent or budget.is_cut or false
+    local is_bounded = fetch[2] > 0 and (budget.is_spent or budget.looked >= LOOK_MAX)
     if is_bounded then
       for _, queue in ipairs(fetch[1]) do
         if count_of(queue, 'pending') > 0 then

@@ -6,11 +6,11 @@ local function note_queue(queue)
     call('ZADD', P .. 'queues', 0, queue)
   elseif call('SISMEMBER', P .. 'limited', queue) == 0 then
     call('ZREM', P .. 'queues', queue)
-    call('DEL', P .. 'w:' .. queue)
   end
 end
 
 -- lp:<queue>: lanes with pending jobs, by their virtual time. ln:<queue>: lanes with unstarted or active jobs.
+-- The list of a lane without pending jobs holds stale entries alone, maybe very many: it goes.
 local function note_lanes(queue, name, changed)
   for key in pairs(changed) do
     local kind, lane = string.sub(key, 1, 1), string.sub(key, 2)
@@ -19,6 +19,7 @@ local function note_lanes(queue, name, changed)
         call('ZADD', P .. 'lp:' .. queue, lane_time(queue, lane), lane)
       else
         call('ZREM', P .. 'lp:' .. queue, lane)
+        call('UNLINK', lane_key('p', queue, lane))
       end
     elseif lane ~= '' then
       local is_used = number_field(name, 'u' .. lane) + number_field(name, 'a' .. lane) > 0
@@ -29,7 +30,11 @@ end
 
 local function note_change(name, hash)
   if hash.is_reshaped and string.sub(name, 1, 2) == 'c:' then
-    note_queue(string.sub(name, 3))
+    local queue = string.sub(name, 3)
+    note_queue(queue)
+    if hash.changed.pending and not hash.known.pending then
+      call('UNLINK', lane_key('p', queue))
+    end
   elseif string.sub(name, 1, 3) == 'lc:' then
     note_lanes(string.sub(name, 4), name, hash.changed)
   end

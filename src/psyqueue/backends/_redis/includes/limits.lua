@@ -87,9 +87,9 @@ local function charge(queue, lane, starts)
   end
 end
 
--- The default lane and those of `lp`: with pending jobs.
+-- The default lane and those of `lp`: with pending jobs. Whoever waits for a later one looks again anyway.
 local function lanes_pending(queue)
-  local lanes = call('ZRANGE', P .. 'lp:' .. queue, 0, -1)
+  local lanes = call('ZRANGE', P .. 'lp:' .. queue, 0, 999)
   if lane_count(queue, '', 'p') > 0 then
     table.insert(lanes, 1, '')
   end
@@ -116,7 +116,7 @@ local function next_start_in_ms(queues)
   end
   if has_limits then
     for _, queue in ipairs(queues) do
-      local lanes = lanes_pending(queue)
+      local lanes = call('SISMEMBER', P .. 'limited', queue) == 1 and lanes_pending(queue) or {}
       if #lanes > 0 then
         look(queue)
         for _, lane in ipairs(lanes) do

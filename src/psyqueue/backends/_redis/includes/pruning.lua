@@ -1,5 +1,5 @@
 -- Retention. As _memory/maintenance.py.
-local QUEUES_MAX = 200
+local QUEUES_MAX, LANES_MAX = 200, 500
 local RETAIN_ENDED, RETAIN_DEAD = { 86400000, 10000 }, { 7776000000, 100000 }
 local OPS_KEPT_MS, CLOSED_KEPT_MS, FIRES_KEPT_MS = 86400000, 86400000, 90 * 86400000
 
@@ -55,12 +55,31 @@ local function prune_queue(queue, limit, ids)
   end
 end
 
--- Queue by queue, on from where the last call ended. True: there may be more.
-local function prune_jobs(limit, ids)
+-- A lane without jobs or settings that has no claim saved up or lost: forgetting it changes no order. Of many lanes some,
+-- by chance, are looked at: `look_max` at most. (looked at, whether there may be more)
+local function prune_lanes(queue, look_max)
+  local lanes, dropped = call('HRANDFIELD', P .. 'lt:' .. queue, look_max), 0
+  for _, lane in ipairs(lanes) do
+    local is_used = call('SISMEMBER', P .. 'ln:' .. queue, lane) == 1 or limits_of(queue, lane)
+    if not is_used and lane_time(queue, lane) <= number_field('times', 'q' .. queue) then
+      dropped = dropped + 1
+      call('HDEL', P .. 'lt:' .. queue, lane)
+    end
+  end
+  return #lanes, dropped > 0 and dropped == look_max
+end
+
+-- Jobs and lanes, queue by queue, on from where the last call ended. True: there may be more.
+local function prune_queues(limit, ids)
+  local left, is_more = LANES_MAX, false
   local from = call('HGET', P .. 'meta', 'prune_from')
   local queues = call('ZRANGEBYLEX', P .. 'queues', from and '(' .. from or '-', '+', 'LIMIT', 0, QUEUES_MAX)
   for i, queue in ipairs(queues) do
     prune_queue(queue, limit, ids)
+    if left > 0 then
+      local looked, more_lanes = prune_lanes(queue, left)
+      left, is_more = left - looked, is_more or more_lanes
+    end
     if #ids >= limit then
       local before = queues[i - 1] or from
       if before then
@@ -74,7 +93,7 @@ local function prune_jobs(limit, ids)
     return true
   end
   call('HDEL', P .. 'meta', 'prune_from')
-  return false
+  return is_more
 end
 
 -- What stands in the sorted set `index` up to `score`; `drop(member)` takes it away. True: there may be more.
@@ -101,17 +120,4 @@ end
 local function drop_record(member)
   local seq, stream = string.match(member, '^(%d+):(.*)$')
   call('XDEL', P .. 's:' .. stream, seq .. '-0')
-end
-
--- A lane without jobs or settings that has no claim saved up or lost: forgetting it changes no order.
-local function prune_lanes(queue, limit)
-  local dropped = 0
-  for _, lane in ipairs(call('HKEYS', P .. 'lt:' .. queue)) do
-    local is_used = call('SISMEMBER', P .. 'ln:' .. queue, lane) == 1 or limits_of(queue, lane)
-    if not is_used and lane_time(queue, lane) <= number_field('times', 'q' .. queue) and dropped < limit then
-      dropped = dropped + 1
-      call('HDEL', P .. 'lt:' .. queue, lane)
-    end
-  end
-  return dropped >= limit
 end

@@ -1,6 +1,6 @@
 -- Who sleeps is woken: one client per queue by its signal, the watchers of a job by a note to each of them.
 local touched
-local NOTE_KEPT_MS = 60000 -- a client that is gone reads no notes
+local KEPT_MS = 60000 -- whoever may come later looks by itself
 
 begins[#begins + 1] = function()
   touched = {}
@@ -11,6 +11,7 @@ local function arm(queue)
   local key = P .. 'w:' .. queue
   if call('LLEN', key) == 0 then
     call('RPUSH', key, '1')
+    call('PEXPIRE', key, KEPT_MS)
   end
 end
 
@@ -23,7 +24,7 @@ end
 
 local function defer_note(client, text)
   defer('RPUSH', P .. 'c:' .. client, text)
-  defer('PEXPIRE', P .. 'c:' .. client, NOTE_KEPT_MS)
+  defer('PEXPIRE', P .. 'c:' .. client, KEPT_MS)
 end
 
 local function wake_everybody()

@@ -190,7 +190,7 @@ local function walk(where, cursor, limit, is_backward)
     local steps = is_backward and reversed(STATUSES) or STATUSES
     for number = from and from[2] or 1, #steps do
       local status = steps[number]
-      if not where.status_set or where.status_set[status] then
+      if (not where.status_set or where.status_set[status]) and count_of(queue, status) > 0 then
         local sources = sources_of(queue, status)
         sources = is_backward and reversed(sources) or sources
         local first, position = 1, {}

@@ -1,0 +1,148 @@
+"""Bounds of the scripts: no call looks at more than a share of what lies in its way, and what is behind it is found."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+
+from psyqueue.backend import UNTIL_RESUMED, Change, Dependency, Fetch, Filter, Limits, NewJob, Op, Session, SettleReply
+from psyqueue.backends._redis import RedisBackend, RedisOptions
+from support.servers import Server
+
+LOOKED_MAX = 1_000
+"""Entries or lanes in vain, a fetch."""
+
+
+class Store:
+    def __init__(self, server: Server, namespace: str) -> None:
+        options = RedisOptions(url=server.url, key_prefix=f"{namespace}:", test_clock=True)
+        self.backend = RedisBackend(options)
+        self.base = options.base
+        self.client = redis.Redis.from_url(server.url)
+        self._turns = itertools.count(1)
+
+    def op(self) -> Op:
+        return Op("c", 0, next(self._turns))
+
+    async def enqueue(self, *jobs: NewJob) -> None:
+        for batch in _batches(jobs, 400):
+            await self.backend.enqueue(self.op(), batch)
+
+    async def cancel(self, ids: list[str]) -> None:
+        for batch in _batches(ids, 500):
+            await self.backend.amend(self.op(), Filter(ids=tuple(batch)), Change(kind="cancel"), None, 500)
+
+    async def fetch(self, *queues: str, count: int = 10) -> SettleReply:
+        fetch = Fetch(queues=queues, count=count, token_seed="seed")
+        return await self.backend.settle(self.op(), "s", (), fetch)
+
+    def commands(self) -> int:
+        """How many commands the server ran so far, those of scripts too."""
+        stats: Any = self.client.info("commandstats")
+        return sum(each["calls"] for each in stats.values())
+
+
+def _batches(items: Any, size: int) -> Any:
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def job(job_id: str, queue: str = "q", **fields: Any) -> NewJob:
+    return NewJob(id=job_id, queue=queue, name="work", payload=b"1", **fields)
+
+
+@contextlib.asynccontextmanager
+async def opened(server: Server, namespace: str) -> AsyncIterator[Store]:
+    store = Store(server, namespace)
+    await store.backend.connect()
+    try:
+        await store.backend.open_session(store.op(), Session(id="s", worker="w", queues=("q",), lease_ms=60_000))
+        yield store
+    finally:
+        await store.backend.disconnect()
+        store.client.close()
+
+
+@pytest.fixture
+async def store(redis_server, namespace):
+    async with opened(redis_server, namespace) as made:
+        yield made
+
+
+async def test_a_job_may_be_named_like_its_queue(store):
+    """What a job needs and the signal of a queue once had one key."""
+    await store.enqueue(job("parent"))
+    await store.enqueue(job("q", needs=(Dependency("parent"),)))
+    (view,) = await store.backend.get(("q",))
+    assert view is not None
+    assert view.blocked_by == ("needs:parent",)
+    assert await store.backend.check(None, 500) == ((), None)
+
+
+async def test_lanes_that_may_not_start_hide_no_other(store):
+    names = [f"lane{number:04}" for number in range(2 * LOOKED_MAX)]
+    for some in _batches(names, 400):
+        limits = [Limits(queue="q", lane=name, paused_until_ms=UNTIL_RESUMED) for name in some]
+        await store.backend.put_limits(store.op(), limits)
+    await store.enqueue(*(job(name, lane=name) for name in names), job("free", lane="zone"))
+    replies = [await store.fetch("q")]
+    while replies[-1].more and not replies[-1].deliveries:
+        replies.append(await store.fetch("q"))
+    assert [each.id for each in replies[-1].deliveries] == ["free"]
+    assert len(replies) == 3
+    replies = [await store.fetch("q") for _ in range(3)]
+    assert [reply.more for reply in replies] == [True, True, False], "then the worker may sleep"
+
+
+async def test_a_fetch_passes_over_a_bounded_number_of_stale_entries(store):
+    ids = [f"j{number}" for number in range(4 * LOOKED_MAX)]
+    kept = ids[LOOKED_MAX - 10 :: LOOKED_MAX]
+    await store.enqueue(*map(job, ids))
+    await store.cancel([each for each in ids if each not in kept])
+    found, costs, more = [], [], True
+    while more:
+        before = store.commands()
+        reply = await store.fetch("q")
+        costs.append(store.commands() - before)
+        found += [each.id for each in reply.deliveries]
+        more = reply.more
+    assert found == kept
+    assert max(costs) < 2 * LOOKED_MAX
+    assert len(costs) <= 6
+
+
+async def test_stale_entries_go_when_nothing_is_pending(store):
+    await store.enqueue(*(job(f"j{number}") for number in range(10)), job("in lane", lane="x"))
+    await store.cancel([*(f"j{number}" for number in range(10)), "in lane"])
+    assert not list(store.client.scan_iter(f"{store.base}p*", count=1_000))
+
+
+async def test_signals_of_queues_that_nobody_waits_for_go_by_themselves(store):
+    await store.enqueue(job("j"))
+    assert store.client.pttl(f"{store.base}w:q") > 0
+
+
+async def test_idle_lanes_of_all_queues_are_forgotten(store):
+    queues = [f"q{number:03}" for number in range(250)]
+    for queue in queues:
+        await store.enqueue(job(f"{queue}a", queue, lane="a"), job(f"{queue}stays", queue))
+        await store.cancel([f"{queue}a"])
+    while (await store.backend.prune(500)).more:
+        pass
+    assert not list(store.client.scan_iter(f"{store.base}lt:*", count=1_000))
+
+
+async def test_a_fetch_reads_hardly_more_bodies_than_it_gives(store):
+    body = b'"' + b"x" * (1 << 20) + b'"'
+    for number in range(60):
+        await store.enqueue(NewJob(id=f"j{number}", queue="q", name="work", payload=body))
+    store.client.config_resetstat()
+    memory: Any = store.client.info("memory")
+    reply = await store.fetch("q", count=60)
+    after: Any = store.client.info("memory")
+    assert len(reply.deliveries) == 7
+    assert after["used_memory_peak"] - memory["used_memory"] < 30 << 20
