@@ -10,7 +10,21 @@ from typing import Any
 import pytest
 import redis
 
-from psyqueue.backend import UNTIL_RESUMED, Change, Dependency, Fetch, Filter, Limits, NewJob, Op, Session, SettleReply
+from psyqueue.backend import (
+    UNTIL_RESUMED,
+    Ack,
+    Change,
+    Dependency,
+    Fetch,
+    Filter,
+    Gate,
+    Limits,
+    NewJob,
+    Op,
+    Session,
+    SettleReply,
+    Unique,
+)
 from psyqueue.backends._redis import RedisBackend, RedisOptions
 from support.servers import Server
 
@@ -146,3 +160,42 @@ async def test_a_fetch_reads_hardly_more_bodies_than_it_gives(store):
     after: Any = store.client.info("memory")
     assert len(reply.deliveries) == 7
     assert after["used_memory_peak"] - memory["used_memory"] < 30 << 20
+
+
+UNIQUE = Unique("key", ("waiting", "scheduled", "pending"), "replace")
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        job("lost", expires_in_ms=10),
+        job("lost", delay_ms=10),
+        job("lost", needs=(Dependency("first"),)),
+        job("lost", gate=Gate("gate", 1)),
+        job("lost", unique=UNIQUE),
+        job("lost", priority=-1),
+    ],
+    ids=["expiring", "scheduled", "child", "in line", "unique", "pending"],
+)
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_a_job_that_is_gone_without_a_word_stops_nothing(store, lost, is_held):
+    """A full server that may throw keys away (allow_eviction), or somebody with redis-cli."""
+    await store.enqueue(job("first", gate=Gate("gate", 1)), lost, job("next", gate=Gate("gate", 1)))
+    backend = store.backend
+    if is_held:
+        await backend.amend(store.op(), Filter(ids=("lost",)), Change(kind="hold"), None, 1)
+    store.client.delete(f"{store.base}j:lost")
+    await store.enqueue(job("unique", unique=UNIQUE))
+    await backend.advance_clock(1_000)
+    first = (await store.fetch("q")).deliveries
+    assert {each.id for each in first} == {"first", "unique"}
+    acks = [Ack(job_id=each.id, completion_token=each.completion_token, result=b"null") for each in first]
+    fetch = Fetch(queues=("q",), count=10, token_seed="other")
+    reply = await backend.settle(store.op(), "s", acks, fetch)
+    assert [each.id for each in reply.deliveries] == ["next"]
+    assert not (await backend.promote(("q",), 10)).more
+    (found,), _ = await backend.queues("", None, 10)
+    assert found.queue == "q"
+    await backend.close_session(store.op(), "s")
+    await backend.advance_clock(100 * 86_400_000)
+    assert "first" in (await backend.prune(100)).ids

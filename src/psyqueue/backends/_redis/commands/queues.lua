@@ -40,7 +40,7 @@ local function oldest_pending(queue)
   look(odd and row_of(id_of(odd)))
   for _, id in ipairs(call('ZRANGE', P .. 'h:' .. queue, 0, LOOK_MAX - 1)) do
     local row = row_of(id)
-    if row.status == 'pending' then
+    if row and row.status == 'pending' then
       look(row)
       break
     end

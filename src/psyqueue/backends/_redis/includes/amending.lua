@@ -67,7 +67,8 @@ local function unhold(row)
     local needs = call('HGETALL', P .. 'nd:' .. row.id)
     for i = 1, #needs, 2 do
       local parent = row_of(needs[i])
-      if string.sub(needs[i + 1], 1, 1) ~= '+' and IS_ENDED[parent.status] and row.status == 'waiting' then
+      local is_over = parent and IS_ENDED[parent.status]
+      if is_over and string.sub(needs[i + 1], 1, 1) ~= '+' and row.status == 'waiting' then
         meet_need(row, parent)
       end
     end

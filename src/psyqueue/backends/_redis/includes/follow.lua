@@ -29,11 +29,14 @@ do
     while moved < limit do
       local id = call('ZRANGE', P .. 'gl:' .. key, 0, 0)[1]
       local head = id and row_of(id)
-      if not head or number_field('gates', key) >= head.gate_max then
+      if head and number_field('gates', key) < head.gate_max then
+        leave_line(head)
+        take_place(head)
+      elseif id and not head then
+        defer('ZREM', P .. 'gl:' .. key, id) -- its job is gone without a word
+      else
         break
       end
-      leave_line(head)
-      take_place(head)
       flush()
       moved = moved + 1
     end
@@ -49,11 +52,19 @@ do
         break
       end
       for _, id in ipairs(ids) do
-        local child = row_of(id)
-        last = text_of(child.number)
-        if child.status == 'waiting' and not child.held and is_unmet(id, parent_id) then
-          meet_need(child, row_of(parent_id))
+        local child, parent = row_of(id), row_of(parent_id)
+        if not child or not parent then
+          defer('ZREM', P .. 'n:' .. parent_id, id) -- its job is gone without a word
+          if parent then
+            set(parent, 'kids', (parent.kids or 0) > 1 and parent.kids - 1 or nil)
+          end
           moved = moved + 1
+        else
+          last = text_of(child.number)
+          if child.status == 'waiting' and not child.held and is_unmet(id, parent_id) then
+            meet_need(child, parent)
+            moved = moved + 1
+          end
         end
         if moved >= limit then
           break

@@ -40,7 +40,8 @@ local function same_id(job, body, is_follow_up)
   if not row then
     return nil
   end
-  if not is_follow_up and digest_of(body_of(row.id)) ~= digest_of(body) then
+  local kept = not is_follow_up and body_of(row.id)
+  if kept and digest_of(kept) ~= digest_of(body) then
     refuse('ID_CONFLICT', job[1])
   end
   return existing(row.id, row)
@@ -76,7 +77,7 @@ end
 -- A holder that has not started gets the content of the newcomer; its id, name, queue and place in line stay.
 local function replace_content(row, job, body)
   local payload, cold, digest = struct.unpack('<I4I4I4', body)
-  local old = body_of(row.id)
+  local old = body_of(row.id) or body
   local old_payload, old_cold, old_digest = struct.unpack('<I4I4I4', old)
   set_body(row.id, string.sub(body, 1, 12 + payload + cold + digest)
     .. string.sub(old, 13 + old_payload + old_cold + old_digest))
@@ -235,8 +236,9 @@ local function enqueue_one(job, body, is_follow_up)
     return found
   end
   local holder_id = job[UNIQUE] and field('unique', job[UNIQUE][1])
-  if holder_id then
-    return unique_taken(job, body, row_of(holder_id), is_follow_up)
+  local holder = holder_id and row_of(holder_id)
+  if holder then
+    return unique_taken(job, body, holder, is_follow_up)
   end
   for _, need in ipairs(job[NEEDS] or {}) do
     if not row_of(need[1]) then

@@ -85,7 +85,7 @@ local function drop_edges(row)
   for _, parent_id in ipairs(row.parents or call('HKEYS', needs)) do
     local parent = row_of(parent_id)
     if parent then
-      set(parent, 'kids', parent.kids > 1 and parent.kids - 1 or nil)
+      set(parent, 'kids', (parent.kids or 0) > 1 and parent.kids - 1 or nil)
     end
     defer('ZREM', P .. 'n:' .. parent_id, row.id)
   end

@@ -20,7 +20,9 @@ local function prune_place(queue, key, count, retention, limit, ids)
       drop_job(row_of(id))
     else
       plain[#plain + 1] = member
-      counts[found[2]] = (counts[found[2]] or 0) + 1
+      if found[2] then
+        counts[found[2]] = (counts[found[2]] or 0) + 1
+      end
       local n = #names
       names[n + 1], names[n + 2] = P .. 'j:' .. id, P .. 'b:' .. id
       if found[1] then

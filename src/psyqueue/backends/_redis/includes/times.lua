@@ -1,4 +1,5 @@
--- What time alone does: due jobs become pending, jobs that were not started in time end.
+-- What time alone does: due jobs become pending, jobs that were not started in time end. An entry whose job is gone (the
+-- server was full, or somebody deleted it) is dropped: nobody else would ever get past it.
 local EXPIRE_MAX, PROMOTE_MAX = 100, 500
 
 -- (ids, whether the limit was reached)
@@ -10,8 +11,12 @@ local function expire(queues, limit)
       local key = P .. 'x:' .. queue
       for _, member in ipairs(call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, left)) do
         local row = row_of(id_of(member))
-        end_job(row, 'dead', 'expired')
-        ids[#ids + 1] = row.id
+        if row then
+          end_job(row, 'dead', 'expired')
+          ids[#ids + 1] = row.id
+        else
+          defer('ZREM', key, member)
+        end
       end
     end
   end
@@ -28,10 +33,14 @@ local function promote(queues, limit)
       local key = P .. 'd:' .. queue
       for _, member in ipairs(call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, left)) do
         local row = row_of(id_of(member))
-        set(row, 'ready', next_number())
-        set(row, 'sorted', priority_of(row) ~= 0 and '1' or nil)
-        move(row, 'pending')
-        ids[#ids + 1] = row.id
+        if row then
+          set(row, 'ready', next_number())
+          set(row, 'sorted', priority_of(row) ~= 0 and '1' or nil)
+          move(row, 'pending')
+          ids[#ids + 1] = row.id
+        else
+          defer('ZREM', key, member)
+        end
       end
     end
   end
