@@ -41,10 +41,10 @@ class Commands:
 
     async def deafen(self, client: str) -> None:
         await self.link.call("SREM", f"{self.base}listeners", client)
-        await self.link.call("DEL", f"{self.base}c:{client}")
+        await self.link.call("DEL", f"{self.base}i:{client}")
 
     async def signal(self, client: str, element: bytes) -> None:
-        await self.link.call("RPUSH", f"{self.base}c:{client}", element)
+        await self.link.call("RPUSH", f"{self.base}i:{client}", element)
 
     async def arm(self, queue: str) -> None:
         key = f"{self.base}w:{queue}"
@@ -61,7 +61,7 @@ class Commands:
         self.ended.update(job_ids)
         for job_id in job_ids:
             for client in await self.link.call("SMEMBERS", f"{self.base}watch:{job_id}"):
-                await self.link.call("RPUSH", f"{self.base}c:{client.decode()}", f"j{job_id}")
+                await self.link.call("RPUSH", f"{self.base}i:{client.decode()}", f"j{job_id}")
 
 
 class Rig:
@@ -341,7 +341,7 @@ async def test_closing_wakes_everybody_and_leaves_nothing_behind(redis_server, n
         await rig.signals.close()
         assert await asyncio.gather(*waiting) == [True, True]
         assert await rig.wait("q")
-        assert await rig.link.call("EXISTS", f"{namespace}c:{CLIENT}", f"{namespace}listeners") == 0
+        assert await rig.link.call("EXISTS", f"{namespace}i:{CLIENT}", f"{namespace}listeners") == 0
         assert not [task for task in before & asyncio.all_tasks() if "psyqueue" in task.get_name()]
         await until_reply(rig.link, lambda text: b"cmd=blpop" not in text, "CLIENT", "LIST", "TYPE", "normal")
 

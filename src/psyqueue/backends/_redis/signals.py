@@ -1,7 +1,7 @@
 """Waiting for jobs and for ends of jobs, on one blocking connection for all who wait in this process.
 
 What is blocked on are signals, never jobs: a list `w:<queue>` with at most one element, which the scripts push when
-there may be work, and a list `c:<client>` of our own. A signal that comes while nobody blocks stays; one that was taken
+there may be work, and a list `i:<client>` of our own. A signal that comes while nobody blocks stays; one that was taken
 for nobody, or for somebody who then did not look, is put back. All of it may be lost or doubled: whoever waits looks at
 the store, which is the truth.
 """
@@ -64,7 +64,7 @@ class Signals:
         self._commands = commands
         self._client_id = client_id
         self._queue_prefix = f"{base}w:".encode()
-        self._own_key = f"{base}c:{client_id}".encode()
+        self._own_key = f"{base}i:{client_id}".encode()
         self._link: Link | None = None
         self._work: asyncio.Task[None] | None = None
         self._arming: asyncio.Task[None] | None = None

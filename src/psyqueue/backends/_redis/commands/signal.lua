@@ -1,7 +1,7 @@
 -- Send a note to a client that sleeps.
 -- Params: 1 client; 2 text: '' to look, r to ask the server again, or j<id of an ended job>.
 -- Returns: nothing.
--- Index: c:<client>. Cost: one key.
+-- Index: i:<client>. Cost: one key.
 -- flags: allow-oom
 --- @include head wake
 defer_note(ARGV[1], ARGV[2])

@@ -1,6 +1,6 @@
 -- Be told of the end of jobs.
 -- Params: 1 client; 2 … the ids.
--- Returns: 1 if one of them has ended, 0 if the note comes later (c:<client>). Of a job that is not there comes none.
+-- Returns: 1 if one of them has ended, 0 if the note comes later (i:<client>). Of a job that is not there comes none.
 -- Index: j:<id>. Cost: two keys each.
 -- flags: allow-oom
 local WATCHERS_BYTES_MAX = 4096 -- whoever is not noted looks by itself, now and then

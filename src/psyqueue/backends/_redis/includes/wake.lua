@@ -23,8 +23,8 @@ local function arm_touched()
 end
 
 local function defer_note(client, text)
-  defer('RPUSH', P .. 'c:' .. client, text)
-  defer('PEXPIRE', P .. 'c:' .. client, KEPT_MS)
+  defer('RPUSH', P .. 'i:' .. client, text)
+  defer('PEXPIRE', P .. 'i:' .. client, KEPT_MS)
 end
 
 local function wake_everybody()
