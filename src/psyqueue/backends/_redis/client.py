@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any, Final
 
 from psyqueue.backend import Info, SessionKeeper
@@ -20,6 +22,8 @@ from psyqueue.errors import SchemaTooNew, StoreUnavailable, StoreUnusable
 from psyqueue.ids import new_token
 
 SCHEMA: Final = 1
+_FINISH_MS: Final = 1_000
+"""For the replies of calls on their way when the client disconnects."""
 
 
 class Client:
@@ -32,10 +36,17 @@ class Client:
         self._scripts: Scripts | None = None
         self._signals: Signals | None = None
         self._topics: Topics | None = None
+        self._connecting = asyncio.Lock()
+        self._running = 0
+        """Scripts that were sent and not answered."""
+        self._is_idle = asyncio.Event()
 
     async def connect(self) -> None:
-        if self._link is not None:
-            return
+        async with self._connecting:
+            if self._link is None:
+                await self._connect()
+
+    async def _connect(self) -> None:
         options = self._options
         link = Link(options.address)
         try:
@@ -72,6 +83,11 @@ class Client:
         await signals.close()
         await topics.close()
         self._link = self._scripts = self._signals = self._topics = None
+        if self._running:
+            self._is_idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FINISH_MS / 1000):
+                    await self._is_idle.wait()
         await link.close()
 
     # ── what is connected ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,10 +114,15 @@ class Client:
         if self._scripts is None:
             raise _not_connected()
         failpoint(f"redis.{script}.before")
+        self._running += 1
         try:
             reply = await self._scripts.run(script, *args)
         except ReplyError as exc:
             raise translate(exc, self._options.address.place) from exc
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._is_idle.set()
         failpoint(f"redis.{script}.after")
         return reply
 

@@ -1,0 +1,27 @@
+"""The life of a client: connected once, and no call that was accepted is left in doubt by a disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+
+from backends.redis.test_bounds import Store, job
+from psyqueue.backend import Op
+
+
+async def test_connects_at_the_same_time_make_one_connection(redis_server, namespace):
+    store = Store(redis_server, namespace)
+    before = len(store.client.client_list())
+    await asyncio.gather(*(store.backend.connect() for _ in range(5)))
+    assert len(store.client.client_list()) == before + 1
+    await store.backend.disconnect()
+    store.client.close()
+
+
+async def test_calls_on_their_way_are_finished_before_a_disconnect(redis_server, namespace):
+    store = Store(redis_server, namespace)
+    await store.backend.connect()
+    calls = [asyncio.create_task(store.backend.enqueue(Op("c", n, 1), (job(f"j{n}"),))) for n in range(50)]
+    await asyncio.sleep(0)
+    await store.backend.disconnect()
+    assert [reply[0].job_id for reply in await asyncio.gather(*calls)] == [f"j{n}" for n in range(50)]
+    store.client.close()
