@@ -26,8 +26,10 @@ from psyqueue.backends._memory import intake, lifecycle
 from psyqueue.backends._memory.dequeue import blocks
 from psyqueue.backends._memory.maintenance import is_needed
 from psyqueue.backends._memory.state import Row, Store
-from psyqueue.errors import StateConflict
+from psyqueue.errors import InvalidOption, StateConflict
 from psyqueue.job import STATUSES, TERMINAL, UNSTARTED, Status
+
+_decode_place = msgspec.json.Decoder(tuple[str, int, int]).decode
 
 
 def view(store: Store, row: Row, now_ms: int) -> JobView:
@@ -81,7 +83,7 @@ def _contains(job: NewJob, text: str) -> bool:
 
 
 def list_jobs(store: Store, where: Filter, cursor: str | None, limit: int, now_ms: int) -> Page:
-    after = tuple(msgspec.json.decode(cursor)) if cursor is not None else None
+    after = _place_in(cursor) if cursor is not None else None
     found = [(_place(row), row) for row in store.rows.values() if matches(row, where)]
     rows = sorted((pair for pair in found if after is None or pair[0] > after), key=lambda pair: pair[0])
     page = rows[:limit]
@@ -90,6 +92,13 @@ def list_jobs(store: Store, where: Filter, cursor: str | None, limit: int, now_m
         tuple(view(store, row, now_ms) for _, row in page),
         None if is_last else msgspec.json.encode(page[-1][0]).decode(),
     )
+
+
+def _place_in(cursor: str) -> tuple[Any, ...]:
+    try:
+        return _decode_place(cursor)
+    except msgspec.MsgspecError as exc:
+        raise InvalidOption("cursor", cursor, "is not one that this store gave out") from exc
 
 
 def _place(row: Row) -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ from psyqueue.backends._redis.encoding import (
     add_effects,
     add_job,
     add_outcomes,
+    cursor_of,
     filter_of,
     op_of,
     pack,
@@ -153,7 +154,7 @@ class RedisBackend:
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         check_limit(limit)
-        return decoding.page_of(await self._run("list_jobs", filter_of(where), cursor or "", limit, "", ""))
+        return decoding.page_of(await self._run("list_jobs", filter_of(where), cursor_of(cursor, where), limit, "", ""))
 
     async def queues(self, prefix: str, cursor: str | None, limit: int) -> tuple[tuple[QueueInfo, ...], str | None]:
         check_limit(limit)
@@ -174,7 +175,7 @@ class RedisBackend:
         if not where.ids:
             # Found first and changed in a second step, which looks at each of them again.
             backward = "" if change.kind in ("replay", "run_at", "unhold") else "1"
-            found, next_cursor = await self._run("list_jobs", packed, cursor or "", limit, "1", backward)
+            found, next_cursor = await self._run("list_jobs", packed, cursor_of(cursor, where), limit, "1", backward)
             ids = [each.decode() for each in found]
         cargo = Cargo(8)
         also = pack(add_effects(effects, cargo))
@@ -258,7 +259,7 @@ class RedisBackend:
         return await self.info()
 
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
-        words, next_cursor = await self._run("check", cursor or "", limit)
+        words, next_cursor = await self._run("check", cursor_of(cursor, Filter()), limit)
         return tuple(each.decode() for each in words), None if next_cursor is None else next_cursor.decode()
 
     async def advance_clock(self, by_ms: int) -> None:

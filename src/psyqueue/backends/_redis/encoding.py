@@ -35,6 +35,7 @@ from psyqueue.backend import (
     StateWrite,
     Unique,
 )
+from psyqueue.errors import InvalidOption
 from psyqueue.job import Status
 
 LENGTHS: Final = struct.Struct("<III")
@@ -261,3 +262,26 @@ def settings_of(limits: Limits) -> tuple[Any, ...]:
         limits.retain_ended or False,
         limits.retain_dead or False,
     )
+
+
+_cursor_of_ids = msgspec.json.Decoder(tuple[str, int, int]).decode
+_cursor_of_walk = msgspec.json.Decoder(list[str | int]).decode
+
+
+def cursor_of(cursor: str | None, where: Filter) -> str:
+    """The cursor as a script takes it. Raises InvalidOption for one that no listing of this kind gave out."""
+    if cursor is None:
+        return ""
+    try:
+        parts = _cursor_of_ids(cursor) if where.ids else _cursor_of_walk(cursor)
+    except msgspec.MsgspecError:
+        parts = ()
+    if not (where.ids and parts) and not _is_of_walk(*parts):
+        raise InvalidOption("cursor", cursor, "is not one that this store gave out")
+    return cursor
+
+
+def _is_of_walk(*parts: str | int) -> bool:
+    """A queue, the number of a status, a source, and the place in it."""
+    kinds = [type(each) for each in parts]
+    return len(kinds) >= 3 and kinds[:2] == [str, int] and set(kinds[2:]) == {str}

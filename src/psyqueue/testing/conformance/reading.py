@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from psyqueue.backend import UNTIL_RESUMED, Change, Dependency, Filter, Gate, Limits
+from psyqueue.errors import InvalidOption
 from psyqueue.job import STATUSES, Status
 from psyqueue.testing.conformance.handle import PAGE_MAX, Store, ack, dead, job
 
@@ -165,6 +166,14 @@ async def test_a_filter_that_matches_little_ends_all_the_same(store: Store) -> N
     assert await store.walk(Filter(names=("rare",)), 10) == ["x-rare"]
     assert await store.walk(Filter(text="x-rar"), 10) == ["x-rare"]
     assert await store.walk(Filter(names=("none",)), 10) == []
+
+
+@pytest.mark.parametrize("cursor", ["garbage", "[]", '["q"]', '{"a":1}', "[1,2,3]", '["q",1,{}]', "12x"])
+@pytest.mark.parametrize("ids", [(), ("a",)])
+async def test_a_cursor_that_no_listing_gave_out_is_refused(store: Store, cursor: str, ids: tuple[str, ...]) -> None:
+    await store.add("a")
+    with pytest.raises(InvalidOption):
+        await store.backend.list_jobs(Filter(ids=ids), cursor, 10)
 
 
 # ── queues ────────────────────────────────────────────────────────────────────────────────────────────────────────────
