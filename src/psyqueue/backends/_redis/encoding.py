@@ -273,15 +273,15 @@ def cursor_of(cursor: str | None, where: Filter) -> str:
     if cursor is None:
         return ""
     try:
-        parts = _cursor_of_ids(cursor) if where.ids else _cursor_of_walk(cursor)
+        is_ours = bool(_cursor_of_ids(cursor)) if where.ids else _is_of_walk(_cursor_of_walk(cursor))
     except msgspec.MsgspecError:
-        parts = ()
-    if not (where.ids and parts) and not _is_of_walk(*parts):
+        is_ours = False
+    if not is_ours:
         raise InvalidOption("cursor", cursor, "is not one that this store gave out")
     return cursor
 
 
-def _is_of_walk(*parts: str | int) -> bool:
+def _is_of_walk(parts: Sequence[str | int]) -> bool:
     """A queue, the number of a status, a source, and the place in it."""
     kinds = [type(each) for each in parts]
     return len(kinds) >= 3 and kinds[:2] == [str, int] and set(kinds[2:]) == {str}
