@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from psyqueue.backends._redis.client import SCHEMA
@@ -18,6 +18,7 @@ from psyqueue.backends._redis.facts import (
     info_of,
     is_far,
     settings_of,
+    warnings,
 )
 from psyqueue.backends._redis.faults import ReplyError, translate
 from psyqueue.backends._redis.link import Link
@@ -63,7 +64,8 @@ async def _look(link: Link, options: RedisOptions, seen: Seen) -> None:
     info = await info_of(link, options)
     settings = await settings_of(link, (*SETTINGS, *_SMALL_HASHES, *_ACCESS))
     found = from_info(info, settings)
-    seen.warnings |= {*about_saving(found), *about_memory(found)}
+    # All but that the clock stands still, which no check here is about.
+    seen.warnings |= {*warnings(found, replace(options, test_clock=False))}
     seen.findings += [_server(found), _role(found), _saving(found), _memory(found, info), _replicas(found)]
     seen.findings += [_access(found, settings), _network(options), _small_hashes(settings)]
     seen.findings.append(await _latency(link))
