@@ -200,7 +200,7 @@ def test_a_server_that_lets_strangers_in_is_found(rig, settings, is_open):
 
 
 def test_small_limits_of_hashes_are_found(rig):
-    rig.set(hash_max_listpack_value=32)
+    rig.client.config_set(f"hash-max-{'ziplist' if rig.server.version < '7' else 'listpack'}-value", 32)
     assert "of 32 bytes" in rig.failed()["small hashes"]
 
 

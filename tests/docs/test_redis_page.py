@@ -195,6 +195,8 @@ async def test_missing_replicas_refuse_every_write_and_say_so(own_servers):
 )
 async def test_a_worker_goes_on_after(own_servers, commands):
     server = own_servers.redis()
+    if commands == ["FUNCTION FLUSH"] and server.version < "7":
+        pytest.skip(f"{server.kind} {server.version} has no functions")
     client = client_of(server)
     async with queue_on(server) as q:
 
