@@ -58,7 +58,9 @@ async def test_a_refusal_after_an_unknown_outcome_decides_nothing(clock):
     assert len(set(map(repr, store.ops))) == 1
 
 
-@pytest.mark.parametrize("last", [StoreUnavailable("nobody listens", "refused"), StoreBusy("locked")])
+@pytest.mark.parametrize(
+    "last", [StoreUnavailable("nobody listens", "refused"), StoreBusy("locked"), StoreFull("full")]
+)
 async def test_the_outcome_stays_unknown_until_the_time_is_over(clock, last):
     store = Store(StoreUnavailable("cut"), *[last] * 1000)
     with pytest.raises(StoreUnavailable, match=last.message) as told:

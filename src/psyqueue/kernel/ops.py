@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from psyqueue.backend import Op
 from psyqueue.clock import Clock
-from psyqueue.errors import StoreBusy, StoreUnavailable
+from psyqueue.errors import StoreBusy, StoreFull, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Channel:
         """`await call(op)`, with the same op again while the store is busy or the outcome unknown.
 
         Raises what the store refused at once; the last StoreUnavailable or StoreBusy after `give_up_ms`. Once a try got
-        no answer, that a later one did not reach the store says nothing about it: the outcome stays unknown.
+        no answer, that a later one did not reach the store, or found it full, says nothing about it: it stays unknown.
         """
         self._turn += 1
         op = Op(self._client, self._number, self._turn)
@@ -49,17 +49,16 @@ class Channel:
         self,
         call: Callable[[Op], Awaitable[T]],
         op: Op,
-        error: StoreUnavailable | StoreBusy,
+        error: StoreUnavailable | StoreBusy | StoreFull,
         give_up_at: float,
     ) -> T:
         pause_ms = float(PAUSE_MS)
         may_have_happened = False
         while True:
-            if isinstance(error, StoreUnavailable) and error.outcome == "refused":
-                if not may_have_happened:
-                    raise error
-            elif isinstance(error, StoreUnavailable):
+            if isinstance(error, StoreUnavailable) and error.outcome == "unknown":
                 may_have_happened = True
+            elif not isinstance(error, StoreBusy) and not may_have_happened:
+                raise error
             if self._clock.mono_ms() >= give_up_at:
                 if may_have_happened and not (isinstance(error, StoreUnavailable) and error.outcome == "unknown"):
                     raise StoreUnavailable(f"whether the call was done is unknown; then: {error.message}") from error
@@ -68,7 +67,7 @@ class Channel:
             pause_ms = min(pause_ms * 2, PAUSE_CAP_MS)
             try:
                 return await call(op)
-            except (StoreUnavailable, StoreBusy) as exc:
+            except (StoreUnavailable, StoreBusy, StoreFull) as exc:
                 error = exc
 
 
