@@ -8,9 +8,11 @@ import time
 
 import pytest
 
-from psyqueue.backend import Done, Fetch, Op, Session
+from psyqueue.backend import Done, Fetch, Op, Renewal, Session
+from psyqueue.clock import SystemClock
 from psyqueue.errors import StoreUnavailable
-from worker.rig import Rig, fails, lease_threads, shortened, soon, turns, until, waits_for
+from psyqueue.kernel.lease_keeper import LeaseKeeper
+from worker.rig import LIMIT_S, Rig, fails, lease_threads, shortened, soon, turns, until, waits_for
 
 
 async def reaped(rig: Rig, job) -> None:
@@ -387,8 +389,6 @@ async def test_loop_that_hangs_for_too_long_is_no_longer_renewed_and_its_process
 
 async def test_stop_of_the_whole_process_is_not_taken_for_a_hanging_loop(rig):
     """SIGSTOP and sleeping machines: the clock jumps, and the loop did not turn meanwhile; neither did the thread."""
-    from psyqueue.backend import Renewal
-    from psyqueue.kernel.lease_keeper import LeaseKeeper
 
     class Jumping:
         now = 0.0
@@ -422,6 +422,33 @@ async def test_stop_of_the_whole_process_is_not_taken_for_a_hanging_loop(rig):
         clock.now += 10_000
         keeper._is_hanging(10_000)
     assert hung == [1]
+
+
+def test_lease_thread_ends_with_a_loop_that_was_closed_without_a_stop():
+    class Keeper:
+        is_closed = threading.Event()
+
+        def renew(self, session_id):
+            return Renewal(True, (), (), 0)
+
+        def close(self):
+            self.is_closed.set()
+
+    async def begin():
+        keeper = LeaseKeeper(
+            Keeper(),
+            "s",
+            lease_ms=30,
+            hang_ms=300_000,
+            clock=SystemClock(),
+            turns=lambda: 1,
+            on_renewal=lambda renewal: None,
+            on_hang=lambda: None,
+        )
+        keeper.start()
+
+    asyncio.run(begin())
+    assert Keeper.is_closed.wait(LIMIT_S)
 
 
 async def test_renewals_that_fail_are_repeated_sooner_and_lose_nothing(rig, monkeypatch):

@@ -68,7 +68,8 @@ class LeaseKeeper:
     def _work(self) -> None:
         wait_ms = self._period_ms
         try:
-            while not self._stopped.wait(wait_ms / 1000):
+            # A loop that was closed without a stop runs nothing any more: its lease is not to be kept.
+            while not self._stopped.wait(wait_ms / 1000) and not self._loop.is_closed():
                 if self._is_hanging(wait_ms):
                     wait_ms = self._period_ms
                     continue
