@@ -10,9 +10,11 @@ from psyqueue import errors
 from psyqueue.clock import Duration
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from psyqueue.backend import BackendAdapter
 
-__all__ = ["BackendPlugin", "memory", "redis", "sqlite"]
+__all__ = ["BackendPlugin", "memory", "postgres", "redis", "sqlite"]
 
 
 class _Door(Protocol):
@@ -42,6 +44,64 @@ def memory(*, url: str = "memory:", test_clock: bool = False) -> BackendPlugin:
     if url not in ("memory:", "memory://"):
         raise errors.ConfigError(f"{url!r}: a memory store has no address, write 'memory:'")
     return BackendPlugin("backend-memory", MemoryBackend(test_clock=test_clock))
+
+
+def postgres(
+    *,
+    connection_string: str | None = None,
+    host: str = "localhost",
+    port: int = 5432,
+    database: str | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    ssl: bool | SSLContext = False,
+    ssl_ca: str | os.PathLike[str] | None = None,
+    max_size: int = 10,
+    schema: str = "psyqueue",
+    pool: Any = None,
+    connect_timeout: Duration = "5s",
+    statement_timeout: Duration = "30s",
+    application_name: str = "psyqueue",
+    prepared: bool = True,
+    test_clock: bool = False,
+    url: str | None = None,
+) -> BackendPlugin:
+    """All jobs in one schema of a PostgreSQL database, for any number of machines.
+
+    `connection_string` (or `url`), "postgresql://user:password@host:port/database", overrides host, port, database,
+    user and password. Raises InvalidOption, and MissingExtra without the extra `postgres`.
+    """
+    try:
+        from psyqueue.backends._postgres import (  # noqa: PLC0415 - only what is used is loaded
+            PostgresBackend,
+            PostgresOptions,
+        )
+    except ModuleNotFoundError as exc:
+        if exc.name != "asyncpg":
+            raise
+        raise errors.MissingExtra("the PostgreSQL backend", "postgres") from exc
+
+    if url is not None and connection_string is not None:
+        raise errors.InvalidOption("url", "***", "is another name of connection_string", "Give one of the two")
+    options = PostgresOptions(
+        connection_string=connection_string if connection_string is not None else url,
+        host=host,
+        port=port,
+        database=database,
+        user=user,
+        password=password,
+        ssl=ssl,
+        ssl_ca=ssl_ca,
+        max_size=max_size,
+        schema=schema,
+        pool=pool,
+        connect_timeout=connect_timeout,
+        statement_timeout=statement_timeout,
+        application_name=application_name,
+        prepared=prepared,
+        test_clock=test_clock,
+    )
+    return BackendPlugin("backend-postgres", PostgresBackend(options))
 
 
 def redis(

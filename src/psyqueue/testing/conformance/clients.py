@@ -64,9 +64,11 @@ async def test_one_of_two_clients_gets_a_unique_key(store: Store, other: Store) 
 
 
 async def test_a_gate_holds_over_clients(store: Store, other: Store) -> None:
-    await asyncio.gather(
-        *(client.add(f"{client.client}{number}", gate=Gate("g")) for number in range(10) for client in (store, other))
-    )
+    async def put_in(client: Store) -> None:
+        for number in range(10):  # one after the other: a channel has one call in flight
+            await client.add(f"{client.client}{number}", gate=Gate("g"))
+
+    await asyncio.gather(put_in(store), put_in(other))
     assert await store.count("pending") == 1
     taken: list[str] = []
     while len(taken) < 20:

@@ -1,0 +1,246 @@
+"""The seam on PostgreSQL: each verb is one function of the server, one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from psyqueue.backend import (
+    NO_EFFECTS,
+    Amended,
+    AnyOutcome,
+    Bound,
+    Capabilities,
+    Change,
+    Done,
+    Effects,
+    Enqueued,
+    Fetch,
+    Filter,
+    Info,
+    Item,
+    JobView,
+    Limits,
+    Lock,
+    Mode,
+    NewJob,
+    Op,
+    Page,
+    QueueInfo,
+    Renewal,
+    Schedule,
+    Session,
+    SessionInfo,
+    SessionKeeper,
+    SettleReply,
+    Stored,
+)
+from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.losses import lost_error
+from psyqueue.backends._postgres import binding, decoding
+from psyqueue.backends._postgres.client import Client
+from psyqueue.backends._postgres.encoding import (
+    Cargo,
+    Outcomes,
+    add_jobs,
+    effects_of,
+    filter_of,
+    intake_of,
+    json_text,
+    limits_arrays,
+)
+from psyqueue.backends._postgres.options import PostgresOptions
+from psyqueue.errors import InvalidState
+
+
+class PostgresBackend:
+    """All jobs in one schema of a database. Any number of processes and machines may use it."""
+
+    def __init__(self, options: PostgresOptions) -> None:
+        self._options = options
+        self._client = Client(options)
+        self._capabilities = Capabilities(binds=binding.BINDS, test_clock=options.test_clock)
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def connect(self) -> Info:
+        await self._client.connect()
+        return await self.info()
+
+    async def disconnect(self) -> None:
+        await self._client.disconnect()
+
+    async def info(self) -> Info:
+        return await self._client.info()
+
+    # ── the hot path ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def enqueue(self, op: Op, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
+        check_jobs(jobs, effects)
+        return decoding.enqueued_of(await self._once("enqueue", op, *intake_of(jobs, effects)), jobs)
+
+    async def settle(
+        self, op: Op, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None = None
+    ) -> SettleReply:
+        check_outcomes(outcomes, fetch)
+        sent = Outcomes(outcomes)
+        seed = fetch.token_seed if fetch is not None else ""
+        wish = (None, 0, seed, 0) if fetch is None else (fetch.queues, fetch.count, seed, fetch.bytes_max)
+        rows = await self._client.rows("settle", op.client, op.channel, op.turn, session_id, *sent.arguments, *wish)
+        return decoding.settled_of(rows, outcomes, sent, seed)
+
+    async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
+        return await self._client.listening.wait(queues, job_ids, timeout_ms)
+
+    def bind(self, connection: object) -> Bound:
+        return binding.bind(self._client, self._options.place, connection)
+
+    # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
+    async def open_session(self, op: Op, session: Session) -> Renewal:
+        # The store writes the rest of it when the session is lost: the attempt and the instant.
+        lost = lost_error(session.worker, session.id, 0, 0).partition(b',"attempt":')[0]
+        about = (session.id, session.worker, session.queues, session.lease_ms, session.meta, lost)
+        return decoding.renewal_of(await self._once("open_session", op, *about))
+
+    def keeper(self) -> SessionKeeper:
+        return self._client.keeper()
+
+    async def close_session(self, op: Op, session_id: str) -> Done:
+        return decoding.done_of(await self._once("close_session", op, session_id, ITEMS_MAX))
+
+    # ── bounded maintenance ───────────────────────────────────────────────────────────────────────────────────────────
+    async def reap(self, limit: int) -> Done:
+        check_limit(limit)
+        return decoding.done_of(await self._client.value("reap", limit))
+
+    async def promote(self, queues: Sequence[str], limit: int) -> Done:
+        check_limit(limit)
+        return decoding.done_of(await self._client.value("promote", queues, limit))
+
+    async def prune(self, limit: int) -> Done:
+        check_limit(limit)
+        return decoding.done_of(await self._client.value("prune", limit))
+
+    # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
+    async def get(self, ids: Sequence[str]) -> tuple[JobView | None, ...]:
+        if not ids:
+            return ()
+        found = {row["id"]: row for row in await self._client.rows("get", list(dict.fromkeys(ids)))}
+        return tuple(decoding.view_of(found[each]) if each in found else None for each in ids)
+
+    async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
+        check_limit(limit)
+        return decoding.page_of(await self._client.rows("list_jobs", filter_of(where), cursor, limit))
+
+    async def queues(self, prefix: str, cursor: str | None, limit: int) -> tuple[tuple[QueueInfo, ...], str | None]:
+        check_limit(limit)
+        found = await self._client.rows("queues", prefix, cursor, limit + 1)
+        page = tuple(decoding.queue_of(row) for row in found[:limit])
+        return page, page[-1].queue if len(found) > limit else None
+
+    async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
+        check_limit(limit)
+        found = await self._client.rows("sessions", cursor, limit + 1)
+        page = tuple(decoding.session_of(row) for row in found[:limit])
+        return page, page[-1].session.id if len(found) > limit else None
+
+    async def amend(
+        self, op: Op, where: Filter, change: Change, cursor: str | None, limit: int, effects: Effects = NO_EFFECTS
+    ) -> Amended:
+        check_limit(limit)
+        check_jobs((), effects)
+        cargo = Cargo()
+        how = (change.kind, change.priority, change.run_at_ms, change.result, change.reason)
+        also = effects_of(effects, cargo)
+        reply = await self._once(
+            "amend", op, filter_of(where), *how, cursor, limit, also, cargo.parts or None, cargo.keys
+        )
+        return decoding.amended_of(reply)
+
+    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+        check_jobs((), effects)
+        cargo = Cargo()
+        also = effects_of(effects, cargo)
+        await self._once("put_limits", op, *limits_arrays(limits), also, cargo.parts or None, cargo.keys)
+
+    # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:
+        about = (schedule.spec, schedule.next_at_ms, schedule.last_nominal_ms, schedule.paused)
+        version = await self._once("put_schedule", op, schedule.id, schedule.version, delete, *about)
+        return Schedule(
+            id=schedule.id,
+            spec=schedule.spec,
+            version=int(version),
+            next_at_ms=schedule.next_at_ms,
+            last_nominal_ms=schedule.last_nominal_ms,
+            paused=schedule.paused,
+        )
+
+    async def list_schedules(self, cursor: str | None, limit: int) -> tuple[tuple[Schedule, ...], str | None]:
+        check_limit(limit)
+        found = await self._client.rows("list_schedules", cursor, limit + 1)
+        page = tuple(decoding.schedule_of(row) for row in found[:limit])
+        return page, page[-1].id if len(found) > limit else None
+
+    async def fire(
+        self, op: Op, schedule: Schedule, nominal_ms: int, jobs: Sequence[NewJob], next_at_ms: int | None
+    ) -> bool:
+        check_jobs(jobs, NO_EFFECTS)
+        cargo = Cargo()
+        made = json_text(add_jobs(jobs, cargo))
+        when = (schedule.id, schedule.version, nominal_ms, next_at_ms)
+        return bool(await self._once("fire", op, *when, made, cargo.parts, cargo.keys) == "t")
+
+    # ── shared memory of plugins ──────────────────────────────────────────────────────────────────────────────────────
+    async def write_state(self, op: Op, effects: Effects) -> tuple[int, ...]:
+        check_jobs((), effects)
+        cargo = Cargo()
+        also = effects_of(effects, cargo) or "{}"
+        return decoding.numbers_of(await self._once("write_state", op, also, cargo.parts, cargo.keys))
+
+    async def read_state(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        found = {row[0]: decoding.item_of(row) for row in await self._client.rows("read_state", keys)}
+        return tuple(found.get(key) for key in keys)
+
+    async def scan_state(self, prefix: str, cursor: str | None, limit: int) -> tuple[tuple[Item, ...], str | None]:
+        check_limit(limit)
+        found = await self._client.rows("scan_state", prefix, cursor, limit + 1)
+        page = tuple(decoding.item_of(row) for row in found[:limit])
+        return page, page[-1].key if len(found) > limit else None
+
+    async def read_records(self, stream: str, after_seq: int, limit: int) -> tuple[Stored, ...]:
+        check_limit(limit)
+        return tuple(
+            decoding.stored_of(row) for row in await self._client.rows("read_records", stream, after_seq, limit)
+        )
+
+    async def lock(self, op: Op, name: str, holder: str, lease_ms: int) -> Lock:
+        return decoding.lock_of(await self._once("lock", op, name, holder, lease_ms))
+
+    # ── best-effort messages ──────────────────────────────────────────────────────────────────────────────────────────
+    async def publish(self, topic: str, bodies: Sequence[bytes]) -> None:
+        check_bodies(bodies)
+        await self._client.listening.publish(topic, bodies)
+
+    def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
+        return self._client.listening.subscribe(topics)
+
+    # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
+    async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
+        await self._once("set_mode", op, mode, epoch, moved_to)
+        return await self.info()
+
+    async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
+        return decoding.checked_of(await self._client.value("check", cursor, limit))
+
+    async def advance_clock(self, by_ms: int) -> None:
+        if not self._options.test_clock:
+            raise InvalidState("this store was not opened with test_clock=True: its clock cannot be moved")
+        await self._client.value("advance_clock", by_ms)
+
+    # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _once(self, name: str, op: Op, *args: Any) -> Any:
+        """A verb with an op and one value as reply."""
+        return await self._client.value(name, op.client, op.channel, op.turn, *args)

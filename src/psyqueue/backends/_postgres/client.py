@@ -1,0 +1,167 @@
+"""One connected client: its connections, and how a function is called on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from psyqueue.backend import Info, SessionKeeper, Survives
+from psyqueue.backend.failpoints import failpoint
+from psyqueue.backend.state_rules import TEST_EPOCH_MS
+from psyqueue.backends._postgres import schema
+from psyqueue.backends._postgres.faults import AGAIN, translate, unreachable
+from psyqueue.backends._postgres.keeper import Keeper
+from psyqueue.backends._postgres.listening import Listening
+from psyqueue.backends._postgres.options import PostgresOptions
+from psyqueue.backends._postgres.pool import Lender, OwnPool, Pool
+from psyqueue.errors import ForkedProcess, StoreUnavailable
+from psyqueue.ids import new_token
+
+TRIES_MAX: Final = 20
+"""A step that met a deadlock is taken back whole; who was in its way has gone on, so it is done again at once."""
+
+
+class Client:
+    """Connected between `connect` and `disconnect`, both idempotent."""
+
+    def __init__(self, options: PostgresOptions) -> None:
+        self._options = options
+        self._lender: Lender | None = None
+        self._listening: Listening | None = None
+        self._facts: schema.Facts | None = None
+        self._statements: dict[str, str] = {}
+        self._process = os.getpid()
+        self.store_id: object = None
+
+    async def connect(self) -> None:
+        if self._lender is not None:
+            return
+        options = self._options
+        lender: Lender = OwnPool(options.pool) if options.pool is not None else Pool(self._open, options.max_size)
+        self._process = os.getpid()
+        try:
+            connection = await lender.acquire()
+            try:
+                self._facts = await schema.facts(connection, options)
+                await schema.ensure(connection, options, TEST_EPOCH_MS)
+            finally:
+                await lender.release(connection)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+            await lender.close()
+            raise translate(exc, options.place) from exc
+        except BaseException:
+            await lender.close()
+            raise
+        self._lender = lender
+        self._listening = Listening(options, self, new_token())
+
+    async def _open(self) -> Any:
+        options = self._options
+        try:
+            return await asyncpg.connect(**options.arguments())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as exc:
+            raise unreachable(exc, options.place) from exc
+
+    async def disconnect(self) -> None:
+        lender, listening = self._lender, self._listening
+        if lender is None or listening is None:
+            return
+        await listening.close()
+        self._lender = self._listening = None
+        await lender.close()
+
+    # ── what is connected ─────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def listening(self) -> Listening:
+        if self._listening is None:
+            raise self._not_connected()
+        return self._listening
+
+    def keeper(self) -> SessionKeeper:
+        if self._lender is None:
+            raise self._not_connected()
+        return Keeper(self._options)
+
+    async def rows(self, name: str, /, *args: Any) -> Sequence[Any]:
+        """What the function returns. Raises Refused, StoreError."""
+        if self._lender is None:
+            raise self._not_connected()
+        if os.getpid() != self._process:
+            text = f"the connections to {self._options.place} were made before a fork. Make a new backend in the child"
+            raise ForkedProcess(text)
+        failpoint(f"postgres.{name}.before")
+        reply = await self._tried(self._lender, self.statement(name), args)
+        failpoint(f"postgres.{name}.after")
+        return reply
+
+    async def value(self, name: str, /, *args: Any) -> Any:
+        """Of a function that returns one value."""
+        return (await self.rows(name, *args))[0][0]
+
+    async def _tried(self, lender: Lender, statement: str, args: tuple[Any, ...]) -> Sequence[Any]:
+        connection = await lender.acquire()
+        try:
+            for _ in range(TRIES_MAX - 1):
+                with contextlib.suppress(*AGAIN):
+                    return await _fetched(connection, statement, args)
+            return await _fetched(connection, statement, args)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeEncodeError) as exc:
+            raise translate(exc, self._options.place) from exc
+        finally:
+            await lender.release(connection)
+
+    def statement(self, name: str) -> str:
+        found = self._statements.get(name)
+        if found is None:
+            found = self._statements[name] = schema.functions().call(name, self._options.schema)
+        return found
+
+    async def info(self) -> Info:
+        (row,) = await self.rows("info")
+        assert self._facts is not None
+        now_ms, mode, epoch, moved_to, number, self.store_id = row
+        return Info(
+            store="postgres",
+            version=self._facts.version,
+            schema=number,
+            now_ms=now_ms,
+            mode=mode,
+            epoch=epoch,
+            moved_to=moved_to,
+            process_crash="safe",
+            **_survives(self._facts),
+            warnings=_warnings(self._facts, self._options),
+        )
+
+    def _not_connected(self) -> StoreUnavailable:
+        return StoreUnavailable("the PostgreSQL store is not connected: call connect()", outcome="refused")
+
+
+async def _fetched(connection: Any, statement: str, args: tuple[Any, ...]) -> Sequence[Any]:
+    found: Sequence[Any] = await connection.fetch(statement, *args)
+    return found
+
+
+def _survives(found: schema.Facts) -> dict[Any, Survives]:
+    """What becomes of acknowledged jobs. Without synchronous_commit a crash loses those of the last second or so."""
+    is_synchronous = found.synchronous_commit != "off"
+    return {
+        "server_crash": "safe" if is_synchronous else "bounded_loss",
+        "power_loss": "lost" if not found.fsync else "safe" if is_synchronous else "bounded_loss",
+        # Who stands by, and who of them takes over, is not known here.
+        "failover": "safe" if found.standbys and found.synchronous_commit in ("on", "remote_apply") else "unknown",
+    }
+
+
+def _warnings(found: schema.Facts, options: PostgresOptions) -> tuple[str, ...]:
+    words = {
+        "fsync is off: a power loss may destroy the whole database": not found.fsync,
+        "synchronous_commit is off: a crash may lose jobs of the last second or so": found.synchronous_commit == "off",
+        "full_page_writes is off: a power loss may destroy pages": not found.full_page_writes,
+        "the store's clock stands still: for tests only": options.test_clock,
+    }
+    return tuple(text for text, holds in words.items() if holds)

@@ -1,0 +1,134 @@
+-- Take jobs in: all of them, or none.
+-- Params: client (NULL: in the caller's own transaction, without an op), channel, turn. Jobs without keys, gate and needs
+--   come as arrays, one element a job (an array may be NULL: all have the default): ids … expires; delays and
+--   expirations in ms from now, run_ats in ms. If one job has more than that, all come in `jobs` (includes/intake.sql), with
+--   their bytes in `cargo`. effects: includes/effects.sql. keys: what the call names, to be locked in one order.
+-- Returns: a number: all of them are new and pending; else JSON [[id, created, status] …].
+-- Index: job_id; limits.
+-- Cost: one statement for all jobs that come as arrays; some ten small ones for each of the others.
+-- Differs from the others: readers and other writers go on meanwhile; equal ids and keys wait for each other.
+CREATE FUNCTION @schema@.enqueue(
+    p_client text, p_channel bigint, p_turn bigint, p_ids text[], p_queues text[], p_names text[], p_payloads bytea[],
+    p_colds bytea[], p_digests bytea[], p_extras bytea[], p_lanes text[], p_priorities int[], p_max_retries int[],
+    p_max_lost int[], p_delays bigint[], p_run_ats bigint[], p_expires bigint[],
+    p_jobs jsonb, p_cargo bytea[], p_effects jsonb, p_keys text[]
+) RETURNS text @settings@ AS $$
+DECLARE
+    t record;
+    c record;
+    r record;
+    s jsonb;
+    at_ int;
+    reply text;
+    replies jsonb := '[]';
+BEGIN
+    t := begin_turn(p_client, p_channel, p_turn, 'enqueue');
+    IF t.reply IS NOT NULL THEN
+        RETURN t.reply;
+    END IF;
+    c := read_clock(p_client IS NULL);
+    PERFORM require_mode(true);
+    IF p_keys IS NOT NULL THEN
+        PERFORM lock_keys(p_keys);
+    END IF;
+    IF p_effects ? 'writes' THEN
+        PERFORM apply_effects(jsonb_build_object('writes', p_effects->'writes'), p_cargo, c.now_ms, c.mono_ms);
+    END IF;
+    IF p_jobs IS NULL THEN
+        reply := enqueue_plain(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
+            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, c.now_ms, c.mono_ms);
+    ELSE
+        FOR s IN SELECT * FROM jsonb_array_elements(p_jobs) LOOP
+            at_ := (s->>'at')::int;
+            r := enqueue_one(s, p_cargo[at_], p_cargo[at_ + 1], p_cargo[at_ + 2], p_cargo[at_ + 3], false,
+                c.now_ms, c.mono_ms);
+            replies := replies || jsonb_build_array(jsonb_build_array(r.id, r.created, r.status));
+        END LOOP;
+        reply := replies::text;
+    END IF;
+    IF p_effects IS NOT NULL THEN
+        IF left(reply, 1) <> '[' THEN
+            reply := coalesce((SELECT jsonb_agg(jsonb_build_array(u.id, true, 2)) FROM unnest(p_ids) AS u (id)), '[]')::text;
+        END IF;
+        r := apply_effects(p_effects - 'writes', p_cargo, c.now_ms, c.mono_ms);
+        reply := (reply::jsonb || r.followed)::text;
+    END IF;
+    PERFORM follow_through(c.now_ms);
+    PERFORM end_turn(p_client, p_channel, p_turn, 'enqueue', t.before, reply, c.mono_ms);
+    RETURN reply;
+END $$;
+
+-- Jobs that come as arrays. The reply as `enqueue` says it.
+CREATE FUNCTION @schema@.enqueue_plain(
+    p_ids text[], p_queues text[], p_names text[], p_payloads bytea[], p_colds bytea[], p_digests bytea[],
+    p_extras bytea[], p_lanes text[], p_priorities int[], p_max_retries int[], p_max_lost int[], p_delays bigint[],
+    p_run_ats bigint[], p_expires bigint[], p_now bigint, p_mono bigint
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    made text[];
+    made_statuses smallint[];
+    replies jsonb := '[]';
+    r record;
+    found_job record;
+BEGIN
+    IF EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL) THEN
+        -- Counted one by one.
+        FOR r IN SELECT * FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes,
+                p_priorities, p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires)
+            AS u (id, queue, name, payload, cold, digest, extras, lane, priority, max_retries, max_lost, delay, run_at, expires_in)
+        LOOP
+            found_job := enqueue_one(
+                jsonb_strip_nulls(to_jsonb(r) - '{payload,cold,digest,extras}'::text[]), r.payload, r.cold, r.digest, r.extras,
+                false, p_now, p_mono);
+            replies := replies
+                || jsonb_build_array(jsonb_build_array(found_job.id, found_job.created, found_job.status));
+        END LOOP;
+        RETURN replies::text;
+    END IF;
+    WITH made_now AS (
+        INSERT INTO job (
+            n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, status, id, queue, lane,
+            name, digest, extras, cold, payload
+        )
+        SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + v.expires_in, coalesce(v.priority, 0),
+            coalesce(v.max_retries, 3), coalesce(v.max_lost, 2), CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, v.id, v.queue,
+            coalesce(v.lane, ''), v.name, v.digest, v.extras, v.cold, v.payload
+        FROM (
+            SELECT u.*, nextval('number') AS n,
+                greatest(p_now + coalesce(u.delay, 0), coalesce(u.run_at_ms, p_now)) AS run_at
+            FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
+                p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires)
+            AS u (id, queue, name, payload, cold, digest, extras, lane, priority, max_retries, max_lost, delay, run_at_ms,
+                expires_in)
+        ) AS v
+        ON CONFLICT (id) DO NOTHING RETURNING id, status
+    )
+    SELECT array_agg(m.id), array_agg(m.status) INTO made, made_statuses FROM made_now AS m;
+    IF made IS NOT NULL THEN
+        PERFORM note_change();
+        PERFORM wake_queues(p_queues);
+        IF p_lanes IS NOT NULL THEN
+            INSERT INTO lane (queue, lane) SELECT DISTINCT u.queue, u.lane FROM unnest(p_queues, p_lanes) AS u (queue, lane)
+            WHERE u.lane <> '' ORDER BY 1, 2 ON CONFLICT DO NOTHING;
+        END IF;
+        IF cardinality(made) = cardinality(p_ids) AND NOT 1 = ANY (made_statuses) THEN
+            RETURN cardinality(made)::text;
+        END IF;
+    END IF;
+    FOR r IN SELECT u.id, u.digest, u.place, m.status AS made_status
+        FROM unnest(p_ids, p_digests) WITH ORDINALITY AS u (id, digest, place)
+        LEFT JOIN unnest(made, made_statuses) AS m (id, status) ON m.id = u.id AND array_position(p_ids, u.id) = u.place
+        ORDER BY u.place
+    LOOP
+        IF r.made_status IS NULL THEN
+            SELECT t.digest, t.status INTO found_job FROM job AS t WHERE t.id = r.id;
+            IF found_job.digest <> r.digest THEN
+                PERFORM refuse('ID_CONFLICT', jsonb_build_array(r.id));
+            END IF;
+            replies := replies || jsonb_build_array(jsonb_build_array(r.id, false, found_job.status));
+        ELSE
+            replies := replies || jsonb_build_array(jsonb_build_array(r.id, true, r.made_status));
+        END IF;
+    END LOOP;
+    RETURN replies::text;
+END $$;

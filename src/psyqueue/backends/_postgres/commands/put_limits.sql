@@ -1,0 +1,46 @@
+-- Replace the settings of queues and lanes.
+-- Params: op; for each as arrays: queue, lane (NULL: of the queue), and the settings (retention as ms and count, NULL = keep
+--   all); effects with their cargo and keys.
+-- Returns: an empty text.
+-- Index: limits by name.
+-- Cost: one row for each.
+-- Differs from the others: the bucket of a start rate stays with its row.
+CREATE FUNCTION @schema@.put_limits(
+    p_client text, p_channel bigint, p_turn bigint, p_queues text[], p_lanes text[], p_paused bigint[], p_weights bigint[],
+    p_active bigint[], p_rates bigint[], p_bursts bigint[], p_pending bigint[], p_ended_ms bigint[], p_ended_count bigint[],
+    p_dead_ms bigint[], p_dead_count bigint[], p_effects jsonb, p_cargo bytea[], p_keys text[]
+) RETURNS text @settings@ AS $$
+DECLARE
+    t record;
+    c record;
+BEGIN
+    t := begin_turn(p_client, p_channel, p_turn, 'put_limits');
+    IF t.reply IS NOT NULL THEN
+        RETURN t.reply;
+    END IF;
+    c := read_clock(false);
+    PERFORM require_mode(false);
+    IF p_keys IS NOT NULL THEN
+        PERFORM lock_keys(p_keys);
+    END IF;
+    FOR i IN 1 .. cardinality(p_queues) LOOP
+        INSERT INTO limits AS l (
+            queue, is_lane, lane, paused_until_ms, weight, active_max, starts_per_minute, starts_burst, pending_max,
+            retain_ended, retain_dead
+        ) VALUES (
+            p_queues[i], p_lanes[i] IS NOT NULL, coalesce(p_lanes[i], ''), p_paused[i], p_weights[i], p_active[i], p_rates[i],
+            p_bursts[i], p_pending[i], CASE WHEN p_ended_ms[i] IS NOT NULL THEN ARRAY[p_ended_ms[i], p_ended_count[i]] END,
+            CASE WHEN p_dead_ms[i] IS NOT NULL THEN ARRAY[p_dead_ms[i], p_dead_count[i]] END
+        ) ON CONFLICT (queue, is_lane, lane) DO UPDATE SET
+            paused_until_ms = excluded.paused_until_ms, weight = excluded.weight, active_max = excluded.active_max,
+            starts_per_minute = excluded.starts_per_minute, starts_burst = excluded.starts_burst,
+            pending_max = excluded.pending_max, retain_ended = excluded.retain_ended, retain_dead = excluded.retain_dead;
+        PERFORM note_change();
+        PERFORM wake_queue(p_queues[i]);
+    END LOOP;
+    IF p_effects IS NOT NULL THEN
+        PERFORM apply_effects(p_effects, p_cargo, c.now_ms, c.mono_ms);
+    END IF;
+    PERFORM end_turn(p_client, p_channel, p_turn, 'put_limits', t.before, '', c.mono_ms);
+    RETURN '';
+END $$;

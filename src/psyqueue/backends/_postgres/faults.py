@@ -1,0 +1,148 @@
+"""What the server, the driver and the network say went wrong, in the words of psyqueue."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import asyncpg
+
+from psyqueue.errors import (
+    IdConflict,
+    InvalidOption,
+    InvalidState,
+    KeyConflict,
+    NamespaceFrozen,
+    NamespaceMoved,
+    PsyQueueError,
+    QueueFull,
+    RateLimitError,
+    Refused,
+    SessionLost,
+    StaleOp,
+    StateConflict,
+    StoreBusy,
+    StoreFull,
+    StoreUnavailable,
+    StoreUnusable,
+    UnknownDependency,
+)
+
+REFUSED: Final = "PQ001"
+AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+"""The step was taken back whole, and may be done again at once."""
+
+_REFUSALS: dict[str, Callable[..., Refused]] = {
+    "ID_CONFLICT": IdConflict,
+    "KEY_CONFLICT": KeyConflict,
+    "UNKNOWN_DEPENDENCY": UnknownDependency,
+    "QUEUE_FULL": QueueFull,
+    "STATE_CONFLICT": StateConflict,
+    "RATE_LIMIT_EXCEEDED": RateLimitError,
+    "NAMESPACE_MOVED": NamespaceMoved,
+    "NAMESPACE_FROZEN": lambda mode: NamespaceFrozen(
+        f"the namespace is {mode}: its jobs are about to be moved. Try again later"
+    ),
+    "SESSION_LOST": SessionLost,
+    "INVALID_STATE": InvalidState,
+    "STALE_OP": lambda turn: StaleOp(f"a late duplicate: turn {turn} of its channel was done since"),
+}
+_UNUSABLE: Final = {
+    "28": "does not let this user in. Look at user= and password=, and at the server's pg_hba.conf",
+    "3D": "has no such database. Look at database=, or create it",
+    "42501": "does not allow this user what psyqueue needs. Grant it rights on the schema",
+    "42P01": "lacks a table of psyqueue: the schema was dropped or changed. Connect anew, or restore it",
+    "42883": "lacks a function of psyqueue: the schema was dropped or changed. Connect anew, or restore it",
+    "3F": "lacks the schema: it was dropped. Connect anew, or restore it",
+    "XX001": "says that its data is corrupt. Look at its log",
+    "XX002": "says that an index is corrupt. Look at its log, and reindex",
+}
+_BUSY: Final = {
+    "40": "somebody else was in the way again and again",
+    "55P03": "somebody else holds a lock for too long",
+    "57014": "the server ended the statement (its statement_timeout, or an operator)",
+    "53200": "the server is out of memory for this",
+}
+_REFUSED_NOW: Final = {
+    "53300": "has no connection left. Raise its max_connections, or lower max_size=",
+    "57P03": "is starting or stopping. Try again soon",
+    "25006": "is read-only: a replica, perhaps. Point psyqueue to the primary",
+}
+
+
+def translate(exc: BaseException, place: str) -> PsyQueueError:
+    """The error to raise `from exc`; psyqueue's own pass unchanged."""
+    if isinstance(exc, PsyQueueError):
+        return exc
+    if isinstance(exc, asyncpg.PostgresError):
+        return _of_server(exc, place)
+    if isinstance(exc, asyncpg.DataError | asyncpg.exceptions.UnsupportedClientFeatureError | UnicodeEncodeError):
+        return InvalidOption("argument", str(exc)[:60], "is nothing that PostgreSQL can hold")
+    if isinstance(exc, TimeoutError):
+        return lost(place, "no reply within statement_timeout")
+    return lost(place, f"the connection was lost ({type(exc).__name__})")
+
+
+def _of_server(exc: asyncpg.PostgresError, place: str) -> PsyQueueError:
+    code = exc.sqlstate or ""
+    if code == REFUSED:
+        name, *facts = json.loads(exc.detail or "[]")
+        return _REFUSALS[name](*facts)
+    if code in ("53100", "53400"):
+        return StoreFull(f"{place}: the server's disk is full; nothing was written. Free some room", server=place)
+    if words := _found(_REFUSED_NOW, code):
+        return StoreUnavailable(f"{place} {words}", outcome="refused", server=place)
+    if words := _found(_BUSY, code):
+        return StoreBusy(f"{place}: {words}; nothing was written. Try again", server=place)
+    if words := _found(_UNUSABLE, code):
+        return StoreUnusable(f"{place} {words} ({_text(exc)})", server=place)
+    if code == "25P02":
+        return InvalidState("the transaction of the caller has failed before: roll it back, and begin another one")
+    if code.startswith("22"):
+        return InvalidOption("argument", _text(exc), "is nothing that PostgreSQL can hold")
+    if code.startswith(("08", "57")):
+        return lost(place, f"the server hung up ({_text(exc)})")
+    return StoreUnusable(f"{place} says: {_text(exc)}. This is a defect of psyqueue, or of its schema", server=place)
+
+
+def _found(table: dict[str, str], code: str) -> str | None:
+    return table.get(code) or table.get(code[:2])
+
+
+def _text(exc: asyncpg.PostgresError) -> str:
+    """Without DETAIL, which may show values."""
+    return f"{exc.sqlstate} {exc.args[0] if exc.args else ''}".strip()
+
+
+def unreachable(exc: BaseException, place: str) -> PsyQueueError:
+    """Nothing was sent but the greeting."""
+    if isinstance(exc, PsyQueueError):
+        return exc
+    if isinstance(exc, asyncpg.PostgresError):
+        found = _of_server(exc, place)
+        if isinstance(found, StoreUnavailable):
+            return StoreUnavailable(found.message, outcome="refused", server=place)
+        return found
+    return StoreUnavailable(f"{place} cannot be reached: {_reason(exc)}", outcome="refused", server=place)
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({exc.verify_message}). Give ssl_ca=, or use the name it was made for"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS failed ({exc})"
+    if isinstance(exc, TimeoutError):
+        return "no answer within connect_timeout. Look at host=, port= and the firewall"
+    if isinstance(exc, ConnectionRefusedError):
+        return "nobody listens there. Is the server running, and is the port right?"
+    if isinstance(exc, ConnectionError) and "SSL" in str(exc):
+        return "the server speaks no TLS. Switch it on there, or leave ssl out"
+    return f"{type(exc).__name__}: {exc}" if isinstance(exc, OSError) else type(exc).__name__
+
+
+def lost(place: str, why: str) -> StoreUnavailable:
+    """A call was on its way."""
+    text = f"{place}: {why}; whether the call was done is unknown. Repeat the same call to find out"
+    return StoreUnavailable(text, outcome="unknown", server=place)

@@ -1,0 +1,2 @@
+-- How a function is called.
+SELECT * FROM @schema@.@name@@v@(@params@)

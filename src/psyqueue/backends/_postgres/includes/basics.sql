@@ -1,0 +1,134 @@
+-- Clock, refusals, turns, waking: what every verb stands on. Functions here run under the settings of the verb that calls.
+--
+-- Whether a step changed anything is a setting of the transaction, psyqueue.changed: a savepoint that is rolled back takes
+-- it back, too, which no variable and no count of written rows would do.
+
+-- A refusal ends the step (or the outcome that it rides on): nothing of it was written. The facts go to the client.
+CREATE FUNCTION @schema@.refuse(p_code text, p_facts jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'PQ001', MESSAGE = 'psyqueue refused: ' || p_code,
+        DETAIL = (jsonb_build_array(p_code) || p_facts)::text;
+END $$;
+
+CREATE FUNCTION @schema@.note_change() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('psyqueue.changed', '1', true);
+END $$;
+
+-- Now, and the monotone clock: wall + kept offset, so that it stands still while the wall goes back. How far it came is
+-- written once a second by whoever comes first. `p_is_quiet`: not in a transaction of somebody else's, which may be long.
+CREATE FUNCTION @schema@.read_clock(p_is_quiet boolean, OUT now_ms bigint, OUT mono_ms bigint) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    c record;
+BEGIN
+    SELECT test_clock_ms, shift_ms, k.mono_ms AS reached,
+        coalesce(test_clock_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS wall
+    INTO c FROM clock AS k;
+    now_ms := c.wall;
+    mono_ms := greatest(c.wall + c.shift_ms, c.reached);
+    IF c.test_clock_ms IS NULL AND NOT p_is_quiet
+        AND (c.wall + c.shift_ms < c.reached OR c.wall + c.shift_ms > c.reached + 1000) THEN
+        UPDATE clock AS k SET shift_ms = greatest(k.shift_ms, k.mono_ms - c.wall),
+            mono_ms = greatest(k.mono_ms, c.wall + k.shift_ms)
+        WHERE k.one = ANY (ARRAY(SELECT one FROM clock FOR NO KEY UPDATE SKIP LOCKED));
+    END IF;
+END $$;
+
+-- Raises unless the namespace's mode allows it.
+CREATE FUNCTION @schema@.require_mode(p_enqueue boolean) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    m record;
+BEGIN
+    SELECT mode, moved_to INTO m FROM meta;
+    IF m.mode = 'open' OR (m.mode = 'draining' AND NOT p_enqueue) THEN
+        RETURN;
+    ELSIF m.mode = 'moved' OR m.moved_to <> '' THEN
+        PERFORM refuse('NAMESPACE_MOVED', jsonb_build_array(m.moved_to));
+    END IF;
+    PERFORM refuse('NAMESPACE_FROZEN', jsonb_build_array(m.mode));
+END $$;
+
+-- ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+-- A call begins: copies of it wait here for each other. `reply`: it was done before, and this was said.
+CREATE FUNCTION @schema@.begin_turn(
+    p_client text, p_channel bigint, p_turn bigint, p_verb text, OUT before bigint, OUT reply text
+) LANGUAGE plpgsql AS $$
+DECLARE
+    t record;
+BEGIN
+    PERFORM set_config('psyqueue.changed', '', true);
+    IF p_client IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel));
+    SELECT o.turn, o.verb, o.reply INTO t FROM turn AS o
+    WHERE o.client = p_client AND o.channel = p_channel ORDER BY o.turn DESC LIMIT 1;
+    before := t.turn;
+    IF p_turn > t.turn THEN
+        RETURN;
+    ELSIF p_turn < t.turn OR p_verb <> t.verb THEN
+        PERFORM refuse('STALE_OP', jsonb_build_array(t.turn));
+    END IF;
+    reply := t.reply;
+END $$;
+
+-- The call changed something: remember it, in place of the one before.
+CREATE FUNCTION @schema@.end_turn(
+    p_client text, p_channel bigint, p_turn bigint, p_verb text, p_before bigint, p_reply text, p_mono bigint
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_client IS NULL OR current_setting('psyqueue.changed', true) IS DISTINCT FROM '1' THEN
+        RETURN;
+    END IF;
+    INSERT INTO turn (client, channel, turn, verb, reply, mono_ms)
+    VALUES (p_client, p_channel, p_turn, p_verb, p_reply, p_mono);
+    IF p_before IS NOT NULL THEN
+        DELETE FROM turn AS t WHERE t.client = p_client AND t.channel = p_channel AND t.turn = p_before;
+    END IF;
+END $$;
+
+-- Two calls that name the same keys take them in the same order: the locks go with the transaction.
+CREATE FUNCTION @schema@.lock_keys(p_keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    h bigint;
+BEGIN
+    FOR h IN SELECT DISTINCT hashtextextended(@schema_text@ || k, 1) AS hash FROM unnest(p_keys) AS k
+        WHERE k IS NOT NULL ORDER BY hash
+    LOOP
+        PERFORM pg_advisory_xact_lock(h);
+    END LOOP;
+END $$;
+
+-- ── waking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+-- A commit with a notification takes a lock of the whole database: it is sent only if somebody sleeps.
+CREATE FUNCTION @schema@.wake_queue(p_queue text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q' AND key = p_queue) THEN
+        PERFORM pg_notify(@channel_text@, 'q' || p_queue);
+    END IF;
+END $$;
+
+CREATE FUNCTION @schema@.wake_queues(p_queues text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q') THEN
+        PERFORM pg_notify(@channel_text@, 'q' || q)
+        FROM (SELECT DISTINCT key AS q FROM sleeper WHERE kind = 'q' AND key = ANY (p_queues)) AS s;
+    END IF;
+END $$;
+
+CREATE FUNCTION @schema@.wake_jobs(p_ids text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'j') THEN
+        PERFORM pg_notify(@channel_text@, 'j' || j)
+        FROM (SELECT DISTINCT key AS j FROM sleeper WHERE kind = 'j' AND key = ANY (p_ids)) AS s;
+    END IF;
+END $$;
+
+-- A job of these queues runs no more: news to who waits for a start, where a limit covers it.
+CREATE FUNCTION @schema@.wake_crowded(p_queues text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND active_max IS NOT NULL) THEN
+        PERFORM wake_queues(p_queues);
+    END IF;
+END $$;

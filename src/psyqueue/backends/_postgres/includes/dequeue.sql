@@ -1,0 +1,160 @@
+-- Which job is next: queue by queue, lane by lane, priority, then age; within what limits allow. As _memory/dequeue.py.
+
+-- Start up to `p_wanted` jobs of a lane. A job that does not fit into the bytes ends it, so that order is kept; the first of
+-- a fetch always fits. Rows that somebody else has locked are passed over: they are being started or changed.
+CREATE FUNCTION @schema@.start_some(
+    p_session bigint, p_queue text, p_lane text, p_wanted int, p_seed text, p_bytes bigint, p_is_first boolean, p_now bigint,
+    OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean
+) LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+    has_keys boolean := false;
+BEGIN
+    numbers := '{}';
+    bytes_left := p_bytes;
+    is_cut := false;
+    FOR r IN SELECT t.n, t.links, octet_length(t.payload) + octet_length(t.cold) AS size FROM job AS t
+        WHERE t.queue = p_queue AND t.lane = p_lane AND t.status = 2 AND NOT t.held
+            AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
+        ORDER BY t.priority DESC, t.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED
+    LOOP
+        IF r.size > bytes_left AND NOT (p_is_first AND numbers = '{}') THEN
+            is_cut := true;
+            EXIT;
+        END IF;
+        bytes_left := bytes_left - r.size;
+        numbers := numbers || r.n;
+        has_keys := has_keys OR r.links & 1 > 0;
+    END LOOP;
+    IF numbers = '{}' THEN
+        RETURN;
+    END IF;
+    UPDATE job AS t SET status = 3, attempt = t.attempt + 1, fence = t.fence + 1, token = p_seed, session = p_session,
+        started_at_ms = p_now, reason = ''
+    WHERE t.n = ANY (numbers);
+    IF has_keys THEN
+        DELETE FROM unique_key AS u USING job AS t
+        WHERE t.n = ANY (numbers) AND u.key = t.unique_key AND u.n = t.n AND NOT has_status(t.unique_mask, 3::smallint);
+    END IF;
+    PERFORM note_change();
+END $$;
+
+-- Lanes with pending jobs, one look into the index for each.
+CREATE FUNCTION @schema@.pending_lanes(p_queue text) RETURNS TABLE (lane text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    last text;
+BEGIN
+    SELECT t.lane INTO last FROM job AS t WHERE t.queue = p_queue AND t.status = 2 AND NOT t.held ORDER BY t.lane LIMIT 1;
+    WHILE FOUND LOOP
+        lane := last;
+        RETURN NEXT;
+        SELECT t.lane INTO last FROM job AS t
+        WHERE t.queue = p_queue AND t.lane > last AND t.status = 2 AND NOT t.held ORDER BY t.lane LIMIT 1;
+    END LOOP;
+END $$;
+
+-- Start-time fair queueing: a lane that was idle starts at the queue's time and saves up no claim.
+CREATE FUNCTION @schema@.start_by_turn(
+    p_session bigint, p_queue text, p_room bigint, p_wanted int, p_seed text, p_bytes bigint, p_is_first boolean,
+    p_now bigint, p_mono bigint, OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean
+) LANGUAGE plpgsql AS $$
+DECLARE
+    lanes text[];
+    turns bigint[];
+    rooms bigint[];
+    weights bigint[];
+    starts int[];
+    queue_time bigint;
+    i int;
+    s record;
+    is_open boolean;
+BEGIN
+    numbers := '{}';
+    bytes_left := p_bytes;
+    is_cut := false;
+    INSERT INTO queue_turn (queue, turn) VALUES (p_queue, 0) ON CONFLICT DO NOTHING;
+    SELECT turn INTO queue_time FROM queue_turn WHERE queue = p_queue FOR NO KEY UPDATE;
+    SELECT array_agg(p.lane), array_agg(coalesce(l.turn, 0)), array_agg(room_of(p_queue, p.lane, p_now, p_mono)),
+        array_agg(coalesce((limits_of(p_queue, p.lane)).weight, 1)), array_agg(0)
+    INTO lanes, turns, rooms, weights, starts
+    FROM pending_lanes(p_queue) AS p LEFT JOIN lane AS l ON l.queue = p_queue AND l.lane = p.lane;
+    WHILE cardinality(numbers) < least(p_room, p_wanted) LOOP
+        SELECT u.place INTO i FROM unnest(lanes, turns, rooms) WITH ORDINALITY AS u (lane, turn, room, place)
+        WHERE u.room > 0 ORDER BY u.turn, u.lane COLLATE "C" LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        s := start_some(p_session, p_queue, lanes[i], 1, p_seed, bytes_left, p_is_first AND numbers = '{}', p_now);
+        is_cut := s.is_cut;
+        EXIT WHEN is_cut;
+        IF s.numbers = '{}' THEN
+            rooms[i] := 0;
+            CONTINUE;
+        END IF;
+        numbers := numbers || s.numbers;
+        bytes_left := s.bytes_left;
+        queue_time := greatest(turns[i], queue_time);
+        turns[i] := queue_time + 1048576 / weights[i];
+        rooms[i] := rooms[i] - 1;
+        starts[i] := starts[i] + 1;
+    END LOOP;
+    IF numbers <> '{}' THEN
+        UPDATE queue_turn SET turn = queue_time WHERE queue = p_queue;
+        INSERT INTO lane AS l (queue, lane, turn)
+        SELECT p_queue, u.lane, u.turn FROM unnest(lanes, turns, starts) AS u (lane, turn, count) WHERE u.count > 0
+        ON CONFLICT (queue, lane) DO UPDATE SET turn = excluded.turn;
+        PERFORM charge(p_queue, u.lane, u.count, p_mono) FROM unnest(lanes, starts) AS u (lane, count) WHERE u.count > 0;
+    END IF;
+END $$;
+
+-- numbers: of the jobs that were started, in the order in which they should run. is_bounded: a bound ended it.
+CREATE FUNCTION @schema@.dequeue(
+    p_session bigint, p_queues text[], p_count int, p_seed text, p_bytes bigint, p_now bigint, p_mono bigint,
+    OUT numbers bigint[], OUT is_bounded boolean
+) LANGUAGE plpgsql AS $$
+DECLARE
+    q text;
+    bytes_left bigint := p_bytes;
+    has_limits boolean;
+    has_lanes boolean;
+    room bigint;
+    s record;
+BEGIN
+    numbers := '{}';
+    is_bounded := false;
+    IF p_count <= 0 THEN
+        RETURN;
+    END IF;
+    -- Taken in one order by everybody; whoever counts behind it counts right.
+    PERFORM 1 FROM limits WHERE queue = ANY (p_queues) AND (active_max IS NOT NULL OR starts_per_minute IS NOT NULL)
+        ORDER BY queue, is_lane, lane FOR NO KEY UPDATE;
+    FOREACH q IN ARRAY p_queues LOOP
+        EXIT WHEN is_bounded;
+        -- A lane may be pruned while its first job comes in: that job counts, too.
+        SELECT EXISTS (SELECT 1 FROM limits WHERE queue = q), EXISTS (SELECT 1 FROM lane WHERE queue = q AND lane <> '')
+            OR EXISTS (SELECT 1 FROM job WHERE queue = q AND lane <> '' AND status = 2 AND status <= 3)
+        INTO has_limits, has_lanes;
+        room := p_count - cardinality(numbers);
+        IF has_limits THEN
+            room := least(room, room_of(q, NULL, p_now, p_mono));
+            IF NOT has_lanes AND room > 0 THEN
+                room := least(room, room_of(q, '', p_now, p_mono));
+            END IF;
+        END IF;
+        CONTINUE WHEN room <= 0;
+        IF has_lanes THEN
+            s := start_by_turn(p_session, q, room, p_count - cardinality(numbers), p_seed, bytes_left, numbers = '{}', p_now,
+                p_mono);
+        ELSE
+            s := start_some(p_session, q, '', room::int, p_seed, bytes_left, numbers = '{}', p_now);
+        END IF;
+        numbers := numbers || s.numbers;
+        bytes_left := s.bytes_left;
+        is_bounded := s.is_cut OR cardinality(numbers) >= p_count;
+        IF has_limits AND s.numbers <> '{}' THEN
+            PERFORM charge(q, NULL, cardinality(s.numbers), p_mono);
+            IF NOT has_lanes THEN
+                PERFORM charge(q, '', cardinality(s.numbers), p_mono);
+            END IF;
+        END IF;
+    END LOOP;
+END $$;

@@ -1,0 +1,107 @@
+-- Limits of queues and lanes: pauses, rates, how many run at once. As _memory/dequeue.py and _memory/intake.py.
+
+CREATE FUNCTION @schema@.limits_of(p_queue text, p_lane text) RETURNS @schema@.limits LANGUAGE plpgsql AS $$
+DECLARE
+    l limits;
+BEGIN
+    SELECT t.* INTO l FROM limits AS t
+    WHERE t.queue = p_queue AND t.is_lane = (p_lane IS NOT NULL) AND t.lane = coalesce(p_lane, '');
+    RETURN l;
+END $$;
+
+CREATE FUNCTION @schema@.is_paused(l @schema@.limits, p_now bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT l.paused_until_ms IS NOT NULL AND (l.paused_until_ms = -1 OR l.paused_until_ms > p_now)
+$$;
+
+-- The rate's bucket as of now, in 1/60,000 of a token; a rate that was never used starts full.
+CREATE FUNCTION @schema@.level_of(l @schema@.limits, p_mono bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT least(
+        l.starts_burst * 60000,
+        coalesce(l.bucket_level, l.starts_burst * 60000)
+            + greatest(0, p_mono - coalesce(l.bucket_mono_ms, p_mono)) * l.starts_per_minute
+    )
+$$;
+
+-- Jobs that run now, of a queue (lane NULL) or of a lane in it. There are as many as workers hold.
+CREATE FUNCTION @schema@.active_of(p_queue text, p_lane text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT count(*) FROM job WHERE status = 3 AND queue = p_queue AND (p_lane IS NULL OR lane = p_lane));
+END $$;
+
+-- How many starts the limits of the queue or lane allow now.
+CREATE FUNCTION @schema@.room_of(p_queue text, p_lane text, p_now bigint, p_mono bigint) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    l limits := limits_of(p_queue, p_lane);
+    room bigint := 1 << 30;
+BEGIN
+    IF l.queue IS NULL THEN
+        RETURN room;
+    ELSIF is_paused(l, p_now) THEN
+        RETURN 0;
+    END IF;
+    IF l.active_max IS NOT NULL THEN
+        room := least(room, l.active_max - active_of(p_queue, p_lane));
+    END IF;
+    IF l.starts_per_minute IS NOT NULL THEN
+        room := least(room, level_of(l, p_mono) / 60000);
+    END IF;
+    RETURN greatest(0, room);
+END $$;
+
+-- `p_starts` jobs of the queue or lane were started.
+CREATE FUNCTION @schema@.charge(p_queue text, p_lane text, p_starts int, p_mono bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE limits AS t SET bucket_level = level_of(t, p_mono) - p_starts * 60000, bucket_mono_ms = p_mono
+    WHERE t.queue = p_queue AND t.is_lane = (p_lane IS NOT NULL) AND t.lane = coalesce(p_lane, '')
+        AND t.starts_per_minute IS NOT NULL;
+END $$;
+
+-- When the first pause or rate that keeps pending jobs of the queues back lets go; NULL: none does, by time alone.
+CREATE FUNCTION @schema@.next_start_in(p_queues text[], p_now bigint, p_mono bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    l limits;
+    first_ms bigint;
+    missing bigint;
+BEGIN
+    FOR l IN SELECT t.* FROM limits AS t
+        WHERE t.queue = ANY (p_queues) AND (t.paused_until_ms IS NOT NULL OR t.starts_per_minute IS NOT NULL)
+            AND EXISTS (
+                SELECT 1 FROM job AS p WHERE p.queue = t.queue AND p.status = 2 AND p.status <= 2
+                    AND (NOT t.is_lane OR p.lane = t.lane)
+            )
+    LOOP
+        IF l.paused_until_ms > p_now THEN
+            first_ms := least(first_ms, l.paused_until_ms - p_now);
+        END IF;
+        IF l.starts_per_minute IS NOT NULL THEN
+            missing := 60000 - level_of(l, p_mono);
+            IF missing > 0 THEN
+                first_ms := least(first_ms, CASE WHEN l.starts_per_minute = 0 THEN 86400000
+                    ELSE (missing + l.starts_per_minute - 1) / l.starts_per_minute END);
+            END IF;
+        END IF;
+    END LOOP;
+    RETURN first_ms;
+END $$;
+
+-- Room for one more unstarted job, or QUEUE_FULL. The limit's row is locked: two that come at once count one another.
+CREATE FUNCTION @schema@.check_room(p_queue text, p_lane text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    l record;
+    found_count bigint;
+BEGIN
+    FOR l IN SELECT is_lane, lane, pending_max FROM limits
+        WHERE queue = p_queue AND pending_max IS NOT NULL AND (NOT is_lane OR lane = p_lane)
+        ORDER BY is_lane FOR NO KEY UPDATE
+    LOOP
+        SELECT count(*) INTO found_count FROM (
+            SELECT 1 FROM job WHERE queue = p_queue AND status <= 2 AND (NOT l.is_lane OR lane = p_lane) LIMIT l.pending_max
+        ) AS counted;
+        IF found_count >= l.pending_max THEN
+            PERFORM refuse('QUEUE_FULL',
+                jsonb_build_array(p_queue, CASE WHEN l.is_lane THEN p_lane END, l.pending_max));
+        END IF;
+    END LOOP;
+END $$;

@@ -1,0 +1,144 @@
+-- Outcomes of deliveries, and what becomes of the jobs of a session that is closed. As _memory/settle.py.
+
+CREATE FUNCTION @schema@.add_error(j @schema@.job, p_error bytea) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_number int;
+BEGIN
+    INSERT INTO error (n, number, error)
+    SELECT j.n, coalesce(max(e.number), 0) + 1, p_error FROM error AS e WHERE e.n = j.n RETURNING number INTO v_number;
+    IF v_number > 20 THEN
+        DELETE FROM error AS e WHERE e.n = j.n AND e.number <= v_number - 20;
+    END IF;
+    PERFORM note_change();
+END $$;
+
+-- Active → pending at its old place, or scheduled without one. Its token stays: it tells a repeat from a loss.
+CREATE FUNCTION @schema@.put_back(INOUT j @schema@.job, p_status int) LANGUAGE plpgsql AS $$
+BEGIN
+    j.status := p_status;
+    j.session := NULL;
+    IF p_status <> 2 THEN
+        j.ready_number := NULL;
+    END IF;
+    PERFORM save(j);
+    PERFORM wake_queue(j.queue);
+    PERFORM wake_crowded(ARRAY[j.queue]);
+END $$;
+
+-- a ack · r retry · d dead · s snooze · l release · c cancelled · k keep
+CREATE FUNCTION @schema@.apply_outcome(
+    INOUT j @schema@.job, p_kind text, p_bytes bytea, p_delay bigint, p_reason text, p_now bigint
+) LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_kind = 'k' THEN
+        RETURN;
+    ELSIF p_kind = 'a' THEN
+        j := end_job(j, 4, p_now, '', p_bytes);
+        RETURN;
+    ELSIF p_kind = 'c' THEN
+        j := end_job(j, 6, p_now, CASE WHEN p_reason <> '' THEN p_reason ELSE j.reason END, NULL);
+        RETURN;
+    ELSIF p_kind = 'd' THEN
+        PERFORM add_error(j, p_bytes);
+        j := end_job(j, 5, p_now, p_reason, NULL);
+        RETURN;
+    ELSIF p_kind = 'r' THEN
+        PERFORM add_error(j, p_bytes);
+    END IF;
+    IF j.cancel_requested THEN
+        j := end_job(j, 6, p_now, j.reason, NULL);
+    ELSIF p_kind = 'r' AND j.attempt > j.max_retries THEN
+        j := end_job(j, 5, p_now, 'exhausted', NULL);
+    ELSIF p_kind = 'l' THEN
+        j.attempt := j.attempt - 1;
+        j := put_back(j, 2);
+    ELSE
+        IF p_kind = 's' THEN
+            j.attempt := j.attempt - 1;
+            j.reason := p_reason;
+        END IF;
+        j.run_at_ms := p_now + p_delay;
+        j := put_back(j, 1);
+    END IF;
+END $$;
+
+-- o: { kind, id, n, seed, at: place of its bytes, delay, reason, effects }. One bad outcome spoils nothing else: what its
+-- effects refuse is taken back to a savepoint. verdict: o ok, a already, l lost, c conflict.
+CREATE FUNCTION @schema@.settle_one(
+    o jsonb, p_session bigint, p_cargo bytea[], p_now bigint, p_mono bigint,
+    OUT verdict text, OUT status smallint, OUT followed jsonb
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    j job;
+BEGIN
+    verdict := 'l';
+    SELECT t.* INTO j FROM job AS t WHERE t.id = o->>'id' FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    status := j.status;
+    IF j.n <> (o->>'n')::bigint OR j.token IS DISTINCT FROM o->>'seed' THEN
+        RETURN;
+    ELSIF j.status <> 3 THEN
+        verdict := 'a';
+        RETURN;
+    ELSIF j.session <> p_session THEN
+        RETURN;
+    END IF;
+    IF o ? 'effects' THEN
+        BEGIN
+            SELECT e.followed INTO followed FROM apply_effects(o->'effects', p_cargo, p_now, p_mono) AS e;
+        EXCEPTION WHEN SQLSTATE 'PQ001' THEN
+            verdict := 'c';
+            RETURN;
+        END;
+        -- An effect may have changed this very row (a need on it, for example).
+        SELECT t.* INTO j FROM job AS t WHERE t.n = j.n;
+    END IF;
+    j := apply_outcome(j, o->>'kind', p_cargo[(o->>'at')::int], (o->>'delay')::bigint, coalesce(o->>'reason', ''), p_now);
+    verdict := 'o';
+    status := j.status;
+END $$;
+
+-- The number of an open session, kept open until the step is over; renewals of it go on meanwhile.
+CREATE FUNCTION @schema@.require_session(p_id text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_n bigint;
+BEGIN
+    SELECT n INTO v_n FROM session WHERE id = p_id AND closed_mono_ms IS NULL FOR KEY SHARE;
+    IF NOT FOUND THEN
+        PERFORM refuse('SESSION_LOST', jsonb_build_array(p_id));
+    END IF;
+    RETURN v_n;
+END $$;
+
+-- Ids that the session holds and somebody wants cancelled.
+CREATE FUNCTION @schema@.asked_of(p_session bigint) RETURNS text[] LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN coalesce((SELECT array_agg(id ORDER BY n) FROM job WHERE session = p_session AND cancel_requested), '{}');
+END $$;
+
+-- A lost delivery: its token is void at once, so that a late outcome is `lost`.
+CREATE FUNCTION @schema@.take_back(j @schema@.job, p_now bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    begin_of_error bytea;
+BEGIN
+    SELECT lost_error INTO begin_of_error FROM session WHERE n = j.session;
+    PERFORM add_error(j, begin_of_error
+        || convert_to(',"attempt":' || j.attempt || ',"at_ms":' || p_now || '}', 'UTF8'));
+    j.token := NULL;
+    j.lost := j.lost + 1;
+    IF j.cancel_requested THEN
+        PERFORM end_job(j, 6, p_now, j.reason, NULL);
+    ELSIF j.lost > j.max_lost THEN
+        PERFORM end_job(j, 5, p_now, 'lost', NULL);
+    ELSIF j.attempt > j.max_retries THEN
+        PERFORM end_job(j, 5, p_now, 'exhausted', NULL);
+    ELSIF j.lost = 1 THEN
+        PERFORM put_back(j, 2);
+    ELSE
+        j.run_at_ms := p_now + least(60000, 5000::bigint << least(j.lost, 20));
+        PERFORM put_back(j, 1);
+    END IF;
+END $$;

@@ -1,0 +1,74 @@
+"""The lease thread's own way to the server: renewals do not pass through the event loop of the handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import asyncpg
+
+from psyqueue.backend import Renewal
+from psyqueue.backends._postgres import decoding, schema
+from psyqueue.backends._postgres.faults import translate, unreachable
+from psyqueue.backends._postgres.options import PostgresOptions
+from psyqueue.errors import StoreUnavailable
+
+_CLOSE_S = 1.0
+
+
+class Keeper:
+    """One connection with a loop of its own, made when it is needed and again after a loss.
+
+    `close` may come from another thread.
+    """
+
+    def __init__(self, options: PostgresOptions) -> None:
+        self._options = options
+        self._statement = schema.functions().call("renew", options.schema)
+        self._mutex = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Any = None
+        self._is_closed = False
+
+    def renew(self, session_id: str) -> Renewal:
+        """Extend the lease to now + lease. Raises StoreError; the caller tries again until it knows."""
+        with self._mutex:
+            if self._is_closed:
+                raise StoreUnavailable("the keeper is closed", outcome="refused")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+            return self._loop.run_until_complete(self._renew(session_id))
+
+    async def _renew(self, session_id: str) -> Renewal:
+        place = self._options.place
+        if self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await asyncpg.connect(**self._options.arguments())
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+                raise unreachable(exc, place) from exc
+        try:
+            return decoding.renewal_of(await self._connection.fetchval(self._statement, session_id))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+            connection, self._connection = self._connection, None
+            connection.terminate()
+            raise translate(exc, place) from exc
+
+    def close(self) -> None:
+        with self._mutex:
+            self._is_closed = True
+            loop, connection, self._loop, self._connection = self._loop, self._connection, None, None
+            if loop is None:
+                return
+            try:
+                if connection is not None and not connection.is_closed():
+                    loop.run_until_complete(_leave(connection))
+            finally:
+                loop.close()
+
+
+async def _leave(connection: Any) -> None:
+    try:
+        await connection.close(timeout=_CLOSE_S)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()

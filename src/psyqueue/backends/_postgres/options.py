@@ -1,0 +1,136 @@
+"""How a PostgreSQL store is reached, checked once."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl as tls
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from psyqueue.clock import Duration, to_ms
+from psyqueue.errors import InvalidOption
+
+PORT_DEFAULT = 5432
+_PORT_MAX = 65_535
+_SIZE_MAX = 1_000
+_TEN_MINUTES_MS = 600_000
+_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
+"""Names of channels are made of it, and end at 63 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresOptions:
+    """How one PostgreSQL store is reached.
+
+    `connection_string`, "postgresql://user:password@host:port/database", overrides host, port, database, user and
+    password. `ssl`: True verifies the server against the system's authorities or those in the file `ssl_ca`; or an own
+    `ssl.SSLContext`. `max_size`: connections at most. `schema`: everything lives in it; two stores in one database need
+    two of them. `pool`: an own asyncpg.Pool, which is used for all steps and not closed; connections that wait or
+    renew are made from the other options. `connect_timeout`: to be let in. `statement_timeout`: for a reply, then what
+    became of the call is unknown until it is repeated. `prepared`: False behind a pooler that hands each statement to
+    another connection. `test_clock`: the store's clock stands still and is moved by tests.
+    """
+
+    connection_string: str | None = field(default=None, repr=False)
+    host: str = "localhost"
+    port: int = PORT_DEFAULT
+    database: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ssl: bool | tls.SSLContext = False
+    ssl_ca: str | os.PathLike[str] | None = None
+    max_size: int = 10
+    schema: str = "psyqueue"
+    pool: Any = field(default=None, repr=False)
+    connect_timeout: Duration = "5s"
+    statement_timeout: Duration = "30s"
+    application_name: str = "psyqueue"
+    prepared: bool = True
+    test_clock: bool = False
+    connect_timeout_ms: int = field(init=False)
+    statement_timeout_ms: int = field(init=False)
+    place: str = field(init=False)
+    """The store, for messages: without secrets."""
+
+    def __post_init__(self) -> None:
+        """Raises InvalidOption."""
+        for option in ("prepared", "test_clock"):
+            if not isinstance(getattr(self, option), bool):
+                raise InvalidOption(option, getattr(self, option), "is not a bool")
+        if not isinstance(self.schema, str) or not _SCHEMA.fullmatch(self.schema) or self.schema.startswith("pg_"):
+            way_out = "Give up to 50 letters, digits and underscores, such as 'psyqueue'"
+            raise InvalidOption("schema", self.schema, "is no name for a schema", way_out)
+        _check_number("port", self.port, _PORT_MAX)
+        _check_number("max_size", self.max_size, _SIZE_MAX)
+        _check_texts(self)
+        _check_ssl(self)
+        object.__setattr__(self, "connect_timeout_ms", _limit_ms("connect_timeout", self.connect_timeout))
+        object.__setattr__(self, "statement_timeout_ms", _limit_ms("statement_timeout", self.statement_timeout))
+        object.__setattr__(self, "place", _place(self))
+
+    def arguments(self) -> dict[str, Any]:
+        """What asyncpg.connect takes. Nothing of it sets a session up: a pooler may hand out another one each time."""
+        where: dict[str, Any] = {"dsn": self.connection_string} if self.connection_string is not None else {}
+        if self.connection_string is None:
+            where = {"host": self.host, "port": self.port}
+            for option in ("database", "user", "password"):
+                if getattr(self, option) is not None:
+                    where[option] = getattr(self, option)
+        if self.ssl is not False:
+            where["ssl"] = tls.create_default_context(cafile=self.ssl_ca) if self.ssl is True else self.ssl
+        return {
+            **where,
+            "timeout": self.connect_timeout_ms / 1000,
+            "command_timeout": self.statement_timeout_ms / 1000,
+            "statement_cache_size": 100 if self.prepared else 0,
+            "max_cached_statement_lifetime": 0,
+            "server_settings": {"application_name": self.application_name},
+        }
+
+
+def _check_number(option: str, value: object, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise InvalidOption(option, value, f"is not a number from 1 to {most}")
+
+
+def _check_texts(options: PostgresOptions) -> None:
+    for option in ("connection_string", "host", "database", "user", "password", "application_name"):
+        value = getattr(options, option)
+        is_secret = option in ("connection_string", "password")
+        if value is None and option not in ("host", "application_name"):
+            continue
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise InvalidOption(option, "***" if is_secret else value, "is not a text")
+    text = options.connection_string
+    if text is not None and not text.startswith(("postgresql://", "postgres://")):
+        raise InvalidOption("connection_string", "***", "does not begin with postgresql://")
+
+
+def _check_ssl(options: PostgresOptions) -> None:
+    if not isinstance(options.ssl, bool | tls.SSLContext):
+        raise InvalidOption("ssl", options.ssl, "is neither a bool nor an ssl.SSLContext")
+    if options.ssl_ca is not None and options.ssl is not True:
+        raise InvalidOption("ssl_ca", options.ssl_ca, "does nothing without ssl=True", "Give ssl=True")
+    if options.ssl_ca is not None and not isinstance(options.ssl_ca, str | os.PathLike):
+        raise InvalidOption("ssl_ca", options.ssl_ca, "is not the path of a file")
+
+
+def _limit_ms(option: str, value: Duration) -> int:
+    limit_ms = to_ms(option, value, minimum_ms=1)
+    if limit_ms > _TEN_MINUTES_MS:
+        raise InvalidOption(option, value, "is more than ten minutes")
+    return limit_ms
+
+
+def _place(options: PostgresOptions) -> str:
+    if options.connection_string is None:
+        return f"PostgreSQL at {options.host}:{options.port}, schema {options.schema}"
+    try:
+        parts = urlsplit(options.connection_string)
+        host = parts.hostname or (parse_qs(parts.query).get("host") or ["localhost"])[0]
+        port = parts.port or PORT_DEFAULT
+    except ValueError as exc:
+        raise InvalidOption("connection_string", "***", "is no URL") from exc
+    return f"PostgreSQL at {host}:{port}, schema {options.schema}"

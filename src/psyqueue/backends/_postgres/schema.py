@@ -1,0 +1,158 @@
+"""The schema and its functions: what the files say, and how it gets into the database.
+
+Functions have the digest of all of them in their names, and are never replaced: clients of two releases side by side do
+not meet, and who adds a function need not think of a version. Tables change by numbered migrations.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from hashlib import sha256
+from typing import Any, Final
+
+import asyncpg
+
+from psyqueue.backends._postgres.options import PostgresOptions
+from psyqueue.backends.migrations import Applied, load_migrations, plan
+from psyqueue.backends.sql_files import load_statements, read_folder
+from psyqueue.errors import StoreUnavailable, StoreUnusable
+
+PACKAGE: Final = "psyqueue.backends._postgres"
+VERSION_MIN: Final = 130_000
+_FRAMES: Final = load_statements(PACKAGE, "frames")
+_DEFINED = re.compile(r"^\w+ FUNCTION @schema@\.(\w+)\(([^)]*)\)", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
+
+
+class Functions:
+    """The texts of all functions. `suffix` names the set."""
+
+    def __init__(self) -> None:
+        parts = [*read_folder(PACKAGE, "includes").values(), *read_folder(PACKAGE, "commands").values()]
+        text = _COMMENT.sub("", "\n".join(part.replace("\r\n", "\n") for part in parts))
+        text = text.replace("@settings@", _FRAMES["settings"])
+        self.suffix = "_" + sha256(text.encode()).hexdigest()[:8]
+        defined = _DEFINED.findall(text)
+        self._counts = {name: len([each for each in given.split(",") if each.strip()]) for name, given in defined}
+        names = re.compile(rf"\b({'|'.join(sorted(self._counts, key=len, reverse=True))})\(")
+        self.text = names.sub(rf"\1{self.suffix}(", text)
+
+    def call(self, name: str, schema: str) -> str:
+        """The statement that calls one."""
+        params = ", ".join(f"${number}" for number in range(1, self._counts[name] + 1))
+        text = _FRAMES["call"].replace("@name@", name).replace("@v@", self.suffix).replace("@params@", params)
+        return filled(text, schema)
+
+
+@cache
+def functions() -> Functions:
+    return Functions()
+
+
+def filled(text: str, schema: str) -> str:
+    """`schema` is an identifier without quotes: options.py saw to it."""
+    return (
+        text.replace("@schema@", f'"{schema}"')
+        .replace("@schema_text@", f"'{schema}'")
+        .replace("@channel_text@", f"'{wake_channel(schema)}'")
+        .replace("@topic_channel_text@", f"'{topic_channel(schema)}'")
+    )
+
+
+def wake_channel(schema: str) -> str:
+    return f"{schema}:wake"
+
+
+def topic_channel(schema: str) -> str:
+    return f"{schema}:topic"
+
+
+def frame(name: str, schema: str) -> str:
+    return filled(_FRAMES[f"ledger.{name}"], schema)
+
+
+async def ensure(connection: Any, options: PostgresOptions, test_epoch_ms: int) -> None:
+    """Create or upgrade the schema, if anything is missing. Raises StoreUnusable, SchemaTooNew."""
+    if not await _is_complete(connection, options):
+        async with connection.transaction():
+            await _create(connection, options, test_epoch_ms)
+    is_test_clock = await connection.fetchval(frame("is_test_clock", options.schema))
+    if is_test_clock != options.test_clock:
+        made = "with" if is_test_clock else "without"
+        raise StoreUnusable(f"{options.place} was made {made} test_clock=True. Open it so, or give another schema")
+
+
+async def _is_complete(connection: Any, options: PostgresOptions) -> bool:
+    """Read only: a role without rights on definitions gets by with what is there."""
+    schema = options.schema
+    if not await connection.fetchval(frame("has_ledger", schema), f'"{schema}".function_set'):
+        return False
+    if await _missing(connection, options):
+        return False
+    return bool(await connection.fetchval(frame("has_functions", schema), functions().suffix))
+
+
+async def _missing(connection: Any, options: PostgresOptions) -> tuple[Any, ...]:
+    rows = await connection.fetch(frame("ledger", options.schema))
+    ledger = [Applied(number, name, checksum) for number, name, checksum in rows]
+    return plan(load_migrations(PACKAGE), ledger, options.place)
+
+
+async def _create(connection: Any, options: PostgresOptions, test_epoch_ms: int) -> None:
+    """All of it in one transaction, under a lock: it is there, or it is not."""
+    schema = options.schema
+    await connection.execute(frame("lock", schema), schema)
+    for name in ("begin", "create_ledger", "create_sets"):
+        await connection.execute(frame(name, schema))
+    for migration in await _missing(connection, options):
+        await connection.execute(filled(migration.text, schema))
+        await connection.execute(frame("note", schema), migration.number, migration.name, migration.checksum)
+    await connection.execute(frame("start_clock", schema), test_epoch_ms if options.test_clock else None)
+    if not await connection.fetchval(frame("has_functions", schema), functions().suffix):
+        await connection.execute(frame("prepare", schema))
+        await connection.execute(filled(functions().text, schema))
+        await connection.execute(frame("note_functions", schema), functions().suffix, options.application_name)
+
+
+class Facts:
+    """What the server says of itself."""
+
+    __slots__ = (
+        "database",
+        "fsync",
+        "full_page_writes",
+        "is_replica",
+        "isolation",
+        "number",
+        "standbys",
+        "synchronous_commit",
+        "version",
+    )
+
+    def __init__(self, row: Any) -> None:
+        self.number: int = row[0]
+        self.version: str = row[1]
+        self.isolation: str = row[3]
+        self.is_replica: bool = row[4]
+        self.fsync = row[5] == "on"
+        self.synchronous_commit: str = row[6]
+        self.full_page_writes = row[7] == "on"
+        self.standbys: str = row[8]
+        self.database: str = row[9]
+
+
+async def facts(connection: asyncpg.Connection[Any], options: PostgresOptions) -> Facts:
+    """Raises StoreUnusable for a server that cannot hold a store."""
+    (row,) = await connection.fetch(frame("facts", options.schema))
+    found, place = Facts(row), options.place
+    if found.number < VERSION_MIN:
+        raise StoreUnusable(f"{place} is PostgreSQL {found.version}; psyqueue needs 13 or newer. Upgrade the server")
+    if row[2] != "UTF8":
+        raise StoreUnusable(f"{place}: the database has encoding {row[2]}, which cannot hold all names. Use UTF8")
+    if found.is_replica:
+        raise StoreUnavailable(f"{place} is a replica and takes no writes. Point psyqueue to the primary", "refused")
+    if found.isolation != "read committed":
+        text = f"{place}: default_transaction_isolation is {found.isolation!r} for this user or database"
+        raise StoreUnusable(f"{text}; each step of psyqueue takes its own locks and needs 'read committed'. Set it so")
+    return found

@@ -1,0 +1,61 @@
+"""PostgreSQL stores for the conformance suite and the model's race: each in a schema of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from psyqueue.backend import BackendAdapter
+from psyqueue.backends._postgres import PostgresBackend, PostgresOptions
+from psyqueue.testing.conformance import BackendFactory, Transaction
+
+_numbers = itertools.count()
+
+
+class _Transaction:
+    """A transaction of the caller's own."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection: object = connection
+        self._transaction = connection.transaction()
+
+    async def begin(self) -> None:
+        await self._transaction.start()
+
+    async def commit(self) -> None:
+        await self._transaction.commit()
+
+    async def rollback(self) -> None:
+        await self._transaction.rollback()
+
+
+def postgres_factory(url: str, namespace: str) -> BackendFactory:
+    """Stores on the server at `url`; the names of their schemas begin with `namespace`."""
+    schemas: dict[int, str] = {}
+
+    async def opened(schema: str) -> BackendAdapter:
+        backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, test_clock=True))
+        await backend.connect()
+        schemas[id(backend)] = schema
+        return backend
+
+    async def fresh() -> BackendAdapter:
+        return await opened(f"{namespace}_{next(_numbers)}")
+
+    async def again(first: BackendAdapter) -> BackendAdapter:
+        return await opened(schemas[id(first)])
+
+    @asynccontextmanager
+    async def transaction(_: BackendAdapter) -> AsyncIterator[Transaction]:
+        connection = await asyncpg.connect(url)
+        try:
+            made = _Transaction(connection)
+            await made.begin()
+            yield made
+        finally:
+            await connection.close()
+
+    return BackendFactory(fresh=fresh, again=again, transaction=transaction)
