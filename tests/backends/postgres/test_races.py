@@ -1,4 +1,4 @@
-"""Steps of two clients at once, in an order that the test decides: one keeps its transaction open until the other waits.
+"""Steps of two clients at once, in an order that the test decides: one does not commit before the other waits.
 
 Only PostgreSQL runs steps beside each other, so the suite cannot ask the others for it.
 """

@@ -31,7 +31,7 @@ BEGIN
     IF p_where ? 'ids' THEN
         SELECT array_agg(u.n) AS numbers, NULL::jsonb AS next INTO w FROM (
             SELECT h.n FROM jsonb_array_elements_text(p_where->'ids') WITH ORDINALITY AS i (id, place)
-            JOIN job AS h ON h.id = i.id ORDER BY i.place
+            JOIN body AS h ON h.id = i.id ORDER BY i.place
         ) AS u;
     ELSE
         w := walk(p_where, p_cursor, p_limit,
@@ -52,7 +52,7 @@ BEGIN
         skipped := skipped || coalesce((
             SELECT jsonb_agg(jsonb_build_array(i.id, NULL) ORDER BY i.place)
             FROM jsonb_array_elements_text(p_where->'ids') WITH ORDINALITY AS i (id, place)
-            WHERE NOT changed ? i.id AND NOT EXISTS (SELECT 1 FROM job AS h WHERE h.id = i.id)
+            WHERE NOT changed ? i.id AND NOT EXISTS (SELECT 1 FROM body AS h WHERE h.id = i.id)
         ), '[]');
     END IF;
     PERFORM follow_through(c.now_ms);

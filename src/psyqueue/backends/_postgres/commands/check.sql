@@ -1,7 +1,7 @@
 -- Broken invariants, in words.
 -- Params: after id (NULL: from the start; what concerns the whole store comes with it), limit jobs.
 -- Returns: JSON [words, next id or null].
--- Index: job_id.
+-- Index: body_id.
 -- Cost: limit jobs; the first call counts places and keys once.
 -- Differs from the others: nothing is counted beside the jobs, so fewer counts can be wrong.
 CREATE FUNCTION @schema@.check(p_after text, p_limit int) RETURNS text @settings@ AS $$
@@ -14,7 +14,9 @@ BEGIN
     IF p_after IS NULL THEN
         words := words_of_store();
     END IF;
-    FOR j IN SELECT t.* FROM job AS t WHERE p_after IS NULL OR t.id > p_after ORDER BY t.id LIMIT p_limit + 1 LOOP
+    FOR j IN SELECT t.* FROM body AS b JOIN job AS t ON t.n = b.n
+        WHERE p_after IS NULL OR b.id > p_after ORDER BY b.id LIMIT p_limit + 1
+    LOOP
         IF looked = p_limit THEN
             RETURN json_build_array(words, last)::text;
         END IF;
@@ -32,6 +34,9 @@ BEGIN
         FROM (SELECT key, places FROM gate WHERE places <> 0) AS g
         FULL JOIN (SELECT gate, count(*) AS places FROM job WHERE has_place GROUP BY gate) AS t ON t.gate = g.key
         WHERE g.places IS DISTINCT FROM t.places
+    ) || ARRAY(
+        SELECT 'job number ' || coalesce(j.n, b.n) || ' is there by half, or under two ids'
+        FROM job AS j FULL JOIN body AS b ON b.n = j.n WHERE b.id IS DISTINCT FROM j.id
     ) || ARRAY(
         SELECT 'unique key ' || u.key || ' is held by a job that is gone or does not have it'
         FROM unique_key AS u LEFT JOIN job AS j ON j.n = u.n WHERE j.unique_key IS DISTINCT FROM u.key

@@ -4,7 +4,7 @@
 --   expirations in ms from now, run_ats in ms. If one job has more than that, all come in `jobs` (includes/intake.sql), with
 --   their bytes in `cargo`. effects: includes/effects.sql. keys: what the call names, to be locked in one order.
 -- Returns: a number: all of them are new and pending; else JSON [[id, created, status] …].
--- Index: job_id; limits.
+-- Index: body_id; limits.
 -- Cost: one statement for all jobs that come as arrays; some ten small ones for each of the others.
 -- Differs from the others: readers and other writers go on meanwhile; equal ids and keys wait for each other.
 CREATE FUNCTION @schema@.enqueue(
@@ -65,8 +65,9 @@ CREATE FUNCTION @schema@.enqueue_plain(
     p_run_ats bigint[], p_expires bigint[], p_now bigint, p_mono bigint
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    made text[];
-    made_statuses smallint[];
+    numbers bigint[];
+    made bigint[];
+    is_all boolean;
     replies jsonb := '[]';
     r record;
     found_job record;
@@ -85,50 +86,53 @@ BEGIN
         END LOOP;
         RETURN replies::text;
     END IF;
+    numbers := ARRAY(SELECT nextval('number') FROM generate_series(1, cardinality(p_ids)));
     WITH made_now AS (
-        INSERT INTO job (
-            n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, status, id, queue, lane,
-            name, digest, extras, cold, payload
-        )
-        SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + v.expires_in, coalesce(v.priority, 0),
-            coalesce(v.max_retries, 3), coalesce(v.max_lost, 2), CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, v.id, v.queue,
-            coalesce(v.lane, ''), v.name, v.digest, v.extras, v.cold, v.payload
-        FROM (
-            SELECT u.*, nextval('number') AS n,
-                greatest(p_now + coalesce(u.delay, 0), coalesce(u.run_at_ms, p_now)) AS run_at
-            FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
-                p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires)
-            AS u (id, queue, name, payload, cold, digest, extras, lane, priority, max_retries, max_lost, delay, run_at_ms,
-                expires_in)
-        ) AS v
-        ON CONFLICT (id) DO NOTHING RETURNING id, status
+        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
+        SELECT u.n, u.id, u.digest, u.extras, u.cold, u.payload
+        FROM unnest(numbers, p_ids, p_digests, p_extras, p_colds, p_payloads) AS u (n, id, digest, extras, cold, payload)
+        ON CONFLICT (id) DO NOTHING RETURNING b.n
     )
-    SELECT array_agg(m.id), array_agg(m.status) INTO made, made_statuses FROM made_now AS m;
-    IF made IS NOT NULL THEN
+    SELECT coalesce(array_agg(m.n), '{}') INTO made FROM made_now AS m;
+    is_all := cardinality(made) = cardinality(p_ids);
+    WITH made_now AS (
+        INSERT INTO job AS t (
+            n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
+            queue, lane, name
+        )
+        SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + v.expires_in,
+            coalesce(v.priority, 0), coalesce(v.max_retries, 3), coalesce(v.max_lost, 2), v.size,
+            CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, v.id, v.queue, coalesce(v.lane, ''), v.name
+        FROM (
+            SELECT u.*, greatest(p_now + coalesce(u.delay, 0), coalesce(u.run_at_ms, p_now)) AS run_at,
+                octet_length(u.payload) + octet_length(u.cold) AS size
+            FROM unnest(numbers, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities, p_max_retries,
+                p_max_lost, p_delays, p_run_ats, p_expires)
+            AS u (n, id, queue, name, payload, cold, lane, priority, max_retries, max_lost, delay, run_at_ms, expires_in)
+            WHERE is_all OR u.n = ANY (made)
+        ) AS v
+        RETURNING t.status
+    )
+    SELECT count(*) FILTER (WHERE m.status <> 2) = 0 AND is_all INTO is_all FROM made_now AS m;
+    IF made <> '{}' THEN
         PERFORM note_change();
         PERFORM wake_queues(p_queues);
         IF p_lanes IS NOT NULL THEN
             INSERT INTO lane (queue, lane) SELECT DISTINCT u.queue, u.lane FROM unnest(p_queues, p_lanes) AS u (queue, lane)
             WHERE u.lane <> '' ORDER BY 1, 2 ON CONFLICT DO NOTHING;
         END IF;
-        IF cardinality(made) = cardinality(p_ids) AND NOT 1 = ANY (made_statuses) THEN
+        IF is_all THEN
             RETURN cardinality(made)::text;
         END IF;
     END IF;
-    FOR r IN SELECT u.id, u.digest, u.place, m.status AS made_status
-        FROM unnest(p_ids, p_digests) WITH ORDINALITY AS u (id, digest, place)
-        LEFT JOIN unnest(made, made_statuses) AS m (id, status) ON m.id = u.id AND array_position(p_ids, u.id) = u.place
-        ORDER BY u.place
+    FOR r IN SELECT b.digest, t.status, u.id, u.digest AS wanted, u.n = ANY (made) AS is_made
+        FROM unnest(numbers, p_ids, p_digests) WITH ORDINALITY AS u (n, id, digest, place)
+        JOIN body AS b ON b.id = u.id JOIN job AS t ON t.n = b.n ORDER BY u.place
     LOOP
-        IF r.made_status IS NULL THEN
-            SELECT t.digest, t.status INTO found_job FROM job AS t WHERE t.id = r.id;
-            IF found_job.digest <> r.digest THEN
-                PERFORM refuse('ID_CONFLICT', jsonb_build_array(r.id));
-            END IF;
-            replies := replies || jsonb_build_array(jsonb_build_array(r.id, false, found_job.status));
-        ELSE
-            replies := replies || jsonb_build_array(jsonb_build_array(r.id, true, r.made_status));
+        IF r.digest <> r.wanted THEN
+            PERFORM refuse('ID_CONFLICT', jsonb_build_array(r.id));
         END IF;
+        replies := replies || jsonb_build_array(jsonb_build_array(r.id, r.is_made, r.status));
     END LOOP;
     RETURN replies::text;
 END $$;

@@ -1,7 +1,7 @@
 -- Jobs in full, by id.
 -- Params: ids.
 -- Returns: includes/reading.sql, views_of; those that exist, in the order of the ids.
--- Index: job_id.
+-- Index: body_id.
 -- Cost: some three statements for each job.
 -- Differs from the others: in nothing.
 CREATE FUNCTION @schema@.get(p_ids text[]) RETURNS TABLE (
@@ -17,5 +17,5 @@ DECLARE
 BEGIN
     c := read_clock(true);
     RETURN QUERY SELECT * FROM views_of(ARRAY(SELECT j.n FROM unnest(p_ids) WITH ORDINALITY AS u (id, place)
-        JOIN job AS j ON j.id = u.id ORDER BY u.place), c.now_ms, c.mono_ms);
+        JOIN body AS j ON j.id = u.id ORDER BY u.place), c.now_ms, c.mono_ms);
 END $$;

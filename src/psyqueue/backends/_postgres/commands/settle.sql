@@ -86,9 +86,9 @@ CREATE FUNCTION @schema@.deliveries_of(p_numbers bigint[], p_seed text) RETURNS 
 ) LANGUAGE plpgsql ROWS 100 AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT j.n, j.id, j.queue, j.name, j.payload, j.cold, j.fence, j.attempt, j.lost, j.max_retries, j.priority,
-        j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, j.extras
-    FROM unnest(p_numbers) WITH ORDINALITY AS u (n, place) JOIN job AS j ON j.n = u.n
+    RETURN QUERY SELECT j.n, j.id, j.queue, j.name, b.payload, b.cold, j.fence, j.attempt, j.lost, j.max_retries, j.priority,
+        j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, b.extras
+    FROM unnest(p_numbers) WITH ORDINALITY AS u (n, place) JOIN job AS j ON j.n = u.n JOIN body AS b ON b.n = u.n
     WHERE j.status + 0 = 3 AND j.token = p_seed ORDER BY u.place;
 END $$;
 

@@ -1,7 +1,7 @@
 -- Say who sleeps, and until when: steps then tell what they did.
 -- Params: client, queues, job ids, ms until it has to be said again.
 -- Returns: JSON [queues that have a job to start now, ids that have ended or are gone, the last number given].
--- Index: sleeper; job_ready, job_id.
+-- Index: sleeper; job_ready, body_id.
 -- Cost: one row for each name.
 -- Differs from the others: what a step on its way commits after this look is not told: the client looks again soon.
 CREATE FUNCTION @schema@.sleep(p_client text, p_queues text[], p_ids text[], p_for_ms bigint) RETURNS text @settings@ AS $$
@@ -28,7 +28,7 @@ BEGIN
         WHERE EXISTS (SELECT 1 FROM job AS j WHERE j.queue = u.q AND j.status = 2 AND NOT j.held)
             AND NOT coalesce(is_paused(limits_of(u.q, NULL), c.now_ms), false)
     ), ARRAY(
-        SELECT u.id FROM unnest(p_ids) AS u (id) JOIN job AS j ON j.id = u.id WHERE j.status >= 4
+        SELECT u.id FROM unnest(p_ids) AS u (id) JOIN body AS b ON b.id = u.id JOIN job AS j ON j.n = b.n WHERE j.status >= 4
     ), (SELECT last_value FROM number))::text;
 END $$;
 

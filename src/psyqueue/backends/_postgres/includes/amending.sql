@@ -7,6 +7,7 @@ BEGIN
     END IF;
     DELETE FROM error AS e WHERE e.n = j.n;
     DELETE FROM job AS t WHERE t.n = j.n;
+    DELETE FROM body AS b WHERE b.n = j.n;
     PERFORM note_change();
 END $$;
 

@@ -13,7 +13,7 @@ BEGIN
     numbers := '{}';
     bytes_left := p_bytes;
     is_cut := false;
-    FOR r IN SELECT t.n, t.links, octet_length(t.payload) + octet_length(t.cold) AS size FROM job AS t
+    FOR r IN SELECT t.n, t.links, t.size FROM job AS t
         WHERE t.queue = p_queue AND t.lane = p_lane AND t.status = 2 AND NOT t.held
             AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
         ORDER BY t.priority DESC, t.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED

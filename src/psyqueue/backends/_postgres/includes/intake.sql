@@ -15,12 +15,12 @@ DECLARE
 BEGIN
     SELECT array_agg(p.n), array_agg(p.mask), array_agg(p.status) INTO numbers, masks, statuses FROM (
         SELECT t.n, t.status, (w.need->>1)::smallint AS mask
-        FROM jsonb_array_elements(s->'needs') AS w (need) JOIN job AS t ON t.id = w.need->>0
+        FROM jsonb_array_elements(s->'needs') AS w (need) JOIN body AS b ON b.id = w.need->>0 JOIN job AS t ON t.n = b.n
         ORDER BY t.n FOR NO KEY UPDATE OF t
     ) AS p;
     IF coalesce(cardinality(numbers), 0) < jsonb_array_length(s->'needs') THEN
         SELECT w.need->>0 INTO missing FROM jsonb_array_elements(s->'needs') WITH ORDINALITY AS w (need, place)
-        WHERE NOT EXISTS (SELECT 1 FROM job AS t WHERE t.id = w.need->>0) ORDER BY w.place LIMIT 1;
+        WHERE NOT EXISTS (SELECT 1 FROM body AS b WHERE b.id = w.need->>0) ORDER BY w.place LIMIT 1;
         PERFORM refuse('UNKNOWN_DEPENDENCY', jsonb_build_array(s->>'id', missing));
     END IF;
 END $$;
@@ -55,7 +55,8 @@ CREATE FUNCTION @schema@.replace_content(
     INOUT j @schema@.job, s jsonb, p_payload bytea, p_cold bytea, p_digest bytea, p_now bigint
 ) LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE job AS t SET payload = p_payload, cold = p_cold, digest = p_digest WHERE t.n = j.n;
+    UPDATE body AS b SET payload = p_payload, cold = p_cold, digest = p_digest WHERE b.n = j.n;
+    j.size := octet_length(p_payload) + octet_length(p_cold);
     j.priority := coalesce((s->>'priority')::int, 0);
     j.run_at_ms := run_at_of(s, p_now);
     j.expires_at_ms := p_now + (s->>'expires_in')::bigint;
@@ -104,10 +105,11 @@ DECLARE
     r record;
     ps record;
     v_key text;
+    v_n bigint;
 BEGIN
     created := false;
     LOOP
-        SELECT t.digest, t.status INTO r FROM job AS t WHERE t.id = s->>'id';
+        SELECT b.digest, t.status INTO r FROM body AS b JOIN job AS t ON t.n = b.n WHERE b.id = s->>'id';
         IF FOUND THEN
             IF r.digest <> p_digest AND NOT p_is_follow_up THEN
                 PERFORM refuse('ID_CONFLICT', jsonb_build_array(s->>'id'));
@@ -124,7 +126,7 @@ BEGIN
                     PERFORM refuse('KEY_CONFLICT', jsonb_build_array(v_key, r.id, 'idempotency'));
                 END IF;
                 id := r.id;
-                status := (SELECT t.status FROM job AS t WHERE t.id = r.id);
+                status := (SELECT t.status FROM body AS b JOIN job AS t ON t.n = b.n WHERE b.id = r.id);
                 RETURN;
             END IF;
         END IF;
@@ -150,18 +152,22 @@ BEGIN
         IF NOT p_is_follow_up THEN
             PERFORM check_room(s->>'queue', coalesce(s->>'lane', ''));
         END IF;
-        INSERT INTO job AS t (
-            n, created_at_ms, run_at_ms, expires_at_ms, priority, max_retries, max_lost, status, links, id, queue, lane,
-            name, unique_key, unique_mask, gate, gate_max, digest, extras, cold, payload
-        ) VALUES (
-            nextval('number'), p_now, run_at_of(s, p_now), p_now + (s->>'expires_in')::bigint,
-            coalesce((s->>'priority')::int, 0), coalesce((s->>'max_retries')::int, 3), coalesce((s->>'max_lost')::int, 2),
-            0, (s ? 'unique')::int + (s ? 'gate')::int * 2 + (s ? 'needs')::int * 4,
-            s->>'id', s->>'queue', coalesce(s->>'lane', ''), s->>'name', s->'unique'->>0, (s->'unique'->>1)::smallint,
-            s->'gate'->>0, least((s->'gate'->>1)::numeric, 2147483647)::int, p_digest, p_extras, p_cold, p_payload
-        ) ON CONFLICT DO NOTHING RETURNING t.* INTO j;
+        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
+        VALUES (nextval('number'), s->>'id', p_digest, p_extras, p_cold, p_payload)
+        ON CONFLICT (id) DO NOTHING RETURNING b.n INTO v_n;
         -- Else the id was taken in this moment: look at that job.
-        EXIT WHEN FOUND;
+        CONTINUE WHEN NOT FOUND;
+        INSERT INTO job AS t (
+            n, created_at_ms, run_at_ms, expires_at_ms, priority, max_retries, max_lost, size, status, links, id,
+            queue, lane, name, unique_key, unique_mask, gate, gate_max
+        ) VALUES (
+            v_n, p_now, run_at_of(s, p_now), p_now + (s->>'expires_in')::bigint,
+            coalesce((s->>'priority')::int, 0), coalesce((s->>'max_retries')::int, 3), coalesce((s->>'max_lost')::int, 2),
+            octet_length(p_payload) + octet_length(p_cold), 0, (s ? 'unique')::int + (s ? 'gate')::int * 2 + (s ? 'needs')::int * 4,
+            s->>'id', s->>'queue', coalesce(s->>'lane', ''), s->>'name', s->'unique'->>0, (s->'unique'->>1)::smallint,
+            s->'gate'->>0, least((s->'gate'->>1)::numeric, 2147483647)::int
+        ) RETURNING t.* INTO j;
+        EXIT;
     END LOOP;
     PERFORM note_change();
     IF s ? 'idempotency' THEN

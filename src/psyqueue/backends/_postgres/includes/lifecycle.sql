@@ -6,7 +6,7 @@ BEGIN
     UPDATE job AS t SET
         run_at_ms = j.run_at_ms, ready_number = j.ready_number, expires_at_ms = j.expires_at_ms,
         started_at_ms = j.started_at_ms, completed_at_ms = j.completed_at_ms, session = j.session,
-        priority = j.priority, attempt = j.attempt, lost = j.lost, fence = j.fence, generation = j.generation,
+        priority = j.priority, size = j.size, attempt = j.attempt, lost = j.lost, fence = j.fence, generation = j.generation,
         needs_left = j.needs_left, status = j.status, links = j.links, held = j.held,
         cancel_requested = j.cancel_requested, has_place = j.has_place, token = j.token, reason = j.reason,
         result = j.result

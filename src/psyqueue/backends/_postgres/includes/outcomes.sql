@@ -73,12 +73,13 @@ DECLARE
     j job;
 BEGIN
     verdict := 'l';
-    SELECT t.* INTO j FROM job AS t WHERE t.id = o->>'id' FOR NO KEY UPDATE;
+    SELECT t.* INTO j FROM job AS t WHERE t.n = (o->>'n')::bigint AND t.id = o->>'id' FOR NO KEY UPDATE;
     IF NOT FOUND THEN
+        status := (SELECT t.status FROM body AS b JOIN job AS t ON t.n = b.n WHERE b.id = o->>'id');
         RETURN;
     END IF;
     status := j.status;
-    IF j.n <> (o->>'n')::bigint OR j.token IS DISTINCT FROM o->>'seed' THEN
+    IF j.token IS DISTINCT FROM o->>'seed' THEN
         RETURN;
     ELSIF j.status <> 3 THEN
         verdict := 'a';

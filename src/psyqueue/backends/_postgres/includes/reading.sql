@@ -68,7 +68,8 @@ BEGIN
     IF w ? 'text' THEN
         raw := convert_to(w->>'text', 'UTF8');
         RETURN position(w->>'text' IN j.id) > 0 OR position(w->>'text' IN j.name) > 0
-            OR position(raw IN j.payload) > 0 OR position(raw IN j.cold) > 0;
+            OR EXISTS (SELECT 1 FROM body AS b
+                WHERE b.n = j.n AND (position(raw IN b.payload) > 0 OR position(raw IN b.cold) > 0));
     END IF;
     RETURN true;
 END $$;
@@ -180,7 +181,8 @@ DECLARE
     place jsonb;
 BEGIN
     numbers := '{}';
-    FOR j IN SELECT t.* FROM job AS t WHERE t.id = ANY (ARRAY(SELECT jsonb_array_elements_text(w->'ids')))
+    FOR j IN SELECT t.* FROM body AS b JOIN job AS t ON t.n = b.n
+        WHERE b.id = ANY (ARRAY(SELECT jsonb_array_elements_text(w->'ids')))
         ORDER BY t.queue, t.status, CASE WHEN t.status >= 4 THEN t.completed_at_ms ELSE 0 END, t.n
     LOOP
         v_key := CASE WHEN j.status >= 4 THEN j.completed_at_ms ELSE 0 END;
@@ -207,12 +209,12 @@ CREATE FUNCTION @schema@.views_of(p_numbers bigint[], p_now bigint, p_mono bigin
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT j.n, j.id, j.queue, j.name, j.lane, j.payload, j.cold, j.digest, j.extras, j.priority,
+    RETURN QUERY SELECT j.n, j.id, j.queue, j.name, j.lane, b.payload, b.cold, b.digest, b.extras, j.priority,
         j.max_retries, j.max_lost, j.status, j.attempt, j.lost, j.generation, j.fence, j.ready_number, s.id, s.worker,
         j.held, j.cancel_requested, j.reason, j.created_at_ms, j.started_at_ms, j.completed_at_ms, j.run_at_ms,
         j.expires_at_ms, j.result, ARRAY(SELECT e.error FROM error AS e WHERE e.n = j.n ORDER BY e.number),
         blocks(j, p_now, p_mono)
-    FROM unnest(p_numbers) WITH ORDINALITY AS u (n, place) JOIN job AS j ON j.n = u.n
+    FROM unnest(p_numbers) WITH ORDINALITY AS u (n, place) JOIN job AS j ON j.n = u.n JOIN body AS b ON b.n = u.n
     LEFT JOIN session AS s ON s.n = j.session AND j.status = 3
     ORDER BY u.place;
 END $$;

@@ -24,7 +24,7 @@ CREATE TABLE @schema@.clock (
 CREATE SEQUENCE @schema@.number AS bigint;      -- of creation and of readiness
 CREATE SEQUENCE @schema@.ticket AS bigint;      -- of left-over follow-through
 
--- Wide columns first come last: what changes is short, and a payload beyond 2 kB lies outside the row by itself.
+-- What changes while a job lives: short rows, since a row is written anew with every move, and so is its entry in each index.
 CREATE TABLE @schema@.job (
     n bigint PRIMARY KEY,                       -- creation number
     created_at_ms bigint NOT NULL,
@@ -41,6 +41,7 @@ CREATE TABLE @schema@.job (
     lost integer NOT NULL DEFAULT 0,
     fence integer NOT NULL DEFAULT 0,
     generation integer NOT NULL DEFAULT 0,
+    size integer NOT NULL,                      -- bytes of payload and cold
     needs_left integer NOT NULL DEFAULT 0,
     status smallint NOT NULL,
     links smallint NOT NULL DEFAULT 0,          -- what is looked at when it moves: 1 a unique key, 2 a gate, 4 needs, 8 needed
@@ -57,17 +58,23 @@ CREATE TABLE @schema@.job (
     unique_mask smallint,                       -- statuses that keep the key, bit = status
     gate text COLLATE "C",
     gate_max integer,
-    digest bytea NOT NULL,
-    extras bytea,                               -- keys, gate, needs as they were enqueued (msgpack); NULL = none
-    cold bytea NOT NULL,
-    payload bytea NOT NULL,
     result bytea                                -- NULL = JSON null, or not completed
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05);
--- Most payloads are short; what is long compresses badly enough to be worth no CPU of the hot path.
-ALTER TABLE @schema@.job ALTER COLUMN payload SET STORAGE EXTERNAL;
 
-CREATE UNIQUE INDEX job_id ON @schema@.job (id);
+-- What is written once: apart, so that a move does not write the payload again. Found by id, then by number.
+CREATE TABLE @schema@.body (
+    n bigint PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
+    digest bytea NOT NULL,
+    extras bytea,                               -- keys, gate, needs as they were enqueued (msgpack); NULL = none
+    cold bytea NOT NULL,
+    payload bytea NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.1);
+-- A step of the hot path has no CPU to spare for compressing.
+ALTER TABLE @schema@.body ALTER COLUMN payload SET STORAGE EXTERNAL;
+CREATE UNIQUE INDEX body_id ON @schema@.body (id);
+
 CREATE INDEX job_ready ON @schema@.job (queue, lane, priority DESC, ready_number) WHERE status = 2 AND NOT held;
 CREATE INDEX job_unstarted ON @schema@.job (queue, status, n) WHERE status <= 2;
 CREATE INDEX job_due ON @schema@.job (queue, run_at_ms, n) WHERE status = 1 AND NOT held;
@@ -222,15 +229,16 @@ SELECT
     j.id, j.queue, j.name,
     (ARRAY['waiting', 'scheduled', 'pending', 'active', 'completed', 'dead', 'cancelled'])[j.status + 1] AS status,
     j.priority, j.lane, j.attempt, j.max_retries, j.lost, j.reason,
-    convert_from(j.payload, 'UTF8')::json AS payload,
-    convert_from(j.cold, 'UTF8')::json AS cold,
+    convert_from(b.payload, 'UTF8')::json AS payload,
+    convert_from(b.cold, 'UTF8')::json AS cold,
     convert_from(CASE WHEN j.status = 4 THEN coalesce(j.result, 'null') END, 'UTF8')::json AS result,
     to_timestamp(j.created_at_ms / 1000.0) AS created_at,
     to_timestamp(j.run_at_ms / 1000.0) AS run_at,
     to_timestamp(j.started_at_ms / 1000.0) AS started_at,
     to_timestamp(j.completed_at_ms / 1000.0) AS completed_at,
     s.worker
-FROM @schema@.job AS j LEFT JOIN @schema@.session AS s ON s.n = j.session AND j.status = 3;
+FROM @schema@.job AS j JOIN @schema@.body AS b ON b.n = j.n
+LEFT JOIN @schema@.session AS s ON s.n = j.session AND j.status = 3;
 
 CREATE VIEW @schema@.job_errors AS
 SELECT j.id, j.queue, j.name, e.number, convert_from(e.error, 'UTF8')::json AS error
