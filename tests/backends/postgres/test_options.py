@@ -1,0 +1,78 @@
+"""Options of the PostgreSQL store: what is refused, and that no secret is shown."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+
+from psyqueue import errors
+from psyqueue.backends import postgres
+from psyqueue.backends._postgres import PostgresOptions
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"schema": 'x"; drop'},
+        {"schema": ""},
+        {"schema": "pg_x"},
+        {"schema": "x" * 51},
+        {"port": 0},
+        {"port": "5432"},
+        {"max_size": 0},
+        {"max_size": True},
+        {"host": ""},
+        {"database": "a\0b"},
+        {"user": 1},
+        {"ssl": "yes"},
+        {"ssl_ca": "ca.pem"},
+        {"connection_string": "mysql://x"},
+        {"connection_string": "postgresql://h:port/x"},
+        {"connect_timeout": 0},
+        {"statement_timeout": "1h"},
+        {"prepared": 1},
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidOption):
+        PostgresOptions(**given)
+
+
+def test_no_secret_is_shown() -> None:
+    url = f"postgresql://me:{SECRET}@host:1234/db"
+    for options in (PostgresOptions(connection_string=url), PostgresOptions(password=SECRET)):
+        assert SECRET not in repr(options)
+        assert SECRET not in options.place
+    with pytest.raises(errors.InvalidOption) as caught:
+        PostgresOptions(connection_string=f"mysql://me:{SECRET}@host")
+    assert SECRET not in str(caught.value)
+
+
+def test_a_connection_string_overrides_the_rest() -> None:
+    url = "postgresql://me@far:1234/db"
+    given = PostgresOptions(connection_string=url, host="near", port=1, user="you").arguments()
+    assert given["dsn"] == url
+    assert not {"host", "port", "user", "database"} & given.keys()
+    assert PostgresOptions(connection_string=url).place == "PostgreSQL at far:1234, schema psyqueue"
+
+
+def test_tls_verifies() -> None:
+    assert "ssl" not in PostgresOptions().arguments()
+    context = PostgresOptions(ssl=True).arguments()["ssl"]
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def test_behind_a_pooler_nothing_is_prepared() -> None:
+    assert PostgresOptions(prepared=False).arguments()["statement_cache_size"] == 0
+
+
+def test_the_factory_takes_a_url() -> None:
+    assert postgres(url="postgresql://h/d").name == "backend-postgres"
+    with pytest.raises(errors.InvalidOption):
+        postgres(url="postgresql://h/d", connection_string="postgresql://h/d")

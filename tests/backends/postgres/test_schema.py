@@ -1,0 +1,148 @@
+"""What lies in the database: functions that compile, a ledger that is kept to, rights that are enough."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from backends.postgres.stores import connected, opened
+from psyqueue.backends._postgres import PostgresBackend, PostgresOptions, schema
+from psyqueue.errors import InvalidOption, SchemaTooNew, StoreUnavailable, StoreUnusable
+from psyqueue.testing.conformance.handle import job
+from support.servers import Server
+
+
+async def test_every_function_compiles(postgres_server: Server, namespace: str) -> None:
+    """They are made unchecked, since the order of their files is not that of their calls."""
+    made = schema.filled(schema.functions().text, namespace).replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+    async with (
+        opened(postgres_server.url, namespace),
+        connected(postgres_server.url) as connection,
+        connection.transaction(),
+    ):
+        await connection.execute(f'set local search_path = "{namespace}", pg_temp')
+        await connection.execute(made)
+
+
+async def test_connecting_again_writes_nothing(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace), connected(url) as connection:
+        tables = "select xmin::text from {schema}.migration union all select xmin::text from {schema}.function_set"
+        before = await connection.fetch(tables.format(schema=f'"{namespace}"'))
+        async with opened(url, namespace):
+            assert await connection.fetch(tables.format(schema=f'"{namespace}"')) == before
+
+
+async def test_a_newer_schema_is_left_alone(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace), connected(url) as connection:
+        await connection.execute(f"""insert into "{namespace}".migration values (2, 'later', 'x')""")
+        with pytest.raises(SchemaTooNew):
+            async with opened(url, namespace):
+                pass
+
+
+async def test_an_edited_migration_is_noticed(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace), connected(url) as connection:
+        await connection.execute(f"""update "{namespace}".migration set checksum = 'x'""")
+        with pytest.raises(StoreUnusable, match="another build"):
+            async with opened(url, namespace):
+                pass
+
+
+async def test_a_store_of_tests_is_none_for_work(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace):
+        with pytest.raises(StoreUnusable, match="test_clock"):
+            async with opened(url, namespace, test_clock=False):
+                pass
+
+
+async def test_a_role_without_definitions_can_work(postgres_server: Server, namespace: str) -> None:
+    """Who has made the schema may keep the right to change it for himself."""
+    url = postgres_server.url
+    async with opened(url, namespace) as owner, connected(url) as connection:
+        await connection.execute(f"""
+            create role "{namespace}" login;
+            grant usage on schema "{namespace}" to "{namespace}";
+            grant select, insert, update, delete on all tables in schema "{namespace}" to "{namespace}";
+            grant usage, select on all sequences in schema "{namespace}" to "{namespace}"
+        """)
+        try:
+            low = url.replace("postgres@", f"{namespace}@")
+            async with opened(low, namespace, client="low") as store:
+                await store.add("a")
+                assert await store.run() == "a"
+            assert await owner.count("completed") == 1
+        finally:
+            await connection.execute(f'drop owned by "{namespace}"; drop role "{namespace}"')
+
+
+async def test_a_role_without_rights_is_told_so(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with connected(url) as connection:
+        await connection.execute(f'create role "{namespace}" login')
+        try:
+            with pytest.raises(StoreUnusable, match="Grant it"):
+                async with opened(url.replace("postgres@", f"{namespace}@"), namespace):
+                    pass
+        finally:
+            await connection.execute(f'drop role "{namespace}"')
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("postgresql://postgres@127.0.0.1:1/x", StoreUnavailable, "nobody listens"),
+        ("{server}_nowhere", StoreUnusable, "no such database"),
+    ],
+)
+async def test_what_is_wrong_with_an_address_is_said(
+    postgres_server: Server, url: str, error: type[Exception], words: str
+) -> None:
+    options = PostgresOptions(connection_string=url.replace("{server}", postgres_server.url))
+    with pytest.raises(error, match=words):
+        await PostgresBackend(options).connect()
+
+
+async def test_what_people_see_is_json(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.add("a", payload=b'{"to": "x"}')
+        row = await connection.fetchrow(f"""select status, payload->>'to' from "{namespace}".jobs where id = 'a'""")
+        assert tuple(row) == ("pending", "x")
+
+
+async def test_payloads_that_postgres_calls_no_json_are_kept(postgres_server: Server, namespace: str) -> None:
+    payloads = [b'"\\u0000"', b'"\\ud800"', b"[" * 5_000 + b"]" * 5_000, b"1" + b"0" * 5_000]
+    async with opened(postgres_server.url, namespace) as store:
+        await store.enqueue(*(job(f"j{number}", payload=each) for number, each in enumerate(payloads)))
+        assert [each.payload for each in await store.dequeue(count=10)] == payloads
+
+
+async def test_a_name_with_a_nul_is_refused(postgres_server: Server, namespace: str) -> None:
+    async with opened(postgres_server.url, namespace) as store:
+        for fields in ({}, {"gate": None, "lane": "\0"}):
+            with pytest.raises(InvalidOption):
+                await store.add("a\0b", **fields)
+
+
+async def test_a_schema_that_was_dropped_is_said(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    backend = PostgresBackend(PostgresOptions(connection_string=url, schema=namespace))
+    await backend.connect()
+    async with connected(url) as connection:
+        await connection.execute(f'drop schema "{namespace}" cascade')
+    with pytest.raises(StoreUnusable, match="dropped"):
+        await backend.info()
+    await backend.disconnect()
+
+
+async def test_an_own_pool_is_used_and_left_open(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with asyncpg.create_pool(url, min_size=0, max_size=2) as pool:
+        async with opened(url, namespace, pool=pool) as store:
+            await store.add("a")
+            assert await store.run() == "a"
+        assert await pool.fetchval("values (1)") == 1
