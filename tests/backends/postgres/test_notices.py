@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from psyqueue.backends._postgres.notices import Receiver, Sender
@@ -36,10 +38,8 @@ def test_messages_of_two_senders_do_not_mix() -> None:
 
 @pytest.mark.parametrize("notice", ["", "x", "a.1:1:2", "a.1:1/1:x:t", "a.1:1/1:1:t!"])
 def test_foreign_words_are_an_error_or_nothing(notice: str) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert Receiver().received(notice) in (None, ("t", b""))
-    except ValueError:
-        pass
 
 
 def test_a_message_without_its_begin_is_dropped() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,11 @@ async def test_whoever_comes_second_waits_for_the_first(
     postgres_server: Server, namespace: str, key: str, ending: str
 ) -> None:
     url = postgres_server.url
-    fields = {"unique": {"unique": Unique("k")}, "idempotency": {"idempotency": Idempotency("k")}, "id": {}}[key]
+    ways: dict[str, dict[str, Any]] = {
+        "unique": {"unique": Unique("k")},
+        "idempotency": {"idempotency": Idempotency("k")},
+    }
+    fields = ways.get(key, {})
     async with opened(url, namespace) as store, connected(url) as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -178,7 +183,7 @@ async def test_a_crowd_does_everything_once(postgres_server: Server, namespace: 
     async def producer(store: Store, number: int) -> None:
         for each in range(jobs_count // 4):
             name = f"{number}-{each}"
-            fields = (
+            fields: dict[str, Any] = (
                 {"gate": Gate(f"g{each % 3}", 2)},
                 {"needs": (Dependency(f"{number}-{each - 1}", ("completed", "dead")),)} if each else {},
                 {"unique": Unique(f"u{name}")},

@@ -13,7 +13,8 @@ from psyqueue.backend import Info, SessionKeeper, Survives
 from psyqueue.backend.failpoints import failpoint
 from psyqueue.backend.state_rules import TEST_EPOCH_MS
 from psyqueue.backends._postgres import schema
-from psyqueue.backends._postgres.faults import AGAIN, translate, unreachable
+from psyqueue.backends._postgres.connecting import connect
+from psyqueue.backends._postgres.faults import AGAIN, DRIVER_ERRORS, translate
 from psyqueue.backends._postgres.keeper import Keeper
 from psyqueue.backends._postgres.listening import Listening
 from psyqueue.backends._postgres.options import PostgresOptions
@@ -41,7 +42,9 @@ class Client:
         if self._lender is not None:
             return
         options = self._options
-        lender: Lender = OwnPool(options.pool) if options.pool is not None else Pool(self._open, options.max_size)
+        lender: Lender = (
+            OwnPool(options.pool) if options.pool is not None else Pool(lambda: connect(options), options.max_size)
+        )
         self._process = os.getpid()
         try:
             connection = await lender.acquire()
@@ -50,7 +53,7 @@ class Client:
                 await schema.ensure(connection, options, TEST_EPOCH_MS)
             finally:
                 await lender.release(connection)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+        except DRIVER_ERRORS as exc:
             await lender.close()
             raise translate(exc, options.place) from exc
         except BaseException:
@@ -58,13 +61,6 @@ class Client:
             raise
         self._lender = lender
         self._listening = Listening(options, self, new_token())
-
-    async def _open(self) -> Any:
-        options = self._options
-        try:
-            return await asyncpg.connect(**options.arguments())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as exc:
-            raise unreachable(exc, options.place) from exc
 
     async def disconnect(self) -> None:
         lender, listening = self._lender, self._listening
@@ -109,7 +105,9 @@ class Client:
                 with contextlib.suppress(*AGAIN):
                     return await _fetched(connection, statement, args)
             return await _fetched(connection, statement, args)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeEncodeError) as exc:
+        except DRIVER_ERRORS as exc:
+            if isinstance(exc, asyncpg.InternalClientError):
+                connection.terminate()  # it lost count of what it was doing: the server hung up in the middle
             raise translate(exc, self._options.place) from exc
         finally:
             await lender.release(connection)

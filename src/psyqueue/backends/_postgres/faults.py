@@ -34,6 +34,15 @@ REFUSED: Final = "PQ001"
 AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 """The step was taken back whole, and may be done again at once."""
 
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    UnicodeEncodeError,
+)
+"""All that a call can end with. TimeoutError is an OSError."""
+
 _REFUSALS: dict[str, Callable[..., Refused]] = {
     "ID_CONFLICT": IdConflict,
     "KEY_CONFLICT": KeyConflict,

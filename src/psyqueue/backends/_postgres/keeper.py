@@ -6,11 +6,10 @@ import asyncio
 import threading
 from typing import Any
 
-import asyncpg
-
 from psyqueue.backend import Renewal
 from psyqueue.backends._postgres import decoding, schema
-from psyqueue.backends._postgres.faults import translate, unreachable
+from psyqueue.backends._postgres.connecting import connect
+from psyqueue.backends._postgres.faults import DRIVER_ERRORS, translate
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.errors import StoreUnavailable
 
@@ -43,13 +42,10 @@ class Keeper:
     async def _renew(self, session_id: str) -> Renewal:
         place = self._options.place
         if self._connection is None or self._connection.is_closed():
-            try:
-                self._connection = await asyncpg.connect(**self._options.arguments())
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-                raise unreachable(exc, place) from exc
+            self._connection = await connect(self._options)
         try:
             return decoding.renewal_of(await self._connection.fetchval(self._statement, session_id))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+        except DRIVER_ERRORS as exc:
             connection, self._connection = self._connection, None
             connection.terminate()
             raise translate(exc, place) from exc
@@ -70,5 +66,5 @@ class Keeper:
 async def _leave(connection: Any) -> None:
     try:
         await connection.close(timeout=_CLOSE_S)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except DRIVER_ERRORS:
         connection.terminate()

@@ -14,10 +14,10 @@ import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-import asyncpg
 import msgspec
 
-from psyqueue.backends._postgres.faults import lost, translate, unreachable
+from psyqueue.backends._postgres.connecting import connect
+from psyqueue.backends._postgres.faults import DRIVER_ERRORS, lost, translate
 from psyqueue.backends._postgres.notices import Receiver, Sender
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.backends._postgres.schema import topic_channel, wake_channel
@@ -216,16 +216,13 @@ class Listening:
         if self._connection is not None:
             return
         place = self._options.place
-        try:
-            connection = await asyncpg.connect(**self._options.arguments())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
-            raise unreachable(exc, place) from exc
+        connection = await connect(self._options)
         try:
             self._connection = connection
             connection.add_termination_listener(self._on_lost)
             await connection.add_listener(wake_channel(self._options.schema), self._on_wake)
             await connection.add_listener(topic_channel(self._options.schema), self._on_topic)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+        except DRIVER_ERRORS as exc:
             self._connection = None
             connection.terminate()
             raise lost(place, "the connection for notices is gone") from exc
