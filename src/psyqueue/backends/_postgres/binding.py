@@ -12,7 +12,7 @@ from psyqueue.backend import NO_EFFECTS, AnyOutcome, Effects, Enqueued, NewJob, 
 from psyqueue.backend.bounds import check_jobs, check_outcomes
 from psyqueue.backends._postgres import decoding
 from psyqueue.backends._postgres.encoding import Outcomes, intake_of
-from psyqueue.backends._postgres.faults import DRIVER_ERRORS, translate
+from psyqueue.backends._postgres.faults import CALL_ERRORS, translate
 from psyqueue.errors import InvalidOption, InvalidState
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class PostgresBound:
                 await self._check_store()
                 found: Sequence[Any] = await connection.fetch(self._client.statement(name), *_NO_OP, *args)
                 return found
-        except DRIVER_ERRORS as exc:
+        except CALL_ERRORS as exc:
             raise translate(exc, self._place) from exc
 
     async def _check_store(self) -> None:

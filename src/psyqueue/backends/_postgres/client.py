@@ -14,7 +14,7 @@ from psyqueue.backend.failpoints import failpoint
 from psyqueue.backend.state_rules import TEST_EPOCH_MS
 from psyqueue.backends._postgres import schema
 from psyqueue.backends._postgres.connecting import connect
-from psyqueue.backends._postgres.faults import AGAIN, DRIVER_ERRORS, translate
+from psyqueue.backends._postgres.faults import AGAIN, CALL_ERRORS, translate
 from psyqueue.backends._postgres.keeper import Keeper
 from psyqueue.backends._postgres.listening import Listening
 from psyqueue.backends._postgres.options import PostgresOptions
@@ -53,7 +53,7 @@ class Client:
                 await schema.ensure(connection, options, TEST_EPOCH_MS)
             finally:
                 await lender.release(connection)
-        except DRIVER_ERRORS as exc:
+        except CALL_ERRORS as exc:
             await lender.close()
             raise translate(exc, options.place) from exc
         except BaseException:
@@ -105,7 +105,7 @@ class Client:
                 with contextlib.suppress(*AGAIN):
                     return await _fetched(connection, statement, args)
             return await _fetched(connection, statement, args)
-        except DRIVER_ERRORS as exc:
+        except CALL_ERRORS as exc:
             if isinstance(exc, asyncpg.InternalClientError):
                 connection.terminate()  # it lost count of what it was doing: the server hung up in the middle
             raise translate(exc, self._options.place) from exc

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from psyqueue.backends._postgres.faults import DRIVER_ERRORS, unreachable
+from psyqueue.backends._postgres.faults import CALL_ERRORS, unreachable
 from psyqueue.backends._postgres.options import PostgresOptions
 
 _ARRAYS: Final = {"_bool": (1000, 16), "_bytea": (1001, 17), "_int4": (1007, 23), "_int8": (1016, 20)}
@@ -18,7 +18,7 @@ async def connect(options: PostgresOptions) -> Any:
     """Raises StoreUnavailable, StoreUnusable."""
     try:
         connection = await asyncpg.connect(**options.arguments())
-    except (*DRIVER_ERRORS, ValueError) as exc:
+    except (*CALL_ERRORS, ValueError) as exc:
         raise unreachable(exc, options.place) from exc
     # asyncpg looks unknown types up when it first meets them: round trips for each connection, and a setting of the
     # session (jit) that a pooler would hand to somebody else. Should asyncpg change, it does just that.

@@ -34,7 +34,7 @@ REFUSED: Final = "PQ001"
 AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 """The step was taken back whole, and may be done again at once."""
 
-DRIVER_ERRORS: Final = (
+CALL_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,

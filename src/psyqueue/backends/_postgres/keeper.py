@@ -9,7 +9,7 @@ from typing import Any
 from psyqueue.backend import Renewal
 from psyqueue.backends._postgres import decoding, schema
 from psyqueue.backends._postgres.connecting import connect
-from psyqueue.backends._postgres.faults import DRIVER_ERRORS, translate
+from psyqueue.backends._postgres.faults import CALL_ERRORS, translate
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.errors import StoreUnavailable
 
@@ -45,7 +45,7 @@ class Keeper:
             self._connection = await connect(self._options)
         try:
             return decoding.renewal_of(await self._connection.fetchval(self._statement, session_id))
-        except DRIVER_ERRORS as exc:
+        except CALL_ERRORS as exc:
             connection, self._connection = self._connection, None
             connection.terminate()
             raise translate(exc, place) from exc
@@ -66,5 +66,5 @@ class Keeper:
 async def _leave(connection: Any) -> None:
     try:
         await connection.close(timeout=_CLOSE_S)
-    except DRIVER_ERRORS:
+    except CALL_ERRORS:
         connection.terminate()

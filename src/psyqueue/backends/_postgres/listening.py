@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from psyqueue.backends._postgres.connecting import connect
-from psyqueue.backends._postgres.faults import DRIVER_ERRORS, lost, translate
+from psyqueue.backends._postgres.faults import CALL_ERRORS, lost, translate
 from psyqueue.backends._postgres.notices import Receiver, Sender
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.backends._postgres.schema import topic_channel, wake_channel
@@ -222,7 +222,7 @@ class Listening:
             connection.add_termination_listener(self._on_lost)
             await connection.add_listener(wake_channel(self._options.schema), self._on_wake)
             await connection.add_listener(topic_channel(self._options.schema), self._on_topic)
-        except DRIVER_ERRORS as exc:
+        except CALL_ERRORS as exc:
             self._connection = None
             connection.terminate()
             raise lost(place, "the connection for notices is gone") from exc
