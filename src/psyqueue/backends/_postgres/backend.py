@@ -48,6 +48,7 @@ from psyqueue.backends._postgres.encoding import (
     intake_of,
     json_text,
     limits_arrays,
+    place_of,
 )
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.errors import InvalidState
@@ -132,7 +133,7 @@ class PostgresBackend:
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         check_limit(limit)
-        return decoding.page_of(await self._client.rows("list_jobs", filter_of(where), cursor, limit))
+        return decoding.page_of(await self._client.rows("list_jobs", filter_of(where), place_of(cursor), limit))
 
     async def queues(self, prefix: str, cursor: str | None, limit: int) -> tuple[tuple[QueueInfo, ...], str | None]:
         check_limit(limit)
@@ -155,7 +156,7 @@ class PostgresBackend:
         how = (change.kind, change.priority, change.run_at_ms, change.result, change.reason)
         also = effects_of(effects, cargo)
         reply = await self._once(
-            "amend", op, filter_of(where), *how, cursor, limit, also, cargo.parts or None, cargo.keys
+            "amend", op, filter_of(where), *how, place_of(cursor), limit, also, cargo.parts or None, cargo.keys
         )
         return decoding.amended_of(reply)
 

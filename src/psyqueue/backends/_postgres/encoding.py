@@ -27,6 +27,7 @@ from psyqueue.backend import (
     Snooze,
     Unique,
 )
+from psyqueue.errors import InvalidOption
 from psyqueue.job import STATUSES, Status
 
 NUMBER_OF: Final[dict[Status, int]] = {status: number for number, status in enumerate(STATUSES)}
@@ -46,6 +47,7 @@ class Extras(Struct, frozen=True, array_like=True):
 NO_EXTRAS: Final = Extras()
 _encode_extras = msgspec.msgpack.Encoder().encode
 decode_extras = msgspec.msgpack.Decoder(Extras).decode
+_decode_place = msgspec.json.Decoder(tuple[str, int, int, int]).decode
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -268,6 +270,17 @@ def filter_of(where: Filter) -> str:
         "ended_before": where.ended_before_ms,
     }
     return json_text(made | {name: at_ms for name, at_ms in instants.items() if at_ms is not None})
+
+
+def place_of(cursor: str | None) -> str | None:
+    """The cursor of a walk over jobs: queue, number of the status, key, number of the job. Raises InvalidOption."""
+    if cursor is not None:
+        try:
+            _, status, *_ = _decode_place(cursor)
+            STATUSES[status]
+        except (msgspec.MsgspecError, IndexError) as exc:
+            raise InvalidOption("cursor", cursor, "is not one that this store gave out") from exc
+    return cursor
 
 
 def limits_arrays(limits: Sequence[Limits]) -> tuple[Any, ...]:

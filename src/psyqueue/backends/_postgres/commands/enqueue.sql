@@ -86,34 +86,19 @@ BEGIN
         END LOOP;
         RETURN replies::text;
     END IF;
-    numbers := ARRAY(SELECT nextval('number') FROM generate_series(1, cardinality(p_ids)));
-    WITH made_now AS (
-        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
-        SELECT u.n, u.id, u.digest, u.extras, u.cold, u.payload
-        FROM unnest(numbers, p_ids, p_digests, p_extras, p_colds, p_payloads) AS u (n, id, digest, extras, cold, payload)
-        ON CONFLICT (id) DO NOTHING RETURNING b.n
-    )
-    SELECT coalesce(array_agg(m.n), '{}') INTO made FROM made_now AS m;
-    is_all := cardinality(made) = cardinality(p_ids);
-    WITH made_now AS (
-        INSERT INTO job AS t (
-            n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
-            queue, lane, name
-        )
-        SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + v.expires_in,
-            coalesce(v.priority, 0), coalesce(v.max_retries, 3), coalesce(v.max_lost, 2), v.size,
-            CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, v.id, v.queue, coalesce(v.lane, ''), v.name
-        FROM (
-            SELECT u.*, greatest(p_now + coalesce(u.delay, 0), coalesce(u.run_at_ms, p_now)) AS run_at,
-                octet_length(u.payload) + octet_length(u.cold) AS size
-            FROM unnest(numbers, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities, p_max_retries,
-                p_max_lost, p_delays, p_run_ats, p_expires)
-            AS u (n, id, queue, name, payload, cold, lane, priority, max_retries, max_lost, delay, run_at_ms, expires_in)
-            WHERE is_all OR u.n = ANY (made)
-        ) AS v
-        RETURNING t.status
-    )
-    SELECT count(*) FILTER (WHERE m.status <> 2) = 0 AND is_all INTO is_all FROM made_now AS m;
+    IF cardinality(p_ids) = 1 THEN
+        numbers := ARRAY[nextval('number')];
+        made := enqueue_lone(numbers[1], p_ids[1], p_queues[1], p_names[1], p_payloads[1], p_colds[1], p_digests[1],
+            p_extras[1], coalesce(p_lanes[1], ''), coalesce(p_priorities[1], 0), coalesce(p_max_retries[1], 3),
+            coalesce(p_max_lost[1], 2),
+            greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now)), p_now + p_expires[1], p_now);
+        is_all := made <> '{}' AND greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now)) <= p_now;
+    ELSE
+        numbers := ARRAY(SELECT nextval('number') FROM generate_series(1, cardinality(p_ids)));
+        made := insert_bodies(numbers, p_ids, p_digests, p_extras, p_colds, p_payloads);
+        is_all := insert_jobs(numbers, made, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities,
+            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, p_now);
+    END IF;
     IF made <> '{}' THEN
         PERFORM note_change();
         PERFORM wake_queues(p_queues);
@@ -135,4 +120,74 @@ BEGIN
         replies := replies || jsonb_build_array(jsonb_build_array(r.id, r.is_made, r.status));
     END LOOP;
     RETURN replies::text;
+END $$;
+
+-- One job alone, which is worth a way of its own: arrays taken apart cost a third of it.
+CREATE FUNCTION @schema@.enqueue_lone(
+    p_n bigint, p_id text, p_queue text, p_name text, p_payload bytea, p_cold bytea, p_digest bytea, p_extras bytea,
+    p_lane text, p_priority int, p_max_retries int, p_max_lost int, p_run_at bigint, p_expires_at bigint, p_now bigint
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO body (n, id, digest, extras, cold, payload) VALUES (p_n, p_id, p_digest, p_extras, p_cold, p_payload)
+    ON CONFLICT (id) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN '{}';
+    END IF;
+    INSERT INTO job (
+        n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
+        queue, lane, name
+    ) VALUES (
+        p_n, p_now, p_run_at, CASE WHEN p_run_at <= p_now THEN p_n END, p_expires_at, p_priority, p_max_retries, p_max_lost,
+        octet_length(p_payload) + octet_length(p_cold), CASE WHEN p_run_at <= p_now THEN 2 ELSE 1 END, p_id, p_queue,
+        p_lane, p_name
+    );
+    RETURN ARRAY[p_n];
+END $$;
+
+-- The numbers of those whose ids were free.
+CREATE FUNCTION @schema@.insert_bodies(
+    p_numbers bigint[], p_ids text[], p_digests bytea[], p_extras bytea[], p_colds bytea[], p_payloads bytea[]
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    made bigint[];
+BEGIN
+    WITH made_now AS (
+        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
+        SELECT u.n, u.id, u.digest, u.extras, u.cold, u.payload
+        FROM unnest(p_numbers, p_ids, p_digests, p_extras, p_colds, p_payloads) AS u (n, id, digest, extras, cold, payload)
+        ON CONFLICT (id) DO NOTHING RETURNING b.n
+    )
+    SELECT coalesce(array_agg(m.n), '{}') INTO made FROM made_now AS m;
+    RETURN made;
+END $$;
+
+-- True: all of the call are new, and pending.
+CREATE FUNCTION @schema@.insert_jobs(
+    p_numbers bigint[], p_made bigint[], p_ids text[], p_queues text[], p_names text[], p_payloads bytea[],
+    p_colds bytea[], p_lanes text[], p_priorities int[], p_max_retries int[], p_max_lost int[], p_delays bigint[],
+    p_run_ats bigint[], p_expires bigint[], p_now bigint
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    is_all boolean := cardinality(p_made) = cardinality(p_ids);
+BEGIN
+    WITH made_now AS (
+        INSERT INTO job AS t (
+            n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
+            queue, lane, name
+        )
+        SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + v.expires_in,
+            coalesce(v.priority, 0), coalesce(v.max_retries, 3), coalesce(v.max_lost, 2), v.size,
+            CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, v.id, v.queue, coalesce(v.lane, ''), v.name
+        FROM (
+            SELECT u.*, greatest(p_now + coalesce(u.delay, 0), coalesce(u.run_at_ms, p_now)) AS run_at,
+                octet_length(u.payload) + octet_length(u.cold) AS size
+            FROM unnest(p_numbers, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities, p_max_retries,
+                p_max_lost, p_delays, p_run_ats, p_expires)
+            AS u (n, id, queue, name, payload, cold, lane, priority, max_retries, max_lost, delay, run_at_ms, expires_in)
+            WHERE is_all OR u.n = ANY (p_made)
+        ) AS v
+        RETURNING t.status
+    )
+    SELECT count(*) FILTER (WHERE m.status <> 2) = 0 AND is_all INTO is_all FROM made_now AS m;
+    RETURN is_all;
 END $$;

@@ -48,7 +48,7 @@ BEGIN
         END IF;
         is_fetching := false;
     END IF;
-    v_session := require_session(p_session);
+    v_session := require_session(p_session, p_ids IS NOT NULL OR p_outcomes IS NOT NULL);
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);
     END IF;
@@ -64,9 +64,13 @@ BEGIN
     END IF;
     is_more := follow_through(c.now_ms) OR is_more;
     IF is_fetching THEN
-        d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, c.now_ms, c.mono_ms);
-        started := d.numbers;
-        is_more := is_more OR d.is_bounded;
+        -- Who finds nothing locks nothing, so that an idle worker writes nothing.
+        IF EXISTS (SELECT 1 FROM job AS p WHERE p.queue = ANY (p_queues) AND p.status = 2 AND NOT p.held) THEN
+            v_session := require_session(p_session, true);
+            d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, c.now_ms, c.mono_ms);
+            started := d.numbers;
+            is_more := is_more OR d.is_bounded;
+        END IF;
         next_ms := least(next_due_in(p_queues, c.now_ms), next_start_in(p_queues, c.now_ms, c.mono_ms));
     END IF;
     reply := json_build_object('acks', coalesce(cardinality(p_ids), 0), 'a', acks, 'o', others, 'asked', asked_of(v_session),

@@ -124,15 +124,17 @@ BEGIN
     IF p_count <= 0 THEN
         RETURN;
     END IF;
-    -- Taken in one order by everybody; whoever counts behind it counts right.
-    PERFORM 1 FROM limits WHERE queue = ANY (p_queues) AND (active_max IS NOT NULL OR starts_per_minute IS NOT NULL)
-        ORDER BY queue, is_lane, lane FOR NO KEY UPDATE;
+    has_limits := EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues));
+    IF has_limits THEN
+        -- Taken in one order by everybody; whoever counts behind it counts right.
+        PERFORM 1 FROM limits WHERE queue = ANY (p_queues) AND (active_max IS NOT NULL OR starts_per_minute IS NOT NULL)
+            ORDER BY queue, is_lane, lane FOR NO KEY UPDATE;
+    END IF;
     FOREACH q IN ARRAY p_queues LOOP
         EXIT WHEN is_bounded;
         -- A lane may be pruned while its first job comes in: that job counts, too.
-        SELECT EXISTS (SELECT 1 FROM limits WHERE queue = q), EXISTS (SELECT 1 FROM lane WHERE queue = q AND lane <> '')
-            OR EXISTS (SELECT 1 FROM job WHERE queue = q AND lane <> '' AND status = 2 AND status <= 3)
-        INTO has_limits, has_lanes;
+        has_lanes := EXISTS (SELECT 1 FROM lane WHERE queue = q AND lane <> '')
+            OR EXISTS (SELECT 1 FROM job WHERE queue = q AND lane <> '' AND status = 2 AND status <= 3);
         room := p_count - cardinality(numbers);
         IF has_limits THEN
             room := least(room, room_of(q, NULL, p_now, p_mono));

@@ -207,6 +207,10 @@ DECLARE
 BEGIN
     ids := '{}';
     FOREACH q IN ARRAY p_queues LOOP
+        CONTINUE WHEN NOT EXISTS (
+            SELECT 1 FROM job AS t
+            WHERE t.queue = q AND t.expires_at_ms IS NOT NULL AND t.expires_at_ms <= p_now AND t.status <= 2 AND NOT t.held
+        );
         FOR j IN SELECT t.* FROM job AS t
             WHERE t.queue = q AND t.expires_at_ms IS NOT NULL AND t.expires_at_ms <= p_now AND t.status <= 2 AND NOT t.held
             ORDER BY t.expires_at_ms, t.n LIMIT p_limit - cardinality(ids) FOR NO KEY UPDATE SKIP LOCKED

@@ -65,6 +65,9 @@ DECLARE
     first_ms bigint;
     missing bigint;
 BEGIN
+    IF NOT EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues)) THEN
+        RETURN NULL;
+    END IF;
     FOR l IN SELECT t.* FROM limits AS t
         WHERE t.queue = ANY (p_queues) AND (t.paused_until_ms IS NOT NULL OR t.starts_per_minute IS NOT NULL)
             AND EXISTS (

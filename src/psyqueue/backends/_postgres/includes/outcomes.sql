@@ -102,12 +102,16 @@ BEGIN
     status := j.status;
 END $$;
 
--- The number of an open session, kept open until the step is over; renewals of it go on meanwhile.
-CREATE FUNCTION @schema@.require_session(p_id text) RETURNS bigint LANGUAGE plpgsql AS $$
+-- The number of an open session. With `p_is_kept` it stays open until the step is over; renewals of it go on meanwhile.
+CREATE FUNCTION @schema@.require_session(p_id text, p_is_kept boolean) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     v_n bigint;
 BEGIN
-    SELECT n INTO v_n FROM session WHERE id = p_id AND closed_mono_ms IS NULL FOR KEY SHARE;
+    IF p_is_kept THEN
+        SELECT n INTO v_n FROM session WHERE id = p_id AND closed_mono_ms IS NULL FOR KEY SHARE;
+    ELSE
+        SELECT n INTO v_n FROM session WHERE id = p_id AND closed_mono_ms IS NULL;
+    END IF;
     IF NOT FOUND THEN
         PERFORM refuse('SESSION_LOST', jsonb_build_array(p_id));
     END IF;
