@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 import pytest
 
-from backends.postgres.stores import connected, opened
+from backends.postgres.stores import beside, connected, opened
 from psyqueue.backend import Unique
 from psyqueue.backends._postgres import PostgresBackend, PostgresOptions, schema
 from psyqueue.errors import InvalidOption, SchemaTooNew, StoreUnavailable, StoreUnusable
@@ -148,3 +150,23 @@ async def test_an_own_pool_is_used_and_left_open(postgres_server: Server, namesp
             await store.add("a")
             assert await store.run() == "a"
         assert await pool.fetchval("values (1)") == 1
+
+
+async def test_a_disconnect_waits_for_calls_that_were_accepted(postgres_server: Server, namespace: str) -> None:
+    """Somebody holds the id, so that the call hangs in the middle."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, opened(url, namespace, "b") as other, connected(url) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await other.backend.bind(connection).enqueue((job("a"),))
+
+        async def both() -> None:
+            async with asyncio.TaskGroup() as group:
+                adding = group.create_task(store.add("a"))
+                await asyncio.sleep(0)
+                group.create_task(store.backend.disconnect())
+            assert adding.result().created
+
+        await beside(url, namespace, both(), transaction.rollback)
+        assert await other.status("a") == "pending"
+        await asyncio.gather(store.backend.connect(), store.backend.connect())

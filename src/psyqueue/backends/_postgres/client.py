@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
@@ -36,11 +37,16 @@ class Client:
         self._facts: schema.Facts | None = None
         self._statements: dict[str, str] = {}
         self._process = os.getpid()
+        self._connecting = asyncio.Lock()
         self.store_id: object = None
 
     async def connect(self) -> None:
-        if self._lender is not None:
-            return
+        """Two who come at once make one connection."""
+        async with self._connecting:
+            if self._lender is None:
+                await self._connect()
+
+    async def _connect(self) -> None:
         options = self._options
         lender: Lender = (
             OwnPool(options.pool) if options.pool is not None else Pool(lambda: connect(options), options.max_size)

@@ -32,6 +32,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._lent: set[Connection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._all_back = asyncio.Event()
         self._is_closed = False
 
     async def acquire(self) -> Connection:
@@ -63,6 +64,8 @@ class Pool:
 
     async def release(self, connection: Connection) -> None:
         self._lent.discard(connection)
+        if not self._lent:
+            self._all_back.set()
         if connection.is_closed() or self._is_closed:
             self._left += 1
             if not connection.is_closed():
@@ -72,12 +75,15 @@ class Pool:
         self._next()
 
     async def close(self) -> None:
-        """Idle ones at once, the others when they come back."""
+        """Idle ones at once, the others when they come back: what was accepted is finished first."""
         self._is_closed = True
         idle, self._idle = self._idle, []
         self._left += len(idle)
         for connection in idle:
             await _close(connection)
+        if self._lent:
+            self._all_back.clear()
+            await self._all_back.wait()
 
     def _next(self) -> None:
         while self._waiting:
