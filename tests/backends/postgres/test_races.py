@@ -73,6 +73,20 @@ async def test_a_place_of_a_gate_is_given_once(postgres_server: Server, namespac
         assert await store.dequeue_ids() == ["one"]
 
 
+async def test_who_waits_for_a_gate_sees_that_its_line_is_gone(postgres_server: Server, namespace: str) -> None:
+    """Of two places one came free, and the only job in line takes it while another one comes, for the second place."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.enqueue(*(job(each, gate=Gate("g", 2)) for each in ("one", "two", "three")))
+        one, two = await store.dequeue(count=2)
+        transaction = connection.transaction()
+        await transaction.start()
+        await store.backend.bind(connection).settle("s", (ack(one), ack(two)))
+        four = store.add("four", gate=Gate("g", 2))
+        assert (await beside(url, namespace, four, transaction.commit)).status == "pending"
+        assert await store.dequeue_ids() == ["three", "four"]
+
+
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 @pytest.mark.parametrize("key", ["unique", "idempotency", "id"])
 async def test_whoever_comes_second_waits_for_the_first(

@@ -102,10 +102,16 @@ END $$;
 
 -- Its needs are met: take a place of its gate and be admitted, or stand in line. First come, first served.
 CREATE FUNCTION @schema@.enter_gate(INOUT j @schema@.job, p_now bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    taken bigint;
 BEGIN
     IF j.gate IS NULL THEN
         j := admit(j, p_now);
-    ELSIF places_of(j.gate) >= j.gate_max OR EXISTS (
+        RETURN;
+    END IF;
+    -- A statement of its own: it may wait, and the look at the line has to see what was done meanwhile.
+    taken := places_of(j.gate);
+    IF taken >= j.gate_max OR EXISTS (
         SELECT 1 FROM job WHERE gate = j.gate AND status = 0 AND needs_left = 0 AND NOT held AND n <> j.n
     ) THEN
         PERFORM save(j);
