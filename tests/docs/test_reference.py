@@ -80,7 +80,7 @@ def test_every_option_of_a_worker_is_described():
     assert described == ["*queues", *(name for name in parameters if name not in ("self", "queues"))]
 
 
-@pytest.mark.parametrize("name", ["sqlite", "redis"])
+@pytest.mark.parametrize("name", ["sqlite", "redis", "postgres"])
 def test_every_option_of_a_store_is_described_with_its_default(name):
     table = re.search(r"^\| option \| default.*?\n\n", page(f"backends/{name}.md"), re.MULTILINE | re.DOTALL)
     assert table
