@@ -6,7 +6,7 @@
 -- A delivery: id, body, number, attempt, created at, packed { fence, lost, priority, run at, generation } or false; then
 -- the next one. `now` of the deliveries is the reply's last item.
 -- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: two commands an ack, three a delivery, some
--- fifteen a call.
+-- thirty a call.
 -- flags: allow-oom
 -- function
 --- @include head hashes wake rows flush lifecycle limits intake effects follow times sessions outcomes dequeue turn
