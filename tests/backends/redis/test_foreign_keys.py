@@ -32,17 +32,24 @@ def replaced_by_hash(client: redis.Redis, key: str) -> None:
     client.hset(key, "foreign", "1")
 
 
+HEAD_BYTES = len("f2 0123456789012")
+"""What the scripts put before the body of the second job."""
 OF_A_JOB: dict[str, tuple[str, Harm]] = {
     "its fields are of another type": ("j:id1", replaced_by_list),
     "its fields are foreign": ("j:id1", replaced_by_hash),
     "its body is gone": ("b:id1", lambda client, key: client.delete(key)),
     "its body is of another type": ("b:id1", replaced_by_list),
     "its body is too short": ("b:id1", lambda client, key: client.set(key, b"\xff\x00")),
-    "its body says lengths that it has not": ("b:id1", lambda client, key: client.set(key, b"\xff" * 20)),
+    "its body is cut off": ("b:id1", lambda client, key: client.set(key, client.get(key)[:20])),
+    "its body says lengths that it has not": (
+        "b:id1",
+        lambda client, key: client.setrange(key, HEAD_BYTES, b"\xff" * 12),
+    ),
     "its body holds garbage": (
         "b:id1",
-        lambda client, key: client.set(key, struct.pack("<III", 2, 2, 0) + b"{}{}\xc1\xc1"),
+        lambda client, key: client.setrange(key, HEAD_BYTES, struct.pack("<III", 2, 2, 0) + b"{}{}\xc1\xc1"),
     ),
+    "its body is all foreign": ("b:id1", lambda client, key: client.set(key, b"\xff" * 60)),
 }
 IN_THE_LINE: dict[str, tuple[str, Harm]] = {
     "an entry of no form": ("p:q", lambda client, key: client.lpush(key, "foreign", "", "7:")),

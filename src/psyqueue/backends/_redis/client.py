@@ -21,7 +21,7 @@ from psyqueue.backends._redis.topics import Topics
 from psyqueue.errors import SchemaTooNew, StoreUnavailable, StoreUnusable
 from psyqueue.ids import new_token
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _FINISH_MS: Final = 1_000
 """For the replies of calls on their way when the client disconnects."""
 
@@ -72,6 +72,9 @@ class Client:
             raise StoreUnusable(f"{where} are not psyqueue's own. Give another key_prefix")
         if int(schema) > SCHEMA:
             raise SchemaTooNew(f"{where} have schema {int(schema)}; this psyqueue knows {SCHEMA}. Upgrade it")
+        if int(schema) < SCHEMA:
+            text = f"{where} were made by a version before the first release, with schema {int(schema)}"
+            raise StoreUnusable(f"{text}. Run its jobs with that version to their end, or give another key_prefix")
         if (test is not None) != self._options.test_clock:
             made = "with" if test is not None else "without"
             raise StoreUnusable(f"{where} were made {made} test_clock=True. Open them so, or give another key_prefix")

@@ -56,7 +56,7 @@ _ALWAYS = frozenset(("status", "number", "created_at"))
 BROKEN: Final = Rest(queue="", name="(a broken body)")
 """No handler has this name, so its job fails as one of an unknown name does, and the worker goes on."""
 _decode_rest = msgspec.msgpack.Decoder(Rest).decode
-_extra_of = msgspec.msgpack.Decoder(tuple[int, int, int, int, int]).decode
+_facts_of = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, int, int, int]).decode
 _names_of = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 _settings_of = msgspec.msgpack.Decoder(list[Any]).decode
 
@@ -138,25 +138,27 @@ def _settled(verdicts: str, followed: list[Any], outcomes: Sequence[AnyOutcome])
 
 def _deliveries(flat: list[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
     parts = iter(flat)
-    for raw_id, body, number, attempt, created_ms, packed in zip(parts, parts, parts, parts, parts, parts, strict=True):
+    for raw_id, body, packed in zip(parts, parts, parts, strict=True):
         payload, cold, _, rest = _parts(body)
-        fence, lost, priority, run_at_ms, generation = (
-            (attempt, 0, 0, int(created_ms), 0) if packed is None else _extra_of(packed)
-        )
+        if packed is None:
+            number, created_ms = _born(body)
+            attempt, fence, lost, priority, run_at_ms, generation = 1, 1, 0, 0, created_ms, 0
+        else:
+            number, created_ms, attempt, fence, lost, priority, run_at_ms, generation = _facts_of(packed)
         yield Delivery(
             raw_id.decode(),
             rest.queue,
             rest.name,
             payload,
             cold,
-            f"{number.decode()}.{seed}",
+            f"{number}.{seed}",
             fence,
             attempt,
             lost,
             rest.max_retries,
             priority,
             rest.lane,
-            int(created_ms),
+            created_ms,
             now_ms,
             run_at_ms,
             rest.max_lost,
@@ -166,18 +168,30 @@ def _deliveries(flat: list[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
         )
 
 
+_INSTANT_CHARS = 13
+
+
+def _born(body: bytes) -> tuple[int, int]:
+    """The creation number and instant that the scripts write before what a client wrote (includes/bodies.lua)."""
+    number, _, rest = body.partition(b" ")
+    created = rest[:_INSTANT_CHARS]
+    return int(number[1:]), int(created) if created.isdigit() else 0  # else it is broken, and its job will say so
+
+
 def _parts(body: bytes | None) -> tuple[bytes, bytes, bytes, Rest]:
     """Payload, cold, digest and the rest; of a body that is gone or was not written by us those of `BROKEN`."""
+    body = body or b""
+    lengths_at = body.find(b" ") + 1 + _INSTANT_CHARS
+    payload_at = lengths_at + LENGTHS.size
     try:
-        payload, cold, digest = LENGTHS.unpack_from(body or b"")
-        cold_at = LENGTHS.size + payload
+        payload, cold, digest = LENGTHS.unpack_from(body, lengths_at)
+        cold_at = payload_at + payload
         digest_at = cold_at + cold
         rest_at = digest_at + digest
-        rest = _rest_of((body or b"")[rest_at:])
+        rest = _rest_of(body[rest_at:])
     except (struct.error, msgspec.MsgspecError):
         return b"null", b"{}", b"", BROKEN
-    assert body is not None
-    return body[LENGTHS.size : cold_at], body[cold_at:digest_at], body[digest_at:rest_at], rest
+    return body[payload_at:cold_at], body[cold_at:digest_at], body[digest_at:rest_at], rest
 
 
 @lru_cache(1_024)

@@ -39,7 +39,8 @@ from psyqueue.errors import InvalidOption
 from psyqueue.job import Status
 
 LENGTHS: Final = struct.Struct("<III")
-"""A body begins with the lengths of its payload, cold and digest; then these three, then a packed `Rest`."""
+"""A body as we write it begins with the lengths of its payload, cold and digest; then these three, then a packed `Rest`.
+The scripts put number and instant of creation before it."""
 INITIALS: dict[Status, str] = {
     "waiting": "w",
     "scheduled": "s",

@@ -4,7 +4,7 @@
 -- Returns: { 0 | 1, { changed ids, skipped { id, initial or '-' } …, cursor or false } } | { 2, code, facts … }.
 -- Index: j:<id>. Cost: that of the jobs changed.
 -- flags: allow-oom
---- @include head hashes wake rows flush lifecycle limits intake effects follow views amending turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects follow views amending turn
 local op, where = cmsgpack.unpack(ARGV[1]), filter_of(cmsgpack.unpack(ARGV[2]))
 local change, ids, effects = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4]), cmsgpack.unpack(ARGV[5])
 return once(op, 'amend', function()

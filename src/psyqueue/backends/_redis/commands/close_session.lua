@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, { ids, 1 if there is more } } | { 2, code, facts … }.
 -- Index: a:<session>. Cost: that of the jobs it holds, `limit` at most.
 -- flags: allow-oom
---- @include head hashes wake rows flush lifecycle limits intake effects follow outcomes sessions turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects follow outcomes sessions turn
 local op, session_id, limit = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 return once(op, 'close_session', function()
   if call('EXISTS', P .. 'S:' .. session_id) == 0 then

@@ -6,7 +6,7 @@
 -- Index: j:<id> by id; unique and idempotency keys in hashes. Cost: some ten keys a call, three a job.
 -- flags: deny-oom
 -- function
---- @include head hashes wake rows flush lifecycle limits intake effects follow turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects follow turn
 local op, jobs, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 return once(op, 'enqueue', function()
   require_mode(true)

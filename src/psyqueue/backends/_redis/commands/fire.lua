@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, { 1 fired | 0 } } | { 2, code, facts … }.
 -- Index: `fires` by member. Cost: that of the jobs.
 -- flags: deny-oom
---- @include head hashes wake rows flush lifecycle limits intake effects turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
 local op, id, version, nominal_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 return once(op, 'fire', function()
   require_mode(true)

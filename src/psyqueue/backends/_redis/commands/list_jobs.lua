@@ -4,7 +4,7 @@
 -- Returns: { views or ids, cursor or false }.
 -- Index: the places of each status (includes/walk.lua). Cost: 1,000 jobs looked at.
 -- flags: no-writes
---- @include head hashes wake rows limits views walk
+--- @include head hashes wake bodies rows limits views walk
 local where = filter_of(cmsgpack.unpack(ARGV[1]))
 local cursor, limit = ARGV[2] ~= '' and ARGV[2], tonumber(ARGV[3])
 

@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, { fence or false, holder, milliseconds left } } | { 2, code, facts … }.
 -- Index: `locks` name → packed { holder, fence, until }. Cost: two keys.
 -- flags: allow-oom
---- @include head hashes wake rows flush turn
+--- @include head hashes wake bodies rows flush turn
 local op, name, holder, lease_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 return once(op, 'lock', function()
   local packed = field('locks', name)

@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, renewal } | { 2, code, facts … }; a renewal: includes/sessions.lua.
 -- Index: S:<id>, leases. Cost: five keys.
 -- flags: allow-oom
---- @include head hashes wake rows flush limits sessions turn
+--- @include head hashes wake bodies rows flush limits sessions turn
 local op, id = cmsgpack.unpack(ARGV[1]), ARGV[2]
 return once(op, 'open_session', function()
   if call('EXISTS', P .. 'S:' .. id) == 1 then

@@ -3,7 +3,7 @@
 -- Returns: { ids, 1 if there is more, milliseconds until the next job is due or false }.
 -- Index: d: and x: of each queue by time. Cost: that of the jobs moved.
 -- flags: allow-oom
---- @include head hashes wake rows flush lifecycle limits follow times
+--- @include head hashes wake bodies rows flush lifecycle limits follow times
 local queues, limit = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
 local ids, more_expired = expire(queues, limit)
 local due, more_due = promote(queues, limit)

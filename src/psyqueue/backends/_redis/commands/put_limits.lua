@@ -4,7 +4,7 @@
 -- Returns: { 0 | 1, {} } | { 2, code, facts … }.
 -- Index: `limits` by queue and lane. Cost: three keys each.
 -- flags: deny-oom
---- @include head hashes wake rows flush lifecycle limits intake effects turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
 local op, settings, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 return once(op, 'put_limits', function()
   require_mode(false)

@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, { new version } } | { 2, code, facts … }.
 -- Index: `schedules` by id. Cost: two keys.
 -- flags: deny-oom
---- @include head hashes wake rows flush turn
+--- @include head hashes wake bodies rows flush turn
 local op, id, version = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 return once(op, 'put_schedule', function()
   require_mode(false)

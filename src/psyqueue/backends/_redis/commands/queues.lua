@@ -4,7 +4,7 @@
 -- cursor or false }.
 -- Index: queues by name, c:<queue>. Cost: six keys a queue and two a lane.
 -- flags: no-writes
---- @include head hashes wake rows
+--- @include head hashes wake bodies rows
 local prefix, cursor, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local LOOK_MAX, LANES_MAX = 200, 1000
 

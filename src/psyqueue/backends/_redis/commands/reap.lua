@@ -3,7 +3,7 @@
 -- Returns: { ids of the jobs, 1 if there is more }.
 -- Index: leases by their end, closing, a:<session>. Cost: that of the jobs taken back, `limit` at most.
 -- flags: allow-oom
---- @include head hashes wake rows flush lifecycle limits intake effects follow outcomes sessions
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects follow outcomes sessions
 local limit = tonumber(ARGV[1])
 local SILENCE_MS, LOST_BACKOFF_MS, LOST_BACKOFF_CAP_MS = 60000, 5000, 60000
 local last_ms = tonumber(call('HGET', P .. 'meta', 'reaped')) or mono_ms

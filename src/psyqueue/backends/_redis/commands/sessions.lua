@@ -13,7 +13,7 @@ for _, id in ipairs(ids) do
       return { found, found[limit][1] }
     end
     local left_ms = tonumber(call('ZSCORE', P .. 'leases', id)) - mono_ms
-    found[#found + 1] = { id, call('SCARD', P .. 'a:' .. id), left_ms, unpack(call('HGETALL', P .. 'S:' .. id)) }
+    found[#found + 1] = { id, call('HLEN', P .. 'a:' .. id), left_ms, unpack(call('HGETALL', P .. 'S:' .. id)) }
   end
 end
 return { found, false }

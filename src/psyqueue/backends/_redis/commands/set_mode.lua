@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, {} } | { 2, code, facts … }.
 -- Index: meta. Cost: one key, and one for each client that sleeps.
 -- flags: allow-oom
---- @include head hashes wake rows flush turn
+--- @include head hashes wake bodies rows flush turn
 local op, wanted = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[3])
 return once(op, 'set_mode', function()
   if wanted ~= epoch + 1 then

@@ -3,13 +3,13 @@
 -- 5 … results, errors and bodies that the outcomes point at. Shapes: includes/outcomes.lua.
 -- Returns: { 0 | 1, { verdicts, effects { outcome number, { id, flag, initial } … } …, deliveries, asked to cancel,
 -- 1 if there is more, milliseconds until time alone brings something or false } } | { 2, code, facts … }.
--- A delivery: id, body, number, attempt, created at, packed { fence, lost, priority, run at, generation } or false; then
--- the next one. `now` of the deliveries is the reply's last item.
--- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: two commands an ack, three a delivery, some
--- thirty a call.
+-- A delivery: id, body, false for the first attempt of a plain job, else packed { number, created at, attempt, fence,
+-- lost, priority, run at, generation }; then the next one. `now` of the deliveries is the reply's last item.
+-- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: one command an ack, one a delivery, some forty a
+-- call; of those that are not plain a dozen each.
 -- flags: allow-oom
 -- function
---- @include head hashes wake rows flush lifecycle limits intake effects follow times sessions outcomes dequeue turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects follow times sessions outcomes dequeue turn
 local op, session_id = cmsgpack.unpack(ARGV[1]), ARGV[2]
 local outcomes, fetch = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
 

@@ -3,7 +3,7 @@
 -- Returns: { 0 | 1, { the number of each write, as text } } | { 2, code, facts … }.
 -- Index: `state` by key. Cost: three keys a write.
 -- flags: deny-oom
---- @include head hashes wake rows flush lifecycle limits intake effects turn
+--- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
 local op, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2])
 return once(op, 'write_state', function()
   if #effects[2] > 0 then

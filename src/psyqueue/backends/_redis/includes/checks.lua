@@ -28,7 +28,7 @@ local function of_store()
   end
   for _, name in ipairs({ 'leases', 'closing' }) do
     for _, session_id in ipairs(call('ZRANGE', P .. name, 0, -1)) do
-      active = active + call('SCARD', P .. 'a:' .. session_id)
+      active = active + call('HLEN', P .. 'a:' .. session_id)
     end
   end
   if active ~= counted then
@@ -45,6 +45,16 @@ local function unmet_of(row)
   return unmet
 end
 
+local function is_own_ticket(row)
+  local ticket = call('HGET', P .. 'a:' .. row.session, row.id)
+  return not ticket or ticket == '' or not row.special and ticket == text_of(row.number) .. ticket_tail(row.token, row.queue)
+end
+
+local function has_fresh_body(row)
+  local body = call('GET', P .. 'b:' .. row.id)
+  return body and is_fresh(body, text_of(row.number))
+end
+
 local function of_row(row)
   local problems = {}
   local function expect(words, holds)
@@ -56,7 +66,9 @@ local function of_row(row)
   expect('its status is none', INITIAL[row.status])
   expect('active, token and session go together', not is_active or row.token and row.session)
   expect('its session does not list it',
-    not is_active or call('SISMEMBER', P .. 'a:' .. row.session, row.id) == 1)
+    not is_active or call('HEXISTS', P .. 'a:' .. row.session, row.id) == 1)
+  expect('its ticket is that of another delivery', not is_active or is_own_ticket(row))
+  expect('its body says that it is plain', row.status ~= 'pending' or not row.special or not has_fresh_body(row))
   expect('an ended job has its time of end', not IS_ENDED[row.status] == not row.completed_at)
   expect('attempt is within its retries', attempt >= 0 and attempt <= (row.max_retries or MAX_RETRIES) + 1)
   expect('fence is at least attempt', fence_of(row) >= attempt)

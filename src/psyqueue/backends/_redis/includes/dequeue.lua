@@ -14,7 +14,7 @@ do
 
   -- The row behind an entry, nil if the entry is stale.
   local function row_at(id, number, is_sorted)
-    local raw = redis.pcall('HGETALL', P .. 'j:' .. id)
+    local raw = try('HGETALL', P .. 'j:' .. id)
     local row = #raw > 0 and row_of_fields(id, raw)
     local is_there = row and row.status == 'pending' and not row.held and not row.sorted == not is_sorted
       and ready_of(row) == number
@@ -63,8 +63,8 @@ do
         if not sorted[s] and is_more_sorted or not listed[l] and is_more_listed and score >= 0 then
           break -- what comes next may stand where we have not read on
         elseif sorted[s] and (score < 0 or not listed[l]
-            or score == 0 and (tonumber(string.sub(sorted[s], 1, 14), 16) or 0) < listed_number) then
-          number, id, is_sorted = tonumber(string.sub(sorted[s], 1, 14), 16), id_of(sorted[s]), true
+            or score == 0 and (number_of(sorted[s]) or 0) < listed_number) then
+          number, id, is_sorted = number_of(sorted[s]), id_of(sorted[s]), true
           s, passed = s + 2, passed + 1
         else
           number, id, is_sorted = listed_number, listed_id, false
@@ -95,13 +95,18 @@ do
   end
 
   function delivery_of(row, body, deliveries)
-    local extra = false
-    if row.fence or row.lost or row.priority or row.run_at or row.generation then
-      extra = cmsgpack.pack({ fence_of(row), row.lost or 0, priority_of(row), run_at_of(row), row.generation or 0 })
-    end
     local n = #deliveries
-    deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = row.id, body, text_of(row.number)
-    deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = row.attempt, row.created_at, extra
+    deliveries[n + 1], deliveries[n + 2] = row.id, body
+    deliveries[n + 3] = cmsgpack.pack({
+      row.number, row.created_at, row.attempt, fence_of(row), row.lost or 0, priority_of(row), run_at_of(row),
+      row.generation or 0,
+    })
+  end
+
+  local function note_start(id, ticket, budget)
+    local n = #budget.tickets
+    budget.tickets[n + 1], budget.tickets[n + 2] = id, ticket
+    budget.ids[#budget.ids + 1] = id
   end
 
   local function activate(row, budget)
@@ -127,21 +132,24 @@ do
     end
     row.status = 'active'
     let_go_key(row)
+    note_start(row.id, row.special and '' or text_of(row.number) .. ticket_tail(budget.seed, row.queue), budget)
   end
 
-  -- What a body costs of the fetch's bytes; the first one is always given.
-  local function fits(body, budget)
+  -- What a body costs of the fetch's bytes; the first one is always given. `at`: where the client's part of it begins.
+  local function fits(body, at, budget)
     local payload, cold = 0, 0
-    if body and #body >= 12 then -- else it is gone, or not ours: the client says so of the job
-      payload, cold = struct.unpack('<I4I4', body)
+    if at then -- else it is gone, or not ours: the client says so of the job
+      payload, cold = struct_unpack('<I4I4', body, at)
     end
-    if budget.count > 0 and payload + cold > budget.bytes then
+    local size = payload + cold
+    if budget.count > 0 and size > budget.bytes then
       budget.is_spent = true
       return false
     end
-    budget.bytes = budget.bytes - payload - cold
-    budget.count = budget.count + 1
-    budget.largest = math.max(budget.largest, payload + cold)
+    budget.bytes, budget.count = budget.bytes - size, budget.count + 1
+    if size > budget.largest then
+      budget.largest = size
+    end
     return true
   end
 
@@ -151,56 +159,57 @@ do
     return math.min(missing, budget.count == 0 and 4 or BODIES_MAX, fitting)
   end
 
-  -- Up to `wanted` plain jobs from the head of the list, up to the first that is not plain: its entry goes back.
-  -- (ids, keys of their rows, what was read of them, their entries, whether it came to one that is not plain)
-  local function take_plain(list, wanted, budget)
-    local ids, keys, reads, taken = {}, {}, {}, {}
-    local entries, prefix = call('LPOP', list, wanted) or {}, P .. 'j:'
-    for i, entry in ipairs(entries) do
-      local number, id = string.match(entry, '^(%d+):(.*)$')
-      local key = prefix .. (id or '')
-      -- pcall: behind a foreign entry or key there is no job.
-      local found = redis.pcall('HMGET', key, 'status', 'number', 'special', 'attempt', 'created_at')
-      if found[3] then
-        give_back(list, entries, i)
-        return ids, keys, reads, taken, true
-      elseif found[1] == 'pending' and found[2] == number then
-        local n = #ids + 1
-        ids[n], keys[n], reads[n], taken[n] = id, key, found, entry
-      else
-        budget.looked = budget.looked + 1
-      end
+  -- What a first start adds to a row: as many fields, else the row is gone, or somebody else's and left as it was.
+  local function start_row(key, budget)
+    local added = try('HSET', key, 'status', 'active', 'attempt', '1', 'token', budget.seed, 'session', budget.session,
+      'started_at', budget.now)
+    if added == 5 then
+      call('HDEL', key, 'status', 'attempt', 'token', 'session', 'started_at')
     end
-    return ids, keys, reads, taken, #entries < wanted
+    return type(added) == 'number' and added < 5
   end
 
-  -- The usual case: all of the line is in the list, and plain. Stops at the first job that is not.
+  -- (ids, numbers, keys of the bodies) of a list's entries; a foreign one names no body of ours.
+  local function split(entries)
+    local ids, numbers, names, prefix = {}, {}, {}, P .. 'b:'
+    for i = 1, #entries do
+      local entry = entries[i]
+      local colon = find(entry, ':', 1, true) or 0
+      local id = sub(entry, colon + 1)
+      ids[i], numbers[i], names[i] = id, sub(entry, 1, colon - 1), prefix .. id
+    end
+    return ids, numbers, names
+  end
+
+  -- The usual case: all of the line is in the list, and plain, as entries and bodies say. Stops at the first job that is
+  -- not.
   local function start_plain(queue, wanted, budget)
-    local list, started, is_end = P .. 'p:' .. queue, 0, false
-    local deliveries, n, prefix = budget.deliveries, #budget.deliveries, P .. 'b:'
-    while started < wanted and not budget.is_spent and not is_end and budget.looked < LOOK_MAX do
-      local ids, keys, reads, taken
-      ids, keys, reads, taken, is_end = take_plain(list, bodies_wanted(wanted - started, budget), budget)
-      local names = {}
-      for i, id in ipairs(ids) do
-        names[i] = prefix .. id
+    local list, rows_, tail, started = P .. 'p:' .. queue, P .. 'j:', ticket_tail(budget.seed, queue), 0
+    local deliveries, n = budget.deliveries, #budget.deliveries
+    while started < wanted and not budget.is_spent and budget.looked < LOOK_MAX do
+      local entries = call('LPOP', list, math.min(budget.run, bodies_wanted(wanted - started, budget)))
+      if not entries then
+        break
       end
-      local texts = #ids > 0 and call('MGET', unpack(names))
-      for i, id in ipairs(ids) do
-        if not fits(texts[i], budget) then
-          give_back(list, taken, i)
-          break
+      local ids, numbers, names = split(entries)
+      local texts = call('MGET', unpack(names))
+      for i = 1, #ids do
+        local id, body, number = ids[i], texts[i], numbers[i]
+        local is_plain = body and is_fresh(body, number)
+        if not is_plain or not fits(body, #number + 16, budget) then
+          give_back(list, entries, i)
+          budget.run = is_plain and budget.run or ODD_MAX
+          return started
+        elseif start_row(rows_ .. id, budget) then
+          started = started + 1
+          deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, body, false
+          n = n + 3
+          note_start(id, number .. tail, budget)
+        else
+          budget.looked = budget.looked + 1
         end
-        started = started + 1
-        local found = reads[i]
-        local attempt = found[4] and found[4] + 1 or 1
-        call('HSET', keys[i], 'status', 'active', 'attempt', attempt, 'token', budget.seed, 'session', budget.session,
-          'started_at', budget.now)
-        deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, texts[i], found[2]
-        deliveries[n + 4], deliveries[n + 5], deliveries[n + 6] = attempt, found[5], false
-        n = n + 6
-        budget.ids[budget.count] = id
       end
+      budget.run = math.min(BODIES_MAX, 2 * budget.run)
     end
     return started
   end
@@ -227,14 +236,13 @@ do
       end
       local texts = call('MGET', unpack(keys))
       for i, row in ipairs(rows_) do
-        if not fits(texts[i], budget) then
+        if not fits(texts[i], texts[i] and client_part_at(texts[i]), budget) then
           put_back_heads(queue, lane, { unpack(rows_, i) })
           break
         end
         started = started + 1
         activate(row, budget)
         delivery_of(row, texts[i], budget.deliveries)
-        budget.ids[budget.count] = row.id
       end
     end
     if started > 0 then
@@ -325,7 +333,7 @@ do
   function dequeue(session_id, fetch)
     local budget = {
       left = fetch[2], count = 0, bytes = fetch[4], seed = fetch[3], session = session_id, deliveries = {}, ids = {},
-      is_spent = fetch[2] == 0, looked = 0, largest = 1, now = text_of(now_ms),
+      tickets = {}, is_spent = fetch[2] == 0, looked = 0, largest = 1, now = text_of(now_ms), run = BODIES_MAX,
     }
     for _, queue in ipairs(fetch[1]) do
       if not budget.is_spent and count_of(queue, 'pending') > 0 then
@@ -338,7 +346,7 @@ do
         end
       end
     end
-    call_many('SADD', P .. 'a:' .. session_id, budget.ids)
+    call_many('HSET', P .. 'a:' .. session_id, budget.tickets)
     flush()
     local is_bounded = fetch[2] > 0 and (budget.is_spent or budget.looked >= LOOK_MAX)
     if is_bounded then

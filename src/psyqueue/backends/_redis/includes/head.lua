@@ -7,6 +7,8 @@
 -- Everything here is a definition: where the server keeps functions, it reads them once and not with each call. What
 -- a call needs afresh is set up by `begin`.
 local call, P, meta
+-- Hot loops name these: in a function of the server each global is looked up behind several tables.
+local try, sub, find, struct_unpack
 local now_ms, mono_ms, shift_ms, kept_mono_ms
 local mode, epoch, moved_to
 -- Settings of any queue or lane were ever put.
@@ -32,7 +34,8 @@ local function read_clock()
 end
 
 local function begin()
-  call, P = redis.call, KEYS[1]
+  call, try, P = redis.call, redis.pcall, KEYS[1]
+  sub, find, struct_unpack = string.sub, string.find, struct.unpack
   meta = call('HMGET', P .. 'meta', 'number', 'shift', 'mono', 'test', 'mode', 'epoch', 'moved_to', 'limits')
   read_clock()
   mode, epoch, moved_to = meta[5] or 'open', tonumber(meta[6]) or 0, meta[7] or ''
@@ -91,13 +94,23 @@ local function text_of(number)
   return string.format('%.0f', number)
 end
 
--- A member of a sorted set that sorts by number among equal scores.
-local function ordered(number, id)
-  return string.format('%014x', number) .. id
+-- A member of a sorted set that sorts by number among equal scores. Its kind is a letter for whoever reads it there.
+local ZEROS = '0000000000000000'
+local function ordered(number, id, kind)
+  local digits = type(number) == 'string' and number or text_of(number)
+  return sub(ZEROS, #digits + 1) .. digits .. (kind or '-') .. id
+end
+
+local function number_of(member)
+  return tonumber(string.sub(member, 1, 16))
 end
 
 local function id_of(member)
-  return string.sub(member, 15)
+  return string.sub(member, 18)
+end
+
+local function kind_of(member)
+  return string.sub(member, 17, 17)
 end
 
 local function write_meta()

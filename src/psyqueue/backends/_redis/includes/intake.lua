@@ -10,25 +10,11 @@ local function digest_of(body)
   return string.sub(body, 13 + payload + cold, 12 + payload + cold + digest)
 end
 
--- Bodies that this step wrote or read.
-local bodies
-
-begins[#begins + 1] = function()
-  bodies = {}
-end
-
-local function body_of(id)
-  local body = bodies[id]
-  if not body then
-    body = call('GET', P .. 'b:' .. id)
-    bodies[id] = body
-  end
-  return body
-end
-
-local function set_body(id, body)
-  put(bodies, id, body)
-  defer('SET', P .. 'b:' .. id, body)
+-- What the client wrote, false if it is gone or somebody else wrote there.
+local function body_of(row)
+  local body = row.body or call('GET', P .. 'b:' .. row.id)
+  local at = not row.body and body and client_part_at(body)
+  return row.body or at and string.sub(body, at) or false
 end
 
 local function existing(id, row)
@@ -40,7 +26,7 @@ local function same_id(job, body, is_follow_up)
   if not row then
     return nil
   end
-  local kept = not is_follow_up and body_of(row.id)
+  local kept = not is_follow_up and body_of(row)
   if kept and digest_of(kept) ~= digest_of(body) then
     refuse('ID_CONFLICT', job[1])
   end
@@ -77,9 +63,9 @@ end
 -- A holder that has not started gets the content of the newcomer; its id, name, queue and place in line stay.
 local function replace_content(row, job, body)
   local payload, cold, digest = struct.unpack('<I4I4I4', body)
-  local old = body_of(row.id) or body
+  local old = body_of(row) or body
   local old_payload, old_cold, old_digest = struct.unpack('<I4I4I4', old)
-  set_body(row.id, string.sub(body, 1, 12 + payload + cold + digest)
+  set(row, 'body', string.sub(body, 1, 12 + payload + cold + digest)
     .. string.sub(old, 13 + old_payload + old_cold + old_digest))
   local priority = job[4] or 0
   if priority ~= priority_of(row) or row.expires_at then
@@ -177,7 +163,7 @@ local function insert(job, body)
     row.gate, row.gate_max = gate[1], gate[2]
   end
   row.special = (unique or gate or job[NEEDS] or row.lane) and '1' or nil
-  set_body(id, body)
+  row.body = body
   set_times(row, job)
   tally(row.queue, row.lane, 'waiting', 1)
   start_waiting(row, job[NEEDS])
@@ -204,13 +190,14 @@ local function enqueue_plain(jobs, first)
   if #jobs == 0 or call('EXISTS', unpack(keys)) > 0 then
     return false
   end
-  local number, texts, now = counter.number, {}, text_of(now_ms)
+  local number, numbers, texts, now, instant = counter.number, {}, {}, text_of(now_ms), instant_of(now_ms)
   for i, job in ipairs(jobs) do
     local id, queue = job[1], job[2]
     number = number + 1
     local its_number, of_queue = text_of(number), entries[queue]
+    numbers[i] = its_number
     of_queue[#of_queue + 1] = its_number .. ':' .. id
-    texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, ARGV[first + i - 1]
+    texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. its_number .. instant .. ARGV[first + i - 1]
   end
   -- First what a foreign key in its place would refuse: entries without jobs are passed over, jobs without entries lost.
   for queue, of_queue in pairs(entries) do
@@ -221,8 +208,7 @@ local function enqueue_plain(jobs, first)
     touched[queue] = true
   end
   for i, job in ipairs(jobs) do
-    local its_number = text_of(counter.number + i)
-    call('HSET', keys[i], 'queue', job[2], 'name', job[3], 'status', 'pending', 'number', its_number, 'created_at', now)
+    call('HSET', keys[i], 'queue', job[2], 'name', job[3], 'status', 'pending', 'number', numbers[i], 'created_at', now)
   end
   call('MSET', unpack(texts))
   put(counter, 'number', number)

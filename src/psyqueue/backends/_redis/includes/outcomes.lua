@@ -107,28 +107,66 @@ do
     return 'o' .. INITIAL[row.status]
   end
 
+  -- Whether it is the ticket of this delivery; of what queue stands in `acked`, mostly that of the one before.
+  local function is_ticket(ticket, seed, number, acked)
+    if ticket ~= number .. acked.tail then
+      local queue = sub(ticket, #number + #seed + 3)
+      local tail = ticket_tail(seed, queue)
+      if ticket ~= number .. tail then
+        return false
+      end
+      acked.queue, acked.tail = queue, tail
+    end
+    return true
+  end
+
   -- The usual end of the usual job: nobody waits for it, it holds no key and no place. Such acks are gathered per queue.
-  local function ack_plain(session_id, acked, id, seed, number, result)
-    if rows[id] ~= nil then
+  local function ack_plain(acked, id, seed, number, result)
+    local ticket = acked.tickets[id]
+    if not ticket or ticket == '' or rows[id] ~= nil or not is_ticket(ticket, seed, number, acked) then
       return false
     end
-    local key = P .. 'j:' .. id
-    local found = call('HMGET', key, 'status', 'token', 'session', 'special', 'queue', 'number')
-    if found[1] ~= 'active' or found[2] ~= seed or found[3] ~= session_id or found[4] or found[6] ~= number then
+    local key, added = P .. 'j:' .. id
+    if result then
+      added = try('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
+    else
+      added = try('HSET', key, 'status', 'completed', 'completed_at', acked.now)
+    end
+    acked.tickets[id] = nil
+    acked.ids[#acked.ids + 1] = id
+    if added ~= (result and 2 or 1) then -- the row is gone, or somebody else's: left as it was
+      try('HDEL', key, 'status', 'completed_at', 'special')
       return false
     end
     if result then
       call('SET', P .. 'r:' .. id, ARGV[result])
-      call('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
-    else
-      call('HSET', key, 'status', 'completed', 'completed_at', acked.now)
     end
-    local of_queue = acked.queues[found[5]] or {}
-    acked.queues[found[5]] = of_queue
+    local of_queue = acked.queues[acked.queue] or {}
+    acked.queues[acked.queue] = of_queue
     local n = #of_queue
-    of_queue[n + 1], of_queue[n + 2] = acked.now, ordered(found[6], id)
-    acked.ids[#acked.ids + 1] = id
+    of_queue[n + 1], of_queue[n + 2] = acked.now, ordered(number, id, result and HAS_RESULT or COMPLETED)
     return true
+  end
+
+  -- Tickets of the deliveries that are acked, by job.
+  local function tickets_of(session_id, outcomes)
+    local ids, tickets = {}, {}
+    for _, outcome in ipairs(outcomes) do
+      if outcome[1] == 'A' then
+        for k = 3, #outcome, 2 do
+          ids[#ids + 1] = outcome[k]
+        end
+      elseif outcome[1] == 'a' and not outcome[8] then
+        ids[#ids + 1] = outcome[2]
+      end
+    end
+    for i = 1, #ids, 4000 do
+      local last = math.min(i + 3999, #ids)
+      for k, ticket in ipairs(call('HMGET', P .. 'a:' .. session_id, unpack(ids, i, last))) do
+        tickets[ids[i + k - 1]] = ticket
+      end
+    end
+    return tickets
   end
 
   local function finish_plain(session_id, acked)
@@ -136,7 +174,7 @@ do
       return
     end
     is_changed = true
-    call_many('SREM', P .. 'a:' .. session_id, acked.ids)
+    call_many('HDEL', P .. 'a:' .. session_id, acked.ids)
     for queue, entries in pairs(acked.queues) do
       call_many('ZADD', P .. 'e:' .. queue, entries)
       tally(queue, nil, 'active', -#entries / 2)
@@ -150,7 +188,8 @@ do
   end
 
   function settle_all(session_id, outcomes)
-    local verdicts, followed, acked = {}, {}, { ids = {}, queues = {}, now = text_of(now_ms) }
+    local verdicts, followed = {}, {}
+    local acked = { ids = {}, queues = {}, now = text_of(now_ms), tickets = tickets_of(session_id, outcomes), tail = '' }
     local i = 0
     for _, outcome in ipairs(outcomes) do
       if outcome[1] == 'A' then
@@ -158,13 +197,13 @@ do
         for k = 3, #outcome, 2 do
           local id, number = outcome[k], outcome[k + 1]
           i = i + 1
-          verdicts[i] = ack_plain(session_id, acked, id, seed, number) and 'oc'
+          verdicts[i] = ack_plain(acked, id, seed, number) and 'oc'
             or settle_one(session_id, { 'a', id, seed, number }, followed, i)
         end
       else
         i = i + 1
         local is_plain = outcome[1] == 'a' and not outcome[8]
-        verdicts[i] = is_plain and ack_plain(session_id, acked, outcome[2], outcome[3], outcome[4], outcome[5]) and 'oc'
+        verdicts[i] = is_plain and ack_plain(acked, outcome[2], outcome[3], outcome[4], outcome[5]) and 'oc'
           or settle_one(session_id, outcome, followed, i)
       end
     end

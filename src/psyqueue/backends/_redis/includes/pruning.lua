@@ -11,29 +11,25 @@ local function prune_place(queue, key, count, retention, limit, ids)
     return
   end
   local members = call('ZRANGE', key, 0, doomed - 1)
-  local names, plain, counts = {}, {}, {}
+  local names, plain, completed = {}, {}, 0
   for _, member in ipairs(members) do
-    local id = id_of(member)
-    local found = call('HMGET', P .. 'j:' .. id, 'special', 'status')
+    local id, kind = id_of(member), kind_of(member)
+    local row = kind ~= COMPLETED and kind ~= HAS_RESULT and row_of(id)
     ids[#ids + 1] = id
-    if found[1] and found[1] ~= HAS_RESULT then
-      drop_job(row_of(id))
+    if row then
+      drop_job(row)
     else
       plain[#plain + 1] = member
-      if found[2] then
-        counts[found[2]] = (counts[found[2]] or 0) + 1
-      end
       local n = #names
       names[n + 1], names[n + 2] = P .. 'j:' .. id, P .. 'b:' .. id
-      if found[1] then
+      if kind ~= COMPLETED then
         names[n + 3] = P .. 'r:' .. id
       end
+      completed = completed + ((kind == COMPLETED or kind == HAS_RESULT) and 1 or 0)
     end
   end
-  for status, count in pairs(counts) do
-    tally(queue, nil, status, -count)
-  end
   if #plain > 0 then
+    tally(queue, nil, 'completed', -completed)
     call_many('ZREM', key, plain)
     for i = 1, #names, 4000 do
       call('UNLINK', unpack(names, i, math.min(i + 3999, #names)))

@@ -1,8 +1,8 @@
 -- Jobs as rows: the hot fields of `j:<id>` in a Lua table, where a row has its place, and how a changed one is written.
 -- Absent fields: ready = number, fence = attempt, run_at = created_at, lane = '', the rest 0, or as in `default_of`.
 local MAX_RETRIES, MAX_LOST = 3, 2
--- In `special`: a plain job that ended with a result.
-local HAS_RESULT = 'r'
+-- In `special`: a plain job that ended with a result. Of members in `e:`: plain jobs, without one.
+local HAS_RESULT, COMPLETED = 'r', 'c'
 local IS_NUMBER = {
   number = true, ready = true, priority = true, attempt = true, fence = true, lost = true, max_retries = true,
   max_lost = true, created_at = true, run_at = true, expires_at = true, generation = true, started_at = true,
@@ -161,8 +161,19 @@ local function lane_key(kind, queue, lane)
   return P .. kind .. 'l:' .. #queue .. ':' .. queue .. lane
 end
 
+-- a:<session> job → its ticket: number and seed of its token, then its queue, all that the ack of a plain job has to know.
+-- '' for other jobs: their acks look at the row. This is what follows the number.
+local function ticket_tail(seed, queue)
+  return '.' .. seed .. ' ' .. queue
+end
+
 local is_odd, flush_rows
 do
+  -- What retention finds behind an ended job: COMPLETED, a plain one; HAS_RESULT, with a result; else it has to look.
+  local function kind_at_end(row)
+    return row.status == 'completed' and (row.special or COMPLETED) or nil
+  end
+
   -- Where a job with these fields is found: key, score, member. A list has no score. Held jobs lie apart: nothing that
   -- starts, expires or deletes jobs comes across them.
   local function place_of(id, row)
@@ -183,7 +194,7 @@ do
     end
     -- Ended. One that a live child needs lies apart, so that retention never walks over it.
     local kind = (row.kids or 0) > 0 and 'k:' or status == 'dead' and 'D:' or 'e:'
-    return P .. kind .. queue, row.completed_at, ordered(row.number, id)
+    return P .. kind .. queue, row.completed_at, ordered(row.number, id, kind_at_end(row))
   end
 
   local function is_expiring(row)
@@ -200,7 +211,7 @@ do
     if score then
       call('ZREM', key, member)
     elseif was.status == 'active' then
-      call('SREM', key, member)
+      call('HDEL', key, member)
     end -- an entry of a list stays: its reader sees that it is stale
   end
 
@@ -221,9 +232,7 @@ do
     if key then
       if score then
         call('ZADD', key, score, member)
-      elseif row.status == 'active' then
-        call('SADD', key, member)
-      else
+      else -- of a list: jobs start in dequeue.lua alone
         lists[#lists + 1] = { ready_of(row), key, member }
       end
     end
@@ -249,9 +258,6 @@ do
   end
 
   local function flush_fields(row)
-    if not row.special and is_special(row) then
-      row.special = '1'
-    end
     local was, sets, drops = row.was or {}, {}, {}
     for _, name in ipairs(FIELDS) do
       local value = row[name]
@@ -270,6 +276,21 @@ do
     end
     if #drops > 0 then
       call('HDEL', key, unpack(drops))
+    end
+  end
+
+  -- A new body; or the mark of one that says less than there is to know by now. So with the entry of a running job.
+  local function flush_body(row)
+    local was, is_plain = row.was, row.status == 'pending' and not row.special
+    local key = P .. 'b:' .. row.id
+    if row.body then
+      local mark = is_plain and FRESH or OTHER
+      call('SET', key, mark .. text_of(row.number) .. instant_of(row.created_at) .. row.body)
+    elseif not was.special and (row.special or was.status == 'pending' and not is_plain) then
+      try('SETRANGE', key, 0, OTHER) -- or it is foreign
+      if row.status == 'active' then
+        call('HSET', P .. 'a:' .. row.session, row.id, '')
+      end
     end
   end
 
@@ -299,6 +320,9 @@ do
   function flush_rows()
     local lists = {}
     for _, row in ipairs(dirty) do
+      if not row.special and is_special(row) then
+        row.special = '1'
+      end
       flush_place(row, lists)
       flush_index(row, 'pn:', is_odd, number_score)
       flush_index(row, 'x:', is_expiring, expiry_score)
@@ -308,6 +332,7 @@ do
         call('UNLINK', P .. 'j:' .. id, P .. 'b:' .. id, P .. 'r:' .. id, P .. 'f:' .. id, P .. 'n:' .. id)
       else
         flush_fields(row)
+        flush_body(row)
       end
     end
     table.sort(lists, function(one, other)

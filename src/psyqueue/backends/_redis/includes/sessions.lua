@@ -1,5 +1,5 @@
 -- Worker sessions. S:<id> what it is; `leases` the open ones by the end of their lease (monotone clock); a:<id> the jobs
--- it holds; `closing` closed ones that hold jobs; `closed` closed ones by the time they closed.
+-- it holds, each with its ticket (rows.lua); `closing` closed ones that hold jobs; `closed` closed ones by the time they closed.
 local function is_open(session_id)
   return call('ZSCORE', P .. 'leases', session_id)
 end
@@ -28,7 +28,7 @@ end
 -- In order of creation.
 local function rows_held_by(session_id)
   local held = {}
-  for _, id in ipairs(call('SMEMBERS', P .. 'a:' .. session_id)) do
+  for _, id in ipairs(call('HKEYS', P .. 'a:' .. session_id)) do
     held[#held + 1] = row_of(id) or nil
   end
   table.sort(held, function(one, other)

@@ -81,12 +81,9 @@ local function has_text(row, text)
     return true
   end
   local body = call('GET', P .. 'b:' .. row.id)
-  if not body then
-    return false
-  end
-  local payload, cold = struct.unpack('<I4I4', body)
-  return contains(string.sub(body, 13, 12 + payload), text)
-    or contains(string.sub(body, 13 + payload, 12 + payload + cold), text)
+  local payload_at, cold_at, digest_at = parts_of(body)
+  return payload_at and (contains(string.sub(body, payload_at, cold_at - 1), text)
+    or contains(string.sub(body, cold_at, digest_at - 1), text))
 end
 
 local function matches(row, where)

@@ -61,7 +61,7 @@ local function page_of_sessions(_, session, last)
   local found = {}
   for _, each in ipairs(sessions) do
     if not session or each >= session then
-      local ids = call('SMEMBERS', P .. 'a:' .. each)
+      local ids = call('HKEYS', P .. 'a:' .. each)
       table.sort(ids)
       for _, id in ipairs(ids) do
         if each ~= session or id > last then
