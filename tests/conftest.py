@@ -11,8 +11,10 @@ from functools import partial
 import pytest
 
 from support import server_report
+from support import postgres_server as postgres_servers
+from support import redis_server as redis_servers
 from support.postgres_server import start_postgres
-from support.redis_server import EACH, start_redis
+from support.redis_server import start_redis
 from support.servers import Server, Unavailable
 
 _numbers = itertools.count(1)
@@ -30,11 +32,11 @@ def _start(config: pytest.Config, start: Callable[[], Server]) -> Server:
     return server
 
 
-def _start_kind(config: pytest.Config, kind: str, *, durable: bool = False) -> Server:
-    """One of EACH. Where its wheel was never made for this Python, CI skips too."""
-    if not server_report.is_wheel_made_for_us(EACH[kind]):
-        pytest.skip(f"{EACH[kind]} has no wheel for this Python on this machine")
-    return _start(config, partial(start_redis, durable=durable, wheel=EACH[kind]))
+def _start_kind(config: pytest.Config, start: Callable[..., Server], wheel: str, *, durable: bool = False) -> Server:
+    """One of those in wheels. Where the wheel was never made for this Python, CI skips too."""
+    if not server_report.is_wheel_made_for_us(wheel):
+        pytest.skip(f"{wheel} has no wheel for this Python on this machine")
+    return _start(config, partial(start, durable=durable, wheel=wheel))
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +47,10 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session", params=EACH)
+@pytest.fixture(scope="session", params=redis_servers.EACH)
 def each_redis(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Server]:
     """One after the other: Redis 8, Valkey 9 and Redis 6.2, each shared as `redis_server` is."""
-    server = _start_kind(pytestconfig, request.param)
+    server = _start_kind(pytestconfig, start_redis, redis_servers.EACH[request.param])
     yield server
     server.stop()
 
@@ -57,6 +59,14 @@ def each_redis(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> I
 def postgres_server(pytestconfig: pytest.Config) -> Iterator[Server]:
     """A PostgreSQL shared by the tests of this process; keep to a schema named `namespace`."""
     server = _start(pytestconfig, start_postgres)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=postgres_servers.EACH)
+def each_postgres(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Iterator[Server]:
+    """One after the other: two major versions, each shared as `postgres_server` is."""
+    server = _start_kind(pytestconfig, start_postgres, postgres_servers.EACH[request.param])
     yield server
     server.stop()
 
@@ -71,11 +81,16 @@ class OwnServers:
     def redis(self, *, durable: bool = False, flavour: str | None = None, kind: str | None = None) -> Server:
         """`kind`: one of support.redis_server.EACH."""
         if kind is not None:
-            return self._kept(_start_kind(self._config, kind, durable=durable))
+            wheel = redis_servers.EACH[kind]
+            return self._kept(_start_kind(self._config, start_redis, wheel, durable=durable))
         return self._own(partial(start_redis, own=True, durable=durable, flavour=flavour))
 
-    def postgres(self, *, durable: bool = False) -> Server:
-        return self._own(partial(start_postgres, own=True, durable=durable))
+    def postgres(self, *, durable: bool = False, kind: str | None = None, settings: tuple[str, ...] = ()) -> Server:
+        """`kind`: one of support.postgres_server.EACH; `settings`: "name=value" each."""
+        if kind is not None:
+            start = partial(start_postgres, settings=settings)
+            return self._kept(_start_kind(self._config, start, postgres_servers.EACH[kind], durable=durable))
+        return self._own(partial(start_postgres, own=True, durable=durable, settings=settings))
 
     def _own(self, start: Callable[[], Server]) -> Server:
         return self._kept(_start(self._config, start))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.postgres_server import EACH
 from support.redis_server import start_redis
 from support.servers import Server, Unavailable
 from support.source import TESTS
@@ -181,6 +182,11 @@ def test_sweep_spares_the_folder_of_a_living_owner(own_servers):
 @pytest.mark.parametrize(("kind", "begins"), [("redis8", "8."), ("valkey9", "9."), ("redis6", "6.2.")])
 def test_kind_of_redis_is_the_one_its_name_says(kind, begins, own_servers):
     assert own_servers.redis(kind=kind).version.startswith(begins)
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_version_of_postgres_is_the_one_its_name_says(kind, own_servers):
+    assert own_servers.postgres(kind=kind).version.startswith(f"{kind.removeprefix('postgres')}.")
 
 
 def test_a_wheel_that_is_not_installed_is_an_error_that_names_it(monkeypatch):

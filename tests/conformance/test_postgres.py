@@ -1,4 +1,4 @@
-"""PostgreSQL keeps every promise of the seam."""
+"""Two major versions of PostgreSQL keep every promise of the seam."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from support.servers import Server
 
 
 @pytest.fixture
-def backend_factory(postgres_server: Server, namespace: str) -> BackendFactory:
-    return postgres_factory(postgres_server.url, namespace)
+def backend_factory(each_postgres: Server, namespace: str) -> BackendFactory:
+    return postgres_factory(each_postgres.url, namespace)

@@ -1,4 +1,7 @@
-"""Random histories have the same outcome on PostgreSQL as on the model."""
+"""Random histories have the same outcome on PostgreSQL as on the model.
+
+All of them on one server, a twentieth on each of the versions in wheels: the functions are the same there.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from support.postgres_store import postgres_factory
 from support.servers import Server
 
 PARTS = 3
+TWENTIETH = 20
 
 
 @pytest.mark.slow
@@ -19,3 +23,10 @@ PARTS = 3
 def test_postgres_agrees_with_the_model(part: int, postgres_server: Server, namespace: str) -> None:
     factory = postgres_factory(postgres_server.url, namespace)
     run_state_machine_as_test(race_on(f"postgres_{part}", factory), settings=share(PARTS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_each_version_agrees_with_the_model(each_postgres: Server, namespace: str) -> None:
+    name = f"postgres_{each_postgres.version}".replace(".", "_")
+    run_state_machine_as_test(race_on(name, postgres_factory(each_postgres.url, namespace)), settings=share(TWENTIETH))

