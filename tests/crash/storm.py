@@ -3,8 +3,8 @@
     cd tests; python -m crash.storm --kills 200 --seed 7
     cd tests; python -m crash.storm --store redis
 
-`--store`: "sqlite"; "redis", or a kind of it ("valkey9", "redis6"), for a server of its own that is killed, too, loses
-its scripts and throws its clients out; or a place such as redis://localhost#storm: of which only the clients suffer.
+`--store`: "sqlite"; "redis" or "postgres", or a kind of it ("valkey9", "postgres16"), for a server of its own that is
+killed, too, and throws its clients out; or a place such as redis://localhost#storm: of which only the clients suffer.
 Each process writes down what it does (psyqueue.testing.history); in the end everything is healed, drained and read, and
 the checker has the last word. The plan of faults follows from the seed; what meets them does not.
 """
@@ -26,15 +26,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
-
+from crash.harms import harm, server_named
 from psyqueue import Kernel, PsyQueue, Retry
 from psyqueue.backend import BackendAdapter, Filter, Limits, Op
 from psyqueue.errors import StoreError, StoreUnavailable
 from psyqueue.kernel.context import Context
 from psyqueue.testing.history import RecordedBackend, Recorder, Report, check_history
 from psyqueue.testing.history.events import Run
-from support.redis_server import EACH, start_redis
 from support.servers import Server
 from support.store_at import place_on, store_at
 from support.waiting import wait_until
@@ -217,20 +215,6 @@ class Crowd:
                 words = (self.place.folder / f"{name}.log").read_text()
                 raise AssertionError(f"{name} ended with {code}: {words[-2_000:]}")
 
-    def kill_server(self, seconds: float) -> None:
-        """It comes back after a while, with all that it had acknowledged."""
-        assert self.server is not None
-        self.recorder.fault("killed", "server")
-        self.server.kill()
-        threading.Event().wait(seconds)
-        self.server.restart()
-
-    def trouble_server(self, *command: str) -> None:
-        assert self.server is not None
-        self.recorder.fault(" ".join(command), "server")
-        with redis.Redis.from_url(self.server.url) as client:
-            client.execute_command(*command)
-
     def kill_all(self) -> None:
         for name in list(self.alive):
             self.kill(name)
@@ -258,7 +242,7 @@ def rage(people: Crowd, kills: int, chance: random.Random) -> None:
     while kills:
         tick.wait(chance.uniform(0.1, 0.6))
         if people.server is not None and chance.random() < 0.3:
-            harm_server(people, chance)
+            harm(people.server, people.recorder, chance, chance.uniform(0, 1) * LEASE_MS / 1000)
             continue
         dice = chance.random()
         if 0.1 <= dice < 0.3:
@@ -268,17 +252,6 @@ def rage(people: Crowd, kills: int, chance: random.Random) -> None:
         people.kill(people.any_at_work(role, chance))
         people.start(role)
         kills -= 1
-
-
-def harm_server(people: Crowd, chance: random.Random) -> None:
-    dice = chance.random()
-    if dice < 0.5:
-        people.kill_server(chance.uniform(0, 1) * LEASE_MS / 1000)
-    elif dice < 0.8:
-        people.trouble_server("CLIENT", "KILL", "TYPE", chance.choice(("normal", "pubsub")))
-    else:
-        people.trouble_server("SCRIPT", "FLUSH")
-        people.trouble_server("FUNCTION", "FLUSH")
 
 
 async def drained(backend: BackendAdapter) -> bool:
@@ -376,10 +349,9 @@ def main() -> int:
         return 0
     folder = options.folder or Path(tempfile.mkdtemp(prefix="psyqueue-storm-"))
     print(f"seed {options.seed}, files in {folder}", flush=True)
-    place, server = Place(folder, "" if options.store == "sqlite" else options.store), None
-    if options.store in ("redis", *EACH):
-        server = start_redis(durable=True, wheel=EACH.get(options.store))
-        place = Place(folder, place_on(server.url, "storm:"))
+    place, server = Place(folder, "" if options.store == "sqlite" else options.store), server_named(options.store)
+    if server is not None:
+        place = Place(folder, place_on(server.url, "storm"))
     try:
         report = storm(place, kills=options.kills, seed=options.seed, workers=options.workers, server=server)
     finally:

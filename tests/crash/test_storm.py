@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from crash.storm import Place, final_jobs_at, storm
 from psyqueue.testing.history import Report, check_history
 from support.store_at import place_on
+
+if TYPE_CHECKING:
+    from conftest import OwnServers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,10 +38,13 @@ def test_nothing_is_lost_and_nothing_runs_after_its_ack_while_processes_are_kill
     expect_loss_to_be_noticed(place)
 
 
-def test_nothing_is_lost_and_nothing_runs_after_its_ack_while_redis_is_killed_too(tmp_path: Path, own_servers):
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+def test_nothing_is_lost_and_nothing_runs_after_its_ack_while_the_server_is_killed_too(
+    kind: str, tmp_path: Path, own_servers: OwnServers
+):
     """Each write is synced before it is answered: a killed server has all that it acknowledged when it is back."""
-    server = own_servers.redis(durable=True)
-    place = Place(tmp_path, place_on(server.url, "storm:"))
+    server = getattr(own_servers, kind)(durable=True)
+    place = Place(tmp_path, place_on(server.url, "storm"))
     report = storm(place, kills=12, seed=7, workers=3, server=server)
     expect_clean(report)
     assert report.unknown > 0, "calls met a dead server"

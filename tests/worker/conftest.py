@@ -12,10 +12,11 @@ from support.store_at import place_on, store_at
 from worker.rig import Blocker, Deaf, Rig, started
 
 STORES = ("memory", "sqlite")
-ON_REDIS = ("batches", "effects", "growth", "leases", "retries", "stop", "store_faults", "suspects")
+SERVERS = ("redis", "postgres")
+ON_SERVERS = ("batches", "effects", "growth", "leases", "retries", "stop", "store_faults", "suspects")
 """Modules whose promises lean on what the store does by itself: leases, signals, batches, time, repeats.
 
-The others are about handlers, threads and processes of the worker: two stores show these, a third one costs time only.
+The others are about handlers, threads and processes of the worker: two stores show these, more of them cost time only.
 """
 
 
@@ -23,8 +24,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test may name its stores itself: `parametrize("store", …, indirect=True)`."""
     named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "store" in metafunc.fixturenames and "store" not in named:
-        is_on_redis = metafunc.module.__name__.rpartition(".test_")[2] in ON_REDIS
-        metafunc.parametrize("store", (*STORES, "redis") if is_on_redis else STORES, indirect=True)
+        is_on_servers = metafunc.module.__name__.rpartition(".test_")[2] in ON_SERVERS
+        metafunc.parametrize("store", (*STORES, *SERVERS) if is_on_servers else STORES, indirect=True)
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def store(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """Where the store is, for every queue of the test; a memory store is in its first one."""
-    if store != "redis":
+    if store not in SERVERS:
         return str(tmp_path / "jobs.db")
-    return place_on(request.getfixturevalue("redis_server").url, request.getfixturevalue("namespace") + ":")
+    return place_on(request.getfixturevalue(f"{store}_server").url, request.getfixturevalue("namespace"))
 
 
 def _plugin(store: str, place: str, *, test_clock: bool) -> Any:

@@ -1,6 +1,6 @@
 """A worker in a process of its own: `python program.py PLACE NAME [--lease MS]`, or `python -m worker.program …`.
 
-PLACE: a file, or redis://…#prefix. Each run of a handler writes a file into the folder WORKER_FOLDER when it begins.
+PLACE: as for support.store_at. Each run of a handler writes a file into the folder WORKER_FOLDER when it begins.
 A TERM or INT asks it to stop.
 """
 

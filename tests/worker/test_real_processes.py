@@ -1,7 +1,7 @@
 """What only real processes can show: kills, stops and signals, on a store that outlives them.
 
-On Redis what the store has its part in: losses, leases, stops. Children, and the way a program is started, are shown on
-SQLite alone.
+On servers what the store has its part in: losses, leases, stops. Children, and the way a program is started, are shown
+on SQLite alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIMIT_S = 40.0
 TESTS = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.timeout(180)
-on_both = pytest.mark.parametrize("store", ["sqlite", "redis"], indirect=True)
+on_each = pytest.mark.parametrize("store", ["sqlite", "redis", "postgres"], indirect=True)
 on_sqlite = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 
 
@@ -88,7 +88,7 @@ def go(program: Program, n: int) -> None:
     (program.folder / f"go-{n}").write_text("")
 
 
-@on_both
+@on_each
 async def test_jobs_of_a_killed_worker_run_again_elsewhere_and_count_the_loss(rig, program):
     job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
     first = program("first")
@@ -103,7 +103,7 @@ async def test_jobs_of_a_killed_worker_run_again_elsewhere_and_count_the_loss(ri
     assert (view.attempt, view.lost, [error["type"] for error in view.errors]) == (2, 1, ["WorkerLost"])
 
 
-@on_both
+@on_each
 @pytest.mark.parametrize(
     ("when", "fences", "lost"),
     [("after-fetch", [2], 1), ("before-ack", [1, 2], 1), ("after-ack", [1], 0)],
@@ -129,7 +129,7 @@ async def test_children_die_with_their_worker_when_it_is_killed(rig, program):
     assert await asyncio.to_thread(wait_until, lambda: not is_process_alive(pid), limit_s=LIMIT_S)
 
 
-@on_both
+@on_each
 async def test_worker_that_was_stopped_for_longer_than_its_lease_does_not_settle_what_another_ran(rig, program):
     job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
     first = program("first")
@@ -152,7 +152,7 @@ async def test_worker_that_was_stopped_for_longer_than_its_lease_does_not_settle
     assert (view.status, view.result) == ("completed", "fence 2")
 
 
-@on_both
+@on_each
 async def test_worker_that_was_stopped_for_less_than_its_lease_loses_nothing(rig, program):
     job = await rig.q.enqueue("wait", {"n": 1}, queue="q")
     first = program("first", "--lease", "60000")
@@ -207,7 +207,7 @@ async def test_thread_that_never_ends_does_not_keep_the_process(rig, program):
     assert await ended(first) == 0
 
 
-@on_both
+@on_each
 async def test_interrupt_of_a_program_without_care_hands_its_jobs_back_unharmed(rig, program):
     """asyncio.run cancels every task of the process at its end."""
     jobs = [await rig.q.enqueue("wait", {"n": n}, queue="q", max_retries=0) for n in range(2)]

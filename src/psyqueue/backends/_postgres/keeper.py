@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from psyqueue.backend import Renewal
+from psyqueue.backend.failpoints import failpoint
 from psyqueue.backends._postgres import decoding, schema
 from psyqueue.backends._postgres.connecting import connect
 from psyqueue.backends._postgres.faults import CALL_ERRORS, translate
@@ -44,7 +45,10 @@ class Keeper:
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._options)
         try:
-            return decoding.renewal_of(await self._connection.fetchval(self._statement, session_id))
+            failpoint("postgres.renew.before")
+            reply = await self._connection.fetchval(self._statement, session_id)
+            failpoint("postgres.renew.after")
+            return decoding.renewal_of(reply)
         except CALL_ERRORS as exc:
             connection, self._connection = self._connection, None
             connection.terminate()

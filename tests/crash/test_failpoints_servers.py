@@ -1,8 +1,8 @@
-"""A client of Redis may be killed around any call, or lose its reply: nothing is lost, nothing half done or done twice.
+"""A client of a server may be killed around any call, or lose its reply: nothing is lost, half done, or done twice.
 
 Method: as in test_failpoints. What is killed is the client, just before it sends a step or just after it heard of it
 and before anybody could be told; so which of the two states is left is known exactly. The server's own death is the
-matter of test_redis_server.
+matter of the storms and of each backend's test_server_faults.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from support.store_at import place_on, store_at
 
 TESTS = Path(__file__).parent.parent
 Border = tuple[int, str, int]
-"""Number of a step, a script that it runs, and how often that script was run by then."""
+"""Number of a step, a call of the server that it makes, and how often that call was made by then."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -50,22 +50,29 @@ def expected() -> list[dict[str, Any]]:
     return asyncio.run(states())
 
 
-@pytest.fixture
-def places(redis_server, namespace) -> Iterator[str]:
-    return (place_on(redis_server.url, f"{namespace}_{number}:") for number in itertools.count())
+@pytest.fixture(params=["redis", "postgres"])
+def store(request) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
-def borders(places, monkeypatch) -> list[Border]:
-    """Every script of every step, in order."""
+def places(store, request, namespace) -> Iterator[str]:
+    server = request.getfixturevalue(f"{store}_server")
+    return (place_on(server.url, f"{namespace}_{number}") for number in itertools.count())
+
+
+@pytest.fixture
+def borders(store, places, monkeypatch) -> list[Border]:
+    """Every call of every step, in order."""
     found: list[Border] = []
     at, runs = [-1], Counter[str]()
 
     def note(name: str) -> None:
-        _, script, moment = name.split(".")
+        _, call, moment = name.split(".")
         if moment == "before" and at[0] >= 0:
-            runs[script] += 1
-            found.append((at[0], script, runs[script]))
+            runs[call] += 1
+            found.append((at[0], call, runs[call]))
 
     async def tell() -> None:
         async with opened(next(places)) as backend:
@@ -76,7 +83,7 @@ def borders(places, monkeypatch) -> list[Border]:
 
     with monkeypatch.context() as patch:
         for module in ("client", "keeper"):
-            patch.setattr(f"psyqueue.backends._redis.{module}.failpoint", note)
+            patch.setattr(f"psyqueue.backends._{store}.{module}.failpoint", note)
         asyncio.run(tell())
     assert {step for step, _, _ in found} == set(range(len(NAMES))), "each step has a border"
     return found
@@ -113,7 +120,7 @@ async def survive(place: str, done: int, tokens: Tokens, expected: list[dict[str
 
 
 def what_is_left(borders: list[Border], border: Border, moment: str) -> slice:
-    """Which of the model's states: before the step, after it, or, between two scripts of one step, one of both."""
+    """Which of the model's states: before the step, after it, or, between two calls of one step, one of both."""
     step = border[0]
     of_step = [each for each in borders if each[0] == step]
     if moment == "before" and border == of_step[0]:
@@ -124,25 +131,29 @@ def what_is_left(borders: list[Border], border: Border, moment: str) -> slice:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_around_any_call_leaves_the_step_done_or_undone(moment, places, tmp_path, borders, tell, expected):
+def test_a_kill_around_any_call_leaves_the_step_done_or_undone(
+    moment, store, places, tmp_path, borders, tell, expected
+):
     for number, border in enumerate(borders):
-        step, script, nth = border
+        step, call, nth = border
         place, log = next(places), tmp_path / f"{number}"
-        assert tell(place, log, f"redis.{script}.{moment}:kill:{nth}") == -signal.SIGKILL, border
+        assert tell(place, log, f"{store}.{call}.{moment}:kill:{nth}") == -signal.SIGKILL, border
         done, tokens = Log.read(log)
         assert (done, Log.begun(log)) == (step, step + 1), border
         asyncio.run(survive(place, done, tokens, expected, what_is_left(borders, border, moment)))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_step_of_unknown_outcome_can_be_repeated(moment, places, tmp_path, borders, expected, monkeypatch):
-    for number, (_, script, nth) in enumerate(borders):
+def test_a_step_of_unknown_outcome_can_be_repeated(
+    moment, store, places, tmp_path, borders, expected, monkeypatch
+):
+    for number, (_, call, nth) in enumerate(borders):
         place, log = next(places), tmp_path / f"{number}"
-        plan = failpoints._Plan(f"redis.{script}.{moment}:raise:{nth}")
+        plan = failpoints._Plan(f"{store}.{call}.{moment}:raise:{nth}")
         monkeypatch.setattr(failpoints, "_plan", plan)
         asyncio.run(main(place, log, is_repeating=True))
         monkeypatch.setattr(failpoints, "_plan", None)
-        assert plan.left <= 0, f"redis.{script}.{moment} was never reached {nth} times"
+        assert plan.left <= 0, f"{store}.{call}.{moment} was never reached {nth} times"
         assert Log.read(log)[0] == len(NAMES)
 
         async def look(place: str = place) -> dict[str, Any]:
@@ -150,4 +161,4 @@ def test_a_step_of_unknown_outcome_can_be_repeated(moment, places, tmp_path, bor
                 return await dump(backend)
 
         found = asyncio.run(look())
-        assert found == expected[-1], (script, nth, differences(expected[-1], found))
+        assert found == expected[-1], (call, nth, differences(expected[-1], found))
