@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
 
 from support.servers import Server
 
@@ -19,8 +20,7 @@ class Proxy:
     """
 
     def __init__(self, server: Server) -> None:
-        address = server.url.partition("://")[2]
-        self._host, _, self._port = address.partition("/")[0].partition(":")
+        self._behind = urlsplit(server.url)
         self.url = ""
         self.loses_reply: Callable[[bytes], bool] = lambda request: False
         self.delay_ms = 0.0
@@ -42,7 +42,7 @@ class Proxy:
         self._tasks.add(task)
         self.connections += 1
         try:
-            behind, to_server = await asyncio.open_connection(self._host, int(self._port))
+            behind, to_server = await asyncio.open_connection(self._behind.hostname, self._behind.port)
         except OSError:
             writer.transport.abort()
             return
@@ -100,7 +100,8 @@ async def proxy_before(server: Server) -> AsyncIterator[Proxy]:
     """Listens on a port of its own; at the end every connection is cut."""
     proxy = Proxy(server)
     front = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-    proxy.url = f"redis://127.0.0.1:{front.sockets[0].getsockname()[1]}/0"
+    user, at, _ = proxy._behind.netloc.rpartition("@")
+    proxy.url = proxy._behind._replace(netloc=f"{user}{at}127.0.0.1:{front.sockets[0].getsockname()[1]}").geturl()
     try:
         yield proxy
     finally:

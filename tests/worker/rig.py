@@ -323,7 +323,8 @@ class Deaf:
 def tasks_of_workers() -> list[str]:
     """Names of psyqueue's tasks, but for those that a connection lives by."""
     names = sorted(task.get_name() for task in asyncio.all_tasks())
-    return [name for name in names if name.startswith("psyqueue") and not name.startswith(("psyqueue-redis", "psyqueue-postgres"))]
+    of_stores = ("psyqueue-redis", "psyqueue-postgres")
+    return [name for name in names if name.startswith("psyqueue") and not name.startswith(of_stores)]
 
 
 def lease_threads() -> list[str]:

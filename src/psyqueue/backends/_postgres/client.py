@@ -8,14 +8,12 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-import asyncpg
-
 from psyqueue.backend import Info, SessionKeeper, Survives
 from psyqueue.backend.failpoints import failpoint
 from psyqueue.backend.state_rules import TEST_EPOCH_MS
 from psyqueue.backends._postgres import schema
 from psyqueue.backends._postgres.connecting import connect
-from psyqueue.backends._postgres.faults import AGAIN, CALL_ERRORS, translate
+from psyqueue.backends._postgres.faults import AGAIN, CALL_ERRORS, leaves_in_doubt, translate
 from psyqueue.backends._postgres.keeper import Keeper
 from psyqueue.backends._postgres.listening import Listening
 from psyqueue.backends._postgres.options import PostgresOptions
@@ -32,6 +30,7 @@ class Client:
 
     def __init__(self, options: PostgresOptions) -> None:
         self._options = options
+        self._limit_s = options.statement_timeout_ms / 1000
         self._lender: Lender | None = None
         self._listening: Listening | None = None
         self._facts: schema.Facts | None = None
@@ -49,7 +48,9 @@ class Client:
     async def _connect(self) -> None:
         options = self._options
         lender: Lender = (
-            OwnPool(options.pool) if options.pool is not None else Pool(lambda: connect(options), options.max_size)
+            OwnPool(options.pool, self._limit_s, options.place)
+            if options.pool is not None
+            else Pool(lambda: connect(options), options.max_size, self._limit_s, options.place)
         )
         self._process = os.getpid()
         try:
@@ -109,14 +110,21 @@ class Client:
         try:
             for _ in range(TRIES_MAX - 1):
                 with contextlib.suppress(*AGAIN):
-                    return await _fetched(connection, statement, args)
-            return await _fetched(connection, statement, args)
-        except CALL_ERRORS as exc:
-            if isinstance(exc, asyncpg.InternalClientError):
-                connection.terminate()  # it lost count of what it was doing: the server hung up in the middle
-            raise translate(exc, self._options.place) from exc
+                    return await self._fetched(connection, statement, args)
+            return await self._fetched(connection, statement, args)
+        except BaseException as exc:
+            if leaves_in_doubt(exc):
+                connection.terminate()
+            if isinstance(exc, CALL_ERRORS):
+                raise translate(exc, self._options.place) from exc
+            raise
         finally:
             await lender.release(connection)
+
+    async def _fetched(self, connection: Any, statement: str, args: tuple[Any, ...]) -> Sequence[Any]:
+        # Said each time: a connection of the caller's own pool has another limit, or none.
+        found: Sequence[Any] = await connection.fetch(statement, *args, timeout=self._limit_s)
+        return found
 
     def statement(self, name: str) -> str:
         found = self._statements.get(name)
@@ -143,11 +151,6 @@ class Client:
 
     def _not_connected(self) -> StoreUnavailable:
         return StoreUnavailable("the PostgreSQL store is not connected: call connect()", outcome="refused")
-
-
-async def _fetched(connection: Any, statement: str, args: tuple[Any, ...]) -> Sequence[Any]:
-    found: Sequence[Any] = await connection.fetch(statement, *args)
-    return found
 
 
 def _survives(found: schema.Facts) -> dict[Any, Survives]:

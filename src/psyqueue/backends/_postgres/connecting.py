@@ -1,4 +1,4 @@
-"""One connection of asyncpg, made so that it sends nothing but what it is asked for."""
+"""One connection of asyncpg, made so that it sends nothing but what it is asked for, and notices a dead network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import asyncpg
 
 from psyqueue.backends._postgres.faults import CALL_ERRORS, unreachable
 from psyqueue.backends._postgres.options import PostgresOptions
+from psyqueue.backends.sockets import tune
 
 _ARRAYS: Final = {"_bool": (1000, 16), "_bytea": (1001, 17), "_int4": (1007, 23), "_int8": (1016, 20)}
 """Arrays of built-in types: their number and that of their elements, the same in every server."""
@@ -24,6 +25,8 @@ async def connect(options: PostgresOptions) -> Any:
     # session (jit) that a pooler would hand to somebody else. Should asyncpg change, it does just that.
     with contextlib.suppress(AttributeError, KeyError, TypeError):
         connection._protocol.get_settings().register_data_types([_type_of(name) for name in _ARRAYS])  # noqa: SLF001
+    with contextlib.suppress(AttributeError):
+        tune(connection._transport.get_extra_info("socket"))  # noqa: SLF001
     return connection
 
 

@@ -58,13 +58,17 @@ _REFUSALS: dict[str, Callable[..., Refused]] = {
     "INVALID_STATE": InvalidState,
     "STALE_OP": lambda turn: StaleOp(f"a late duplicate: turn {turn} of its channel was done since"),
 }
+_POOLED: Final = "hands each call to another session, as a pooler in transaction mode does. Give prepared=False"
 _UNUSABLE: Final = {
     "28": "does not let this user in. Look at user= and password=, and at the server's pg_hba.conf",
     "3D": "has no such database. Look at database=, or create it",
     "42501": "does not allow this user what psyqueue needs. Grant it rights on the schema",
     "42P01": "lacks a table of psyqueue: the schema was dropped or changed. Connect anew, or restore it",
+    "26": _POOLED,
+    "42P05": _POOLED,
     "42883": "lacks a function of psyqueue: the schema was dropped or changed. Connect anew, or restore it",
     "3F": "lacks the schema: it was dropped. Connect anew, or restore it",
+    "58": "cannot use its own files. Look at its log",
     "XX001": "says that its data is corrupt. Look at its log",
     "XX002": "says that an index is corrupt. Look at its log, and reindex",
 }
@@ -72,6 +76,7 @@ _BUSY: Final = {
     "40": "somebody else was in the way again and again",
     "55P03": "somebody else holds a lock for too long",
     "57014": "the server ended the statement (its statement_timeout, or an operator)",
+    "25P04": "the server ended the transaction (its transaction_timeout)",
     "53200": "the server is out of memory for this",
 }
 _REFUSED_NOW: Final = {
@@ -107,6 +112,8 @@ def _of_server(exc: asyncpg.PostgresError, place: str) -> PsyQueueError:
         return StoreBusy(f"{place}: {words}; nothing was written. Try again", server=place)
     if words := _found(_UNUSABLE, code):
         return StoreUnusable(f"{place} {words} ({_text(exc)})", server=place)
+    if code == "25P03":
+        return InvalidState("the server ended the transaction of the caller: it was idle for too long. Begin another one")
     if code == "25P02":
         return InvalidState("the transaction of the caller has failed before: roll it back, and begin another one")
     if code.startswith("22"):
@@ -131,8 +138,8 @@ def unreachable(exc: BaseException, place: str) -> PsyQueueError:
         return exc
     if isinstance(exc, asyncpg.PostgresError):
         found = _of_server(exc, place)
-        if isinstance(found, StoreUnavailable):
-            return StoreUnavailable(found.message, outcome="refused", server=place)
+        if isinstance(found, StoreUnavailable) and found.outcome == "unknown":
+            return StoreUnavailable(f"{place} does not let us in: {_text(exc)}", outcome="refused", server=place)
         return found
     return StoreUnavailable(f"{place} cannot be reached: {_reason(exc)}", outcome="refused", server=place)
 
@@ -148,7 +155,25 @@ def _reason(exc: BaseException) -> str:
         return "nobody listens there. Is the server running, and is the port right?"
     if isinstance(exc, ConnectionError) and "SSL" in str(exc):
         return "the server speaks no TLS. Switch it on there, or leave ssl out"
-    return f"{type(exc).__name__}: {exc}" if isinstance(exc, OSError) else type(exc).__name__
+    is_telling = isinstance(exc, OSError | asyncpg.InterfaceError)
+    return f"{type(exc).__name__}: {exc}" if is_telling else type(exc).__name__
+
+
+def leaves_in_doubt(exc: BaseException) -> bool:
+    """Whether the connection must not be used again: who waited for a reply has gone, or its session is out of date.
+
+    The driver would let the next caller wait for the old reply, for ever where the network swallows it. A session that
+    was made while the server took no writes may stay so.
+    """
+    if isinstance(exc, asyncpg.PostgresError):
+        return exc.sqlstate == "25006"
+    return not isinstance(exc, UnicodeEncodeError)
+
+
+def exhausted(place: str, size: int, wait_s: float) -> StoreBusy:
+    """No connection became free: nothing was sent."""
+    text = f"{place}: all {size} connections were in use for {wait_s:g} s; nothing was sent"
+    return StoreBusy(f"{text}. Raise max_size=, or call less at once", server=place)
 
 
 def lost(place: str, why: str) -> StoreUnavailable:

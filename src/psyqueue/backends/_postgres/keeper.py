@@ -15,6 +15,8 @@ from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.errors import StoreUnavailable
 
 _CLOSE_S = 1.0
+_REPLY_S = 5.0
+"""A call may wait for longer; a lease may not: there has to be time for another try, over another connection."""
 
 
 class Keeper:
@@ -25,6 +27,7 @@ class Keeper:
 
     def __init__(self, options: PostgresOptions) -> None:
         self._options = options
+        self._limit_s = min(_REPLY_S, options.statement_timeout_ms / 1000)
         self._statement = schema.functions().call("renew", options.schema)
         self._mutex = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,7 +49,7 @@ class Keeper:
             self._connection = await connect(self._options)
         try:
             failpoint("postgres.renew.before")
-            reply = await self._connection.fetchval(self._statement, session_id)
+            reply = await self._connection.fetchval(self._statement, session_id, timeout=self._limit_s)
             failpoint("postgres.renew.after")
             return decoding.renewal_of(reply)
         except CALL_ERRORS as exc:

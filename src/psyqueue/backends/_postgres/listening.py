@@ -76,6 +76,9 @@ class Listening:
         self._looks = 0
         self._inboxes: dict[Inbox, frozenset[str]] = {}
         self._failures = 0
+        self._deaf = 0
+        """How often in a row there was no connection for notices."""
+        self._listen_at = 0.0
         self._is_closed = False
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,6 +173,7 @@ class Listening:
         if connection is self._connection:
             self._connection = None
             self._listens.clear()
+            self._listen_at = 0.0
             self._news.set()
 
     # ── the work in the background ────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +197,7 @@ class Listening:
 
     async def _turn(self) -> None:
         if self._waiters or self._inboxes:
-            await self._listen()
+            await self._listen_if_possible()
         await self._write_down()
         if self._waiters:
             await self._look()
@@ -205,6 +209,8 @@ class Listening:
             pause_ms = PAUSES_MS[min(self._looks, len(PAUSES_MS) - 1)]
             self._looks += 1
             return pause_ms
+        if self._inboxes and self._connection is None:
+            return max(1, round((self._listen_at - asyncio.get_running_loop().time()) * 1000))
         return LINGER_MS if self._known else None
 
     async def _pause(self, pause_ms: int | None) -> None:
@@ -212,9 +218,22 @@ class Listening:
             async with asyncio.timeout(None if pause_ms is None else pause_ms / 1000):
                 await self._news.wait()
 
-    async def _listen(self) -> None:
-        if self._connection is not None:
+    async def _listen_if_possible(self) -> None:
+        """Where there is no connection for it, the looks go on, and do without notices."""
+        loop = asyncio.get_running_loop()
+        if self._connection is not None or loop.time() < self._listen_at:
             return
+        try:
+            await self._listen()
+            self._deaf = 0
+        except PsyQueueError as exc:
+            self._deaf += 1
+            if self._deaf == 1:
+                log.warning("no connection for notices, looking instead", extra={"error": exc.message})
+            self._listen_at = loop.time() + _RETRY_MS[min(self._deaf, len(_RETRY_MS)) - 1] / 1000
+            self._listens.set()  # nobody has to wait for what is not to be had
+
+    async def _listen(self) -> None:
         place = self._options.place
         connection = await connect(self._options)
         try:
@@ -229,10 +248,13 @@ class Listening:
         self._listens.set()
 
     async def _write_down(self) -> None:
-        """The list of sleepers in the store becomes ours: new ones, and those that slept for long, are written."""
+        """The list of sleepers in the store becomes ours: new ones, and those that slept for long, are written.
+
+        Whoever cannot hear is not written down: each notice costs the others.
+        """
         now = asyncio.get_running_loop().time()
         due = [name for name in self._waiters if self._known.get(name, 0.0) <= now]
-        if due:
+        if due and self._connection is not None:
             await self._caller.value("sleep", self._client_id, *_by_kind(due), SLEEP_MS)
             self._known |= dict.fromkeys(due, now + SLEEP_AGAIN_MS / 1000)
         gone = [name for name, since in self._idle_since.items() if since <= now - LINGER_MS / 1000]

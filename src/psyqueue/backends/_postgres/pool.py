@@ -11,12 +11,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from psyqueue.backends._postgres.faults import CALL_ERRORS, exhausted, unreachable
+
 Connection = Any
 _CLOSE_S = 2.0
 
 
 class Lender(Protocol):
-    async def acquire(self) -> Connection: ...
+    async def acquire(self) -> Connection:
+        """Raises StoreError: nothing was sent."""
+        ...
 
     async def release(self, connection: Connection) -> None: ...
 
@@ -24,55 +28,72 @@ class Lender(Protocol):
 
 
 class Pool:
-    """At most `size` connections, made when they are needed."""
+    """At most `size` connections, made when they are needed. Who waits for one for longer than `wait_s` is told."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int, wait_s: float, place: str) -> None:
         self._connect = connect
-        self._left = size
+        self._size = self._left = size
+        self._wait_s = wait_s
+        self._place = place
         self._idle: list[Connection] = []
-        self._lent: set[Connection] = set()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        """They get a connection, or None: the right to make one."""
+        self._users = 0
         self._all_back = asyncio.Event()
         self._is_closed = False
 
     async def acquire(self) -> Connection:
-        """Raises what `connect` raises. Who comes first is served first."""
-        while not self._idle and not self._left:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._next()
-                raise
+        """Who comes first is served first: what comes back is handed to him, and nobody can be quicker."""
+        self._users += 1
+        self._all_back.clear()
+        try:
+            connection = self._rested()
+            if connection is None and not self._left:
+                connection = await self._turn()
+            elif connection is None:
+                self._left -= 1
+            if connection is not None and not connection.is_closed():
+                return connection
+        except BaseException:
+            self._leave()
+            raise
+        try:
+            return await self._connect()
+        except BaseException:
+            self._pass_on(None)
+            self._leave()
+            raise
+
+    def _rested(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
-                self._lent.add(connection)
                 return connection
             self._left += 1
-        self._left -= 1
+        return None
+
+    async def _turn(self) -> Connection | None:
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
-            connection = await self._connect()
-        except BaseException:
-            self._left += 1
-            self._next()
+            async with asyncio.timeout(self._wait_s):
+                return await turn
+        except BaseException as exc:
+            if turn.done() and not turn.cancelled():
+                self._pass_on(turn.result())
+            if isinstance(exc, TimeoutError):
+                raise exhausted(self._place, self._size, self._wait_s) from exc
             raise
-        self._lent.add(connection)
-        return connection
 
     async def release(self, connection: Connection) -> None:
-        self._lent.discard(connection)
-        if not self._lent:
-            self._all_back.set()
-        if connection.is_closed() or self._is_closed:
+        if connection.is_closed():
+            self._pass_on(None)
+        elif self._is_closed and not self._is_awaited():
             self._left += 1
-            if not connection.is_closed():
-                await _close(connection)
+            await _close(connection)
         else:
-            self._idle.append(connection)
-        self._next()
+            self._pass_on(connection)
+        self._leave()
 
     async def close(self) -> None:
         """Idle ones at once, the others when they come back: what was accepted is finished first."""
@@ -81,29 +102,49 @@ class Pool:
         self._left += len(idle)
         for connection in idle:
             await _close(connection)
-        if self._lent:
-            self._all_back.clear()
+        while self._users:
             await self._all_back.wait()
 
-    def _next(self) -> None:
+    def _is_awaited(self) -> bool:
+        return any(not turn.done() for turn in self._waiting)
+
+    def _pass_on(self, connection: Connection | None) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result(connection)
                 return
+        if connection is None:
+            self._left += 1
+        else:
+            self._idle.append(connection)
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._all_back.set()
 
 
 class OwnPool:
     """The caller's asyncpg.Pool, which he closes."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, wait_s: float, place: str) -> None:
         self._pool = pool
+        self._wait_s = wait_s
+        self._place = place
 
     async def acquire(self) -> Connection:
-        return await self._pool.acquire()
+        try:
+            return await self._pool.acquire(timeout=self._wait_s)
+        except TimeoutError as exc:
+            raise exhausted(self._place, self._pool.get_max_size(), self._wait_s) from exc
+        except CALL_ERRORS as exc:
+            raise unreachable(exc, self._place) from exc
 
     async def release(self, connection: Connection) -> None:
-        await self._pool.release(connection)
+        # It resets the session. Should that fail, the pool drops the connection; our reply is there already.
+        with contextlib.suppress(*CALL_ERRORS):
+            await self._pool.release(connection)
 
     async def close(self) -> None:
         """It is not ours."""

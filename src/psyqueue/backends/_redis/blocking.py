@@ -11,7 +11,7 @@ from psyqueue.backends._redis.address import Address, greeting
 from psyqueue.backends._redis.faults import RETIRING, ReplyError, closed, lost, translate
 from psyqueue.backends._redis.forks import closes_in_child, forked, let_go
 from psyqueue.backends._redis.resp import NOTHING, Argument, ProtocolError, new_reader, pack
-from psyqueue.backends._redis.sockets import tune
+from psyqueue.backends.sockets import tune
 from psyqueue.clock import SystemClock
 
 _READ_BYTES: Final = 65_536

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from psyqueue.backends._redis.faults import RETIRING, ReplyError, lost
 from psyqueue.backends._redis.forks import closes_in_child, let_go
 from psyqueue.backends._redis.resp import NOTHING, ProtocolError, new_reader
-from psyqueue.backends._redis.sockets import tune
+from psyqueue.backends.sockets import tune
 
 UNSENT_BYTES_MAX: Final = 1 << 20
 """Callers wait while more than this is on its way to the server: a stalled one must not fill our memory."""

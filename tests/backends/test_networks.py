@@ -15,27 +15,46 @@ from support.proxy import proxy_before
 from support.store_at import place_on, store_at
 from worker.rig import Rig, count_effects, effects_of, soon, started, until
 
-PATIENCE = {"timeout": 0.3, "connect_timeout": 0.3}
+PATIENCE = {
+    "redis": {"timeout": 0.3, "connect_timeout": 0.3},
+    "postgres": {"statement_timeout": 0.5, "connect_timeout": 1.0},
+}
+LATE_MS = {"redis": 600, "postgres": 1_200}
+CALLS = {
+    "redis": (b"FCALL", b"EVALSHA"),
+    "postgres": (b"E\0\0\0\x09\0\0\0\0\0",),  # Execute, of the unnamed portal, all rows
+}
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def store(request) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
-async def proxy(redis_server):
-    async with proxy_before(redis_server) as made:
+def server(store, request):
+    return request.getfixturevalue(f"{store}_server")
+
+
+@pytest.fixture
+async def proxy(server):
+    async with proxy_before(server) as made:
         yield made
 
 
 @pytest.fixture
-async def rig(proxy, namespace):
+async def rig(store, proxy, namespace):
     """Its store is behind the proxy."""
-    async with started(Rig(store_at(place_on(proxy.url, f"{namespace}:"), **PATIENCE))) as made:
+    async with started(Rig(store_at(place_on(proxy.url, namespace), **PATIENCE[store]))) as made:
         yield made
         proxy.is_hole, proxy.delay_ms, proxy.loses_reply = False, 0.0, lambda request: False
 
 
 @pytest.fixture
-async def direct(redis_server, namespace):
+async def direct(server, namespace):
     """The same store without a proxy."""
-    async with started(Rig(store_at(place_on(redis_server.url, f"{namespace}:")))) as made:
+    async with started(Rig(store_at(place_on(server.url, namespace)))) as made:
         yield made
 
 
@@ -48,10 +67,10 @@ def counting(rig: Rig, starts: Counter[int]):
     return handler
 
 
-def every(nth: int):
+def every(nth: int, store: str):
     """One in so many requests that bring a command of ours; greetings get through."""
     numbers = itertools.count(1)
-    return lambda request: (b"FCALL" in request or b"EVALSHA" in request) and next(numbers) % nth == 0
+    return lambda request: any(call in request for call in CALLS[store]) and next(numbers) % nth == 0
 
 
 async def enqueue_in_tens(handler, count: int) -> list[JobHandle[int]]:
@@ -63,13 +82,13 @@ async def enqueue_in_tens(handler, count: int) -> list[JobHandle[int]]:
 
 
 @pytest.mark.parametrize("nth", [2, 5])
-async def test_no_lost_reply_makes_a_job_come_or_run_twice(nth, proxy, rig, direct, monkeypatch):
+async def test_no_lost_reply_makes_a_job_come_or_run_twice(nth, store, proxy, rig, direct, monkeypatch):
     count_effects(monkeypatch)
     starts: Counter[int] = Counter()
     handler = counting(rig, starts)
     worker = rig.worker(lease_ms=60_000)
     await rig.told.first("worker:started")
-    proxy.loses_reply = every(nth)
+    proxy.loses_reply = every(nth, store)
     jobs = await enqueue_in_tens(handler, 100)
     await until(lambda: len(starts) == 100, 60)
     proxy.loses_reply = lambda request: False
@@ -83,7 +102,7 @@ async def test_no_lost_reply_makes_a_job_come_or_run_twice(nth, proxy, rig, dire
     assert (await direct.store.check(None, 500))[0] == ()
 
 
-async def test_replies_later_than_the_timeout_are_never_taken_for_others(proxy, rig, monkeypatch):
+async def test_replies_later_than_the_timeout_are_never_taken_for_others(store, proxy, rig, monkeypatch):
     count_effects(monkeypatch)
     starts: Counter[int] = Counter()
     handler = counting(rig, starts)
@@ -91,7 +110,7 @@ async def test_replies_later_than_the_timeout_are_never_taken_for_others(proxy, 
     await rig.told.first("worker:started")
     proxy.delay_ms = 100
     jobs = await enqueue_in_tens(handler, 30)
-    proxy.delay_ms = 600
+    proxy.delay_ms = LATE_MS[store]
     late = asyncio.ensure_future(handler.enqueue(30))
     await rig.told.first("worker:error")
     proxy.delay_ms = 0
@@ -120,7 +139,7 @@ async def test_a_hole_in_the_network_is_noticed_and_told_and_healed_from(proxy, 
     failed = rig.told.of("worker:error")
     await until(lambda: len(rig.told.of("worker:error")) > len(failed) + 1)
     with pytest.raises(StoreUnavailable) as told:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await rig.store.enqueue(*an_enqueue())
     assert told.value.outcome in ("unknown", "refused")
     assert worker.health()["store_call_age_ms"] > 0
