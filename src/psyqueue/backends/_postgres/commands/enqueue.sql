@@ -15,33 +15,36 @@ CREATE FUNCTION @schema@.enqueue(
 ) RETURNS text @settings@ AS $$
 DECLARE
     t record;
-    c record;
     r record;
     s jsonb;
     at_ int;
     reply text;
+    is_changed boolean := false;
     replies jsonb := '[]';
 BEGIN
-    t := begin_turn(p_client, p_channel, p_turn, 'enqueue');
+    t := begin_step(p_client, p_channel, p_turn, 'enqueue');
     IF t.reply IS NOT NULL THEN
         RETURN t.reply;
     END IF;
-    c := read_clock(p_client IS NULL);
-    PERFORM require_mode(true);
+    IF t.mode <> 'open' THEN
+        PERFORM require_mode(true);
+    END IF;
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);
     END IF;
     IF p_effects ? 'writes' THEN
-        PERFORM apply_effects(jsonb_build_object('writes', p_effects->'writes'), p_cargo, c.now_ms, c.mono_ms);
+        PERFORM apply_effects(jsonb_build_object('writes', p_effects->'writes'), p_cargo, t.now_ms, t.mono_ms);
     END IF;
     IF p_jobs IS NULL THEN
-        reply := enqueue_plain(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
-            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, c.now_ms, c.mono_ms);
+        r := enqueue_plain(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
+            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, t.has_limits, t.has_sleepers, t.now_ms, t.mono_ms);
+        reply := r.reply;
+        is_changed := r.is_changed;
     ELSE
         FOR s IN SELECT * FROM jsonb_array_elements(p_jobs) LOOP
             at_ := (s->>'at')::int;
             r := enqueue_one(s, p_cargo[at_], p_cargo[at_ + 1], p_cargo[at_ + 2], p_cargo[at_ + 3], false,
-                c.now_ms, c.mono_ms);
+                t.now_ms, t.mono_ms);
             replies := replies || jsonb_build_array(jsonb_build_array(r.id, r.created, r.status));
         END LOOP;
         reply := replies::text;
@@ -50,11 +53,16 @@ BEGIN
         IF left(reply, 1) <> '[' THEN
             reply := coalesce((SELECT jsonb_agg(jsonb_build_array(u.id, true, 2)) FROM unnest(p_ids) AS u (id)), '[]')::text;
         END IF;
-        r := apply_effects(p_effects - 'writes', p_cargo, c.now_ms, c.mono_ms);
+        r := apply_effects(p_effects - 'writes', p_cargo, t.now_ms, t.mono_ms);
         reply := (reply::jsonb || r.followed)::text;
     END IF;
-    PERFORM follow_through(c.now_ms);
-    PERFORM end_turn(p_client, p_channel, p_turn, 'enqueue', t.before, reply, c.mono_ms);
+    -- Plain jobs let nobody go; what does has noted that it changed something.
+    IF t.has_followers OR has_changed() THEN
+        PERFORM follow_through(t.now_ms);
+    END IF;
+    IF p_client IS NOT NULL AND (is_changed OR has_changed()) THEN
+        PERFORM keep_turn(p_client, p_channel, p_turn, 'enqueue', t.before, reply, t.mono_ms);
+    END IF;
     RETURN reply;
 END $$;
 
@@ -62,8 +70,9 @@ END $$;
 CREATE FUNCTION @schema@.enqueue_plain(
     p_ids text[], p_queues text[], p_names text[], p_payloads bytea[], p_colds bytea[], p_digests bytea[],
     p_extras bytea[], p_lanes text[], p_priorities int[], p_max_retries int[], p_max_lost int[], p_delays bigint[],
-    p_run_ats bigint[], p_expires bigint[], p_now bigint, p_mono bigint
-) RETURNS text LANGUAGE plpgsql AS $$
+    p_run_ats bigint[], p_expires bigint[], p_has_limits boolean, p_has_sleepers boolean, p_now bigint, p_mono bigint,
+    OUT reply text, OUT is_changed boolean
+) LANGUAGE plpgsql AS $$
 DECLARE
     numbers bigint[];
     made bigint[];
@@ -71,8 +80,10 @@ DECLARE
     replies jsonb := '[]';
     r record;
     found_job record;
+    run_at bigint;
 BEGIN
-    IF EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL) THEN
+    is_changed := false;
+    IF p_has_limits AND EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL) THEN
         -- Counted one by one.
         FOR r IN SELECT * FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes,
                 p_priorities, p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires)
@@ -84,15 +95,16 @@ BEGIN
             replies := replies
                 || jsonb_build_array(jsonb_build_array(found_job.id, found_job.created, found_job.status));
         END LOOP;
-        RETURN replies::text;
+        reply := replies::text;
+        RETURN;
     END IF;
     IF cardinality(p_ids) = 1 THEN
         numbers := ARRAY[nextval('number')];
+        run_at := greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now));
         made := enqueue_lone(numbers[1], p_ids[1], p_queues[1], p_names[1], p_payloads[1], p_colds[1], p_digests[1],
             p_extras[1], coalesce(p_lanes[1], ''), coalesce(p_priorities[1], 0), coalesce(p_max_retries[1], 3),
-            coalesce(p_max_lost[1], 2),
-            greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now)), p_now + p_expires[1], p_now);
-        is_all := made <> '{}' AND greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now)) <= p_now;
+            coalesce(p_max_lost[1], 2), run_at, p_now + p_expires[1], p_now);
+        is_all := made <> '{}' AND run_at <= p_now;
     ELSE
         numbers := ARRAY(SELECT nextval('number') FROM generate_series(1, cardinality(p_ids)));
         made := insert_bodies(numbers, p_ids, p_digests, p_extras, p_colds, p_payloads);
@@ -100,14 +112,17 @@ BEGIN
             p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, p_now);
     END IF;
     IF made <> '{}' THEN
-        PERFORM note_change();
-        PERFORM wake_queues(p_queues);
+        is_changed := true;
+        IF p_has_sleepers THEN
+            PERFORM wake_queues(p_queues);
+        END IF;
         IF p_lanes IS NOT NULL THEN
             INSERT INTO lane (queue, lane) SELECT DISTINCT u.queue, u.lane FROM unnest(p_queues, p_lanes) AS u (queue, lane)
             WHERE u.lane <> '' ORDER BY 1, 2 ON CONFLICT DO NOTHING;
         END IF;
         IF is_all THEN
-            RETURN cardinality(made)::text;
+            reply := cardinality(made);
+            RETURN;
         END IF;
     END IF;
     FOR r IN SELECT b.digest, t.status, u.id, u.digest AS wanted, u.n = ANY (made) AS is_made
@@ -119,7 +134,7 @@ BEGIN
         END IF;
         replies := replies || jsonb_build_array(jsonb_build_array(r.id, r.is_made, r.status));
     END LOOP;
-    RETURN replies::text;
+    reply := replies::text;
 END $$;
 
 -- One job alone, which is worth a way of its own: arrays taken apart cost a third of it.
@@ -128,20 +143,19 @@ CREATE FUNCTION @schema@.enqueue_lone(
     p_lane text, p_priority int, p_max_retries int, p_max_lost int, p_run_at bigint, p_expires_at bigint, p_now bigint
 ) RETURNS bigint[] LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO body (n, id, digest, extras, cold, payload) VALUES (p_n, p_id, p_digest, p_extras, p_cold, p_payload)
-    ON CONFLICT (id) DO NOTHING;
-    IF NOT FOUND THEN
-        RETURN '{}';
-    END IF;
+    WITH made_now AS (
+        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
+        VALUES (p_n, p_id, p_digest, p_extras, p_cold, p_payload) ON CONFLICT (id) DO NOTHING RETURNING b.n
+    )
     INSERT INTO job (
         n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
         queue, lane, name
-    ) VALUES (
-        p_n, p_now, p_run_at, CASE WHEN p_run_at <= p_now THEN p_n END, p_expires_at, p_priority, p_max_retries, p_max_lost,
-        octet_length(p_payload) + octet_length(p_cold), CASE WHEN p_run_at <= p_now THEN 2 ELSE 1 END, p_id, p_queue,
-        p_lane, p_name
-    );
-    RETURN ARRAY[p_n];
+    )
+    SELECT m.n, p_now, p_run_at, CASE WHEN p_run_at <= p_now THEN p_n END, p_expires_at, p_priority, p_max_retries,
+        p_max_lost, octet_length(p_payload) + octet_length(p_cold), CASE WHEN p_run_at <= p_now THEN 2 ELSE 1 END, p_id,
+        p_queue, p_lane, p_name
+    FROM made_now AS m;
+    RETURN CASE WHEN FOUND THEN ARRAY[p_n] ELSE '{}' END;
 END $$;
 
 -- The numbers of those whose ids were free.

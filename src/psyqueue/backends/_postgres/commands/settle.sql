@@ -21,65 +21,118 @@ CREATE FUNCTION @schema@.settle(
 #variable_conflict use_column
 DECLARE
     t record;
-    c record;
+    f record;
     d record;
     v_session bigint;
     acks jsonb;
     others jsonb;
     started bigint[] := '{}';
     is_fetching boolean := p_queues IS NOT NULL;
+    has_outcomes boolean := p_ids IS NOT NULL OR p_outcomes IS NOT NULL;
+    is_changed boolean := false;
     is_more boolean := false;
     next_ms bigint;
-    reply json;
 BEGIN
-    t := begin_turn(p_client, p_channel, p_turn, 'settle');
+    t := begin_step(p_client, p_channel, p_turn, 'settle');
     IF t.reply IS NOT NULL THEN
-        started := ARRAY(SELECT jsonb_array_elements_text(t.reply::jsonb->'d')::bigint);
-        v_session := (SELECT s.n FROM session AS s WHERE s.id = p_session);
-        RETURN QUERY SELECT (t.reply::jsonb || jsonb_build_object('asked', asked_of(v_session), 'more', true, 'next', NULL))::text,
-            d.* FROM (SELECT 1) AS one LEFT JOIN deliveries_of('{}', '') AS d ON false;
-        RETURN QUERY SELECT NULL, d.* FROM deliveries_of(started, t.reply::jsonb->>'seed') AS d;
+        RETURN QUERY SELECT h.* FROM settled_before(t.reply::jsonb, p_session) AS h;
         RETURN;
     END IF;
-    c := read_clock(p_client IS NULL);
-    IF is_fetching AND EXISTS (SELECT 1 FROM meta WHERE mode IN ('frozen', 'moved')) THEN
-        IF p_outcomes IS NULL AND p_ids IS NULL THEN
+    IF is_fetching AND t.mode IN ('frozen', 'moved') THEN
+        IF NOT has_outcomes THEN
             PERFORM require_mode(false);
         END IF;
         is_fetching := false;
     END IF;
-    v_session := require_session(p_session, p_ids IS NOT NULL OR p_outcomes IS NOT NULL);
+    v_session := require_session(p_session, has_outcomes);
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);
     END IF;
     IF p_ids IS NOT NULL THEN
-        acks := ack_plain(v_session, p_ids, p_numbers, p_seeds, p_results, c.now_ms, c.mono_ms);
+        d := ack_plain(v_session, p_ids, p_numbers, p_seeds, p_results, t.has_limits, t.has_sleepers, t.now_ms, t.mono_ms);
+        acks := d.verdicts;
+        is_changed := d.is_changed;
     END IF;
     IF p_outcomes IS NOT NULL THEN
-        others := settle_others(v_session, p_outcomes, p_cargo, c.now_ms, c.mono_ms);
+        others := settle_others(v_session, p_outcomes, p_cargo, t.now_ms, t.mono_ms);
     END IF;
     IF is_fetching THEN
-        is_more := (expire(p_queues, c.now_ms, 100)).more;
-        is_more := (promote_due(p_queues, c.now_ms, 500)).more OR is_more;
+        f := survey(p_queues, t.now_ms);
+        IF f.has_expired THEN
+            is_more := (expire(p_queues, t.now_ms, 100)).more;
+        END IF;
+        IF f.first_due_ms <= t.now_ms THEN
+            is_more := (promote_due(p_queues, t.now_ms, 500)).more OR is_more;
+        END IF;
     END IF;
-    is_more := follow_through(c.now_ms) OR is_more;
+    -- Plain acks let nobody go; what does has noted that it changed something.
+    IF t.has_followers OR has_changed() THEN
+        is_more := follow_through(t.now_ms) OR is_more;
+    END IF;
     IF is_fetching THEN
         -- Who finds nothing locks nothing, so that an idle worker writes nothing.
-        IF EXISTS (SELECT 1 FROM job AS p WHERE p.queue = ANY (p_queues) AND p.status = 2 AND NOT p.held) THEN
-            v_session := require_session(p_session, true);
-            d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, c.now_ms, c.mono_ms);
+        IF has_outcomes OR has_pending(p_queues) THEN
+            IF NOT has_outcomes THEN
+                v_session := require_session(p_session, true);
+            END IF;
+            d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, t.has_limits, f.lane_queues, t.now_ms, t.mono_ms);
             started := d.numbers;
+            is_changed := is_changed OR started <> '{}';
             is_more := is_more OR d.is_bounded;
         END IF;
-        next_ms := least(next_due_in(p_queues, c.now_ms), next_start_in(p_queues, c.now_ms, c.mono_ms));
+        next_ms := CASE WHEN f.first_due_ms <= t.now_ms OR has_changed() THEN next_due_in(p_queues, t.now_ms)
+            ELSE f.first_due_ms - t.now_ms END;
+        IF t.has_limits THEN
+            next_ms := least(next_ms, next_start_in(p_queues, t.now_ms, t.mono_ms));
+        END IF;
     END IF;
-    reply := json_build_object('acks', coalesce(cardinality(p_ids), 0), 'a', acks, 'o', others, 'asked', asked_of(v_session),
+    head := json_build_object('acks', coalesce(cardinality(p_ids), 0), 'a', acks, 'o', others, 'asked', asked_of(v_session),
         'more', is_more, 'next', next_ms, 'd', started, 'seed', p_seed);
-    PERFORM end_turn(p_client, p_channel, p_turn, 'settle', t.before, reply::text, c.mono_ms);
-    RETURN QUERY SELECT reply::text, d.* FROM (SELECT 1) AS one LEFT JOIN deliveries_of('{}', '') AS d ON false;
-    IF started <> '{}' THEN
-        RETURN QUERY SELECT NULL, d.* FROM deliveries_of(started, p_seed) AS d;
+    IF p_client IS NOT NULL AND (is_changed OR has_changed()) THEN
+        PERFORM keep_turn(p_client, p_channel, p_turn, 'settle', t.before, head, t.mono_ms);
     END IF;
+    RETURN NEXT;
+    IF started <> '{}' THEN
+        RETURN QUERY SELECT NULL, h.* FROM deliveries_of(started, p_seed) AS h;
+    END IF;
+END $$;
+
+-- The call was done before: its reply again, with those of its deliveries that are still held.
+CREATE FUNCTION @schema@.settled_before(p_reply jsonb, p_session text) RETURNS TABLE (
+    head text, n bigint, id text, queue text, name text, payload bytea, cold bytea, fence int, attempt int, lost int,
+    max_retries int, priority int, lane text, created_at_ms bigint, started_at_ms bigint, run_at_ms bigint, max_lost int,
+    generation int, extras bytea
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    head := (p_reply || jsonb_build_object('asked', asked_of((SELECT s.n FROM session AS s WHERE s.id = p_session)),
+        'more', true, 'next', NULL))::text;
+    RETURN NEXT;
+    RETURN QUERY SELECT NULL, d.*
+    FROM deliveries_of(ARRAY(SELECT jsonb_array_elements_text(p_reply->'d')::bigint), p_reply->>'seed') AS d;
+END $$;
+
+-- What the queues of a fetch have besides pending jobs.
+CREATE FUNCTION @schema@.survey(
+    p_queues text[], p_now bigint, OUT has_expired boolean, OUT first_due_ms bigint, OUT lane_queues text[]
+) LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT
+        bool_or(EXISTS (
+            SELECT 1 FROM job AS t
+            WHERE t.queue = q AND t.expires_at_ms IS NOT NULL AND t.expires_at_ms <= p_now AND t.status <= 2 AND NOT t.held
+        )),
+        min((SELECT t.run_at_ms FROM job AS t WHERE t.queue = q AND t.status = 1 AND NOT t.held
+            ORDER BY t.run_at_ms, t.n LIMIT 1)),
+        -- A lane may be pruned while its first job comes in: that job counts, too.
+        array_agg(q) FILTER (WHERE EXISTS (SELECT 1 FROM lane AS l WHERE l.queue = q AND l.lane <> '')
+            OR EXISTS (SELECT 1 FROM job AS t WHERE t.queue = q AND t.lane <> '' AND t.status = 2 AND t.status <= 3))
+    INTO has_expired, first_due_ms, lane_queues FROM unnest(p_queues) AS u (q);
+END $$;
+
+CREATE FUNCTION @schema@.has_pending(p_queues text[]) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (SELECT 1 FROM job AS t WHERE t.queue = ANY (p_queues) AND t.status = 2 AND NOT t.held);
 END $$;
 
 -- Deliveries by their numbers, in that order: those still held under the seed.
@@ -99,12 +152,12 @@ END $$;
 -- Acks without effects of different jobs. Those of jobs that nothing waits for are one statement, which decides by itself;
 -- `status + 0`, since an index of the active jobs looks empty to the planner, and would be read once for each ack.
 CREATE FUNCTION @schema@.ack_plain(
-    p_session bigint, p_ids text[], p_numbers bigint[], p_seeds text[], p_results bytea[], p_now bigint, p_mono bigint
-) RETURNS jsonb LANGUAGE plpgsql AS $$
+    p_session bigint, p_ids text[], p_numbers bigint[], p_seeds text[], p_results bytea[], p_has_limits boolean,
+    p_has_sleepers boolean, p_now bigint, p_mono bigint, OUT verdicts jsonb, OUT is_changed boolean
+) LANGUAGE plpgsql AS $$
 DECLARE
     done text[];
     done_queues text[];
-    verdicts jsonb := '[]';
     r record;
     s record;
 BEGIN
@@ -115,15 +168,20 @@ BEGIN
         WHERE t.n = o.n AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3 AND t.links = 0
         RETURNING t.id, t.queue
     )
-    SELECT array_agg(e.id), array_agg(DISTINCT e.queue) INTO done, done_queues FROM ended AS e;
-    IF done IS NOT NULL THEN
-        PERFORM note_change();
-        PERFORM wake_jobs(done);
-        PERFORM wake_crowded(done_queues);
+    SELECT array_agg(e.id), array_agg(DISTINCT e.queue) FILTER (WHERE p_has_limits) INTO done, done_queues FROM ended AS e;
+    is_changed := done IS NOT NULL;
+    IF is_changed THEN
+        IF p_has_sleepers THEN
+            PERFORM wake_jobs(done);
+        END IF;
+        IF p_has_limits THEN
+            PERFORM wake_crowded(done_queues);
+        END IF;
         IF cardinality(done) = cardinality(p_ids) THEN
-            RETURN NULL;
+            RETURN;
         END IF;
     END IF;
+    verdicts := '[]';
     FOR r IN SELECT o.*, d.id IS NOT NULL AS is_done
         FROM unnest(p_ids, p_numbers, p_seeds, p_results) WITH ORDINALITY AS o (id, n, seed, result, place)
         LEFT JOIN unnest(done) AS d (id) ON d.id = o.id ORDER BY o.place
@@ -136,7 +194,6 @@ BEGIN
             verdicts := verdicts || jsonb_build_array(jsonb_build_array(s.verdict, s.status));
         END IF;
     END LOOP;
-    RETURN verdicts;
 END $$;
 
 CREATE FUNCTION @schema@.settle_others(

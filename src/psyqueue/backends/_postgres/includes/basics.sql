@@ -29,10 +29,15 @@ BEGIN
     mono_ms := greatest(c.wall + c.shift_ms, c.reached);
     IF c.test_clock_ms IS NULL AND NOT p_is_quiet
         AND (c.wall + c.shift_ms < c.reached OR c.wall + c.shift_ms > c.reached + 1000) THEN
-        UPDATE clock AS k SET shift_ms = greatest(k.shift_ms, k.mono_ms - c.wall),
-            mono_ms = greatest(k.mono_ms, c.wall + k.shift_ms)
-        WHERE k.one = ANY (ARRAY(SELECT one FROM clock FOR NO KEY UPDATE SKIP LOCKED));
+        PERFORM keep_clock(c.wall);
     END IF;
+END $$;
+
+CREATE FUNCTION @schema@.keep_clock(p_wall bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE clock AS k SET shift_ms = greatest(k.shift_ms, k.mono_ms - p_wall),
+        mono_ms = greatest(k.mono_ms, p_wall + k.shift_ms)
+    WHERE k.one = ANY (ARRAY(SELECT one FROM clock FOR NO KEY UPDATE SKIP LOCKED));
 END $$;
 
 -- Raises unless the namespace's mode allows it.
@@ -50,6 +55,16 @@ BEGIN
 END $$;
 
 -- ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+-- The call was made before: what was said then. Raises STALE_OP for an older one.
+CREATE FUNCTION @schema@.told_before(p_turn bigint, p_verb text, p_last bigint, p_last_verb text, p_reply text) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_turn < p_last OR p_verb <> p_last_verb THEN
+        PERFORM refuse('STALE_OP', jsonb_build_array(p_last));
+    END IF;
+    RETURN p_reply;
+END $$;
+
 -- A call begins: copies of it wait here for each other. `reply`: it was done before, and this was said.
 CREATE FUNCTION @schema@.begin_turn(
     p_client text, p_channel bigint, p_turn bigint, p_verb text, OUT before bigint, OUT reply text
@@ -57,7 +72,6 @@ CREATE FUNCTION @schema@.begin_turn(
 DECLARE
     t record;
 BEGIN
-    PERFORM set_config('psyqueue.changed', '', true);
     IF p_client IS NULL THEN
         RETURN;
     END IF;
@@ -65,26 +79,70 @@ BEGIN
     SELECT o.turn, o.verb, o.reply INTO t FROM turn AS o
     WHERE o.client = p_client AND o.channel = p_channel ORDER BY o.turn DESC LIMIT 1;
     before := t.turn;
-    IF p_turn > t.turn THEN
-        RETURN;
-    ELSIF p_turn < t.turn OR p_verb <> t.verb THEN
-        PERFORM refuse('STALE_OP', jsonb_build_array(t.turn));
+    IF p_turn <= t.turn THEN
+        reply := told_before(p_turn, p_verb, t.turn, t.verb, t.reply);
     END IF;
-    reply := t.reply;
 END $$;
 
--- The call changed something: remember it, in place of the one before.
+-- The same for the two verbs that everything hangs on, with all that they have to know: one look instead of six, since
+-- each statement has a price of its own. The clock is the caller's to keep, where it is said to be behind.
+CREATE FUNCTION @schema@.begin_step(
+    p_client text, p_channel bigint, p_turn bigint, p_verb text, OUT before bigint, OUT reply text, OUT now_ms bigint,
+    OUT mono_ms bigint, OUT mode text, OUT has_limits boolean, OUT has_sleepers boolean, OUT has_followers boolean
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    f record;
+BEGIN
+    IF p_client IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel));
+    END IF;
+    SELECT o.turn, o.verb, o.reply, k.test_clock_ms, k.shift_ms, k.mono_ms AS reached, m.mode,
+        EXISTS (SELECT 1 FROM limits) AS has_limits, EXISTS (SELECT 1 FROM sleeper) AS has_sleepers,
+        EXISTS (SELECT 1 FROM follower) AS has_followers
+    INTO f FROM clock AS k CROSS JOIN meta AS m LEFT JOIN LATERAL (
+        SELECT t.turn, t.verb, t.reply FROM turn AS t
+        WHERE t.client = p_client AND t.channel = p_channel ORDER BY t.turn DESC LIMIT 1
+    ) AS o ON true;
+    before := f.turn;
+    IF p_turn <= f.turn THEN
+        reply := told_before(p_turn, p_verb, f.turn, f.verb, f.reply);
+        RETURN;
+    END IF;
+    now_ms := coalesce(f.test_clock_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
+    mono_ms := greatest(now_ms + f.shift_ms, f.reached);
+    mode := f.mode;
+    has_limits := f.has_limits;
+    has_sleepers := f.has_sleepers;
+    has_followers := f.has_followers;
+    IF f.test_clock_ms IS NULL AND p_client IS NOT NULL AND now_ms + f.shift_ms NOT BETWEEN f.reached AND f.reached + 1000 THEN
+        PERFORM keep_clock(now_ms);
+    END IF;
+END $$;
+
+-- Remember the call, in place of the one before.
+CREATE FUNCTION @schema@.keep_turn(
+    p_client text, p_channel bigint, p_turn bigint, p_verb text, p_before bigint, p_reply text, p_mono bigint
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    WITH gone AS (
+        DELETE FROM turn AS t WHERE t.client = p_client AND t.channel = p_channel AND t.turn = p_before
+    )
+    INSERT INTO turn (client, channel, turn, verb, reply, mono_ms)
+    VALUES (p_client, p_channel, p_turn, p_verb, p_reply, p_mono);
+END $$;
+
+CREATE FUNCTION @schema@.has_changed() RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT current_setting('psyqueue.changed', true) IS NOT DISTINCT FROM '1'
+$$;
+
+-- If the call changed something, it is remembered.
 CREATE FUNCTION @schema@.end_turn(
     p_client text, p_channel bigint, p_turn bigint, p_verb text, p_before bigint, p_reply text, p_mono bigint
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF p_client IS NULL OR current_setting('psyqueue.changed', true) IS DISTINCT FROM '1' THEN
-        RETURN;
-    END IF;
-    INSERT INTO turn (client, channel, turn, verb, reply, mono_ms)
-    VALUES (p_client, p_channel, p_turn, p_verb, p_reply, p_mono);
-    IF p_before IS NOT NULL THEN
-        DELETE FROM turn AS t WHERE t.client = p_client AND t.channel = p_channel AND t.turn = p_before;
+    IF p_client IS NOT NULL AND has_changed() THEN
+        PERFORM keep_turn(p_client, p_channel, p_turn, p_verb, p_before, p_reply, p_mono);
     END IF;
 END $$;
 

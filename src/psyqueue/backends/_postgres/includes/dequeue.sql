@@ -7,25 +7,27 @@ CREATE FUNCTION @schema@.start_some(
     OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    r record;
-    has_keys boolean := false;
+    sizes bigint[];
+    has_keys boolean;
 BEGIN
-    numbers := '{}';
-    bytes_left := p_bytes;
-    is_cut := false;
-    FOR r IN SELECT t.n, t.links, t.size FROM job AS t
+    SELECT coalesce(array_agg(c.n), '{}'), p_bytes - coalesce(sum(c.size), 0), array_agg(c.size), bool_or(c.links & 1 > 0)
+    INTO numbers, bytes_left, sizes, has_keys FROM (
+        SELECT t.n, t.links, t.size FROM job AS t
         WHERE t.queue = p_queue AND t.lane = p_lane AND t.status = 2 AND NOT t.held
             AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
         ORDER BY t.priority DESC, t.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED
-    LOOP
-        IF r.size > bytes_left AND NOT (p_is_first AND numbers = '{}') THEN
-            is_cut := true;
-            EXIT;
-        END IF;
-        bytes_left := bytes_left - r.size;
-        numbers := numbers || r.n;
-        has_keys := has_keys OR r.links & 1 > 0;
-    END LOOP;
+    ) AS c;
+    is_cut := bytes_left < 0 AND NOT (p_is_first AND cardinality(numbers) = 1);
+    IF is_cut THEN
+        bytes_left := p_bytes;
+        FOR i IN 1 .. cardinality(numbers) LOOP
+            IF sizes[i] > bytes_left AND NOT (p_is_first AND i = 1) THEN
+                numbers := numbers[:i - 1];
+                EXIT;
+            END IF;
+            bytes_left := bytes_left - sizes[i];
+        END LOOP;
+    END IF;
     IF numbers = '{}' THEN
         RETURN;
     END IF;
@@ -36,7 +38,6 @@ BEGIN
         DELETE FROM unique_key AS u USING job AS t
         WHERE t.n = ANY (numbers) AND u.key = t.unique_key AND u.n = t.n AND NOT has_status(t.unique_mask, 3::smallint);
     END IF;
-    PERFORM note_change();
 END $$;
 
 -- Lanes with pending jobs, one look into the index for each.
@@ -106,15 +107,15 @@ BEGIN
     END IF;
 END $$;
 
--- numbers: of the jobs that were started, in the order in which they should run. is_bounded: a bound ended it.
+-- p_has_limits: false if there are none; p_lane_queues: those of the queues that use lanes. numbers: of the jobs that were started, in the order in which they should run. is_bounded: a bound ended it.
 CREATE FUNCTION @schema@.dequeue(
-    p_session bigint, p_queues text[], p_count int, p_seed text, p_bytes bigint, p_now bigint, p_mono bigint,
-    OUT numbers bigint[], OUT is_bounded boolean
+    p_session bigint, p_queues text[], p_count int, p_seed text, p_bytes bigint, p_has_limits boolean, p_lane_queues text[],
+    p_now bigint, p_mono bigint, OUT numbers bigint[], OUT is_bounded boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
     q text;
     bytes_left bigint := p_bytes;
-    has_limits boolean;
+    has_limits boolean := false;
     has_lanes boolean;
     room bigint;
     s record;
@@ -124,7 +125,9 @@ BEGIN
     IF p_count <= 0 THEN
         RETURN;
     END IF;
-    has_limits := EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues));
+    IF p_has_limits THEN
+        has_limits := EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues));
+    END IF;
     IF has_limits THEN
         -- Taken in one order by everybody; whoever counts behind it counts right.
         PERFORM 1 FROM limits WHERE queue = ANY (p_queues) AND (active_max IS NOT NULL OR starts_per_minute IS NOT NULL)
@@ -132,9 +135,7 @@ BEGIN
     END IF;
     FOREACH q IN ARRAY p_queues LOOP
         EXIT WHEN is_bounded;
-        -- A lane may be pruned while its first job comes in: that job counts, too.
-        has_lanes := EXISTS (SELECT 1 FROM lane WHERE queue = q AND lane <> '')
-            OR EXISTS (SELECT 1 FROM job WHERE queue = q AND lane <> '' AND status = 2 AND status <= 3);
+        has_lanes := p_lane_queues IS NOT NULL AND q = ANY (p_lane_queues);
         room := p_count - cardinality(numbers);
         IF has_limits THEN
             room := least(room, room_of(q, NULL, p_now, p_mono));
