@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,59 +12,17 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from psyqueue import PsyQueue
-from psyqueue.backend import Op
-from psyqueue.cli import doctor_redis
-from support.waiting import wait_until
-
-ON_THE_SERVER = [
-    "server",
-    "role",
-    "saving",
-    "memory",
-    "replicas",
-    "access",
-    "network",
-    "small hashes",
-    "round trip",
-    "namespace",
-]
-IN_THE_STORE = [
-    "store",
-    "clock",
-    "mode",
-    "warnings",
-    "worker sessions",
-    "stranded jobs",
-    "queues without worker",
-    "dead in the last day",
-    "invariants",
-]
-CHECKS = [*ON_THE_SERVER, *IN_THE_STORE]
+from support.doctor import Doctor
 
 
-class Rig:
-    """A server of the test's own, a store on it, and its doctor."""
-
+class Rig(Doctor):
     def __init__(self, cli: Any, server: Any) -> None:
-        self.cli, self.server = cli, server
+        super().__init__(cli, server)
         self.client = redis.Redis.from_url(server.url)
-        cli.url = server.url
 
     def set(self, **settings: str | int) -> None:
         for name, value in settings.items():
             self.client.config_set(name.replace("_", "-"), value)
-
-    def checks(self, *arguments: str) -> dict[str, dict[str, Any]]:
-        """By name; each that fails has an advice, each that does not has none."""
-        answer = self.cli.call("doctor", "--json", *arguments)
-        found = answer.json["checks"]
-        assert answer.code == (not all(each["ok"] for each in found)), answer
-        assert all(bool(each["advice"]) != each["ok"] for each in found), found
-        return {each["name"]: each for each in found}
-
-    def failed(self, *arguments: str) -> dict[str, str]:
-        return {name: each["detail"] for name, each in self.checks(*arguments).items() if not each["ok"]}
 
 
 @pytest.fixture
@@ -75,16 +32,6 @@ def rig(cli, own_servers) -> Iterator[Rig]:
     cli.make_active("slow")
     yield made
     made.client.close()
-
-
-def test_a_healthy_store_passes_every_check(rig):
-    found = rig.checks()
-    assert list(found) == CHECKS
-    assert [each for each in found.values() if not each["ok"]] == []
-    told = rig.cli.call("doctor")
-    assert told.code == 0
-    assert "FAILED" not in told.out
-    assert len(told.out.splitlines()) == len(CHECKS) + 1
 
 
 def test_looking_writes_nothing(rig):
@@ -97,13 +44,6 @@ def test_looking_writes_nothing(rig):
     rig.checks()
     rig.checks("--backend", f"{rig.server.url}?key_prefix=other:")
     assert written() == before
-
-
-def test_a_place_without_a_store_is_said_to_be_empty(rig):
-    found = rig.checks("--backend", f"{rig.server.url}?key_prefix=other:")
-    assert list(found) == ON_THE_SERVER
-    assert found["namespace"]["detail"] == "no store in other:{other}:* in database 0"
-    assert "key_prefix=" in found["namespace"]["advice"]
 
 
 def test_foreign_keys_in_the_place_of_a_store_are_found(rig):
@@ -119,13 +59,6 @@ def test_foreign_keys_in_the_place_of_a_store_are_found(rig):
 
 
 # ── the server ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_a_server_that_is_away_is_found(rig):
-    rig.server.kill()
-    found = rig.failed()
-    assert list(found) == ["server"]
-    assert "nobody listens there" in found["server"]
-
-
 def test_a_user_without_rights_is_found(rig):
     rig.client.acl_setuser("app", enabled=True, passwords=["+pw"], keys=["*"], commands=["+get"])
     place = urlsplit(rig.server.url).netloc
@@ -204,11 +137,6 @@ def test_small_limits_of_hashes_are_found(rig):
     assert "of 32 bytes" in rig.failed()["small hashes"]
 
 
-def test_a_slow_server_is_found(rig, monkeypatch):
-    monkeypatch.setattr(doctor_redis, "ROUND_TRIP_MS_MAX", 0.0)
-    assert "of 21" in rig.failed()["round trip"]
-
-
 # ── the way to it ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def own_address() -> str:
     """An address of this machine that is not the loopback's."""
@@ -228,34 +156,7 @@ def test_a_network_without_tls_is_found(rig):
     assert found["network"].endswith("without TLS")
 
 
-def test_a_clock_that_stands_still_is_found(rig):
-    url = f"{rig.server.url}?key_prefix=still:&test_clock=true"
-    assert rig.cli.call("enqueue", "mail", "--backend", url).code == 0
-    assert rig.failed("--backend", url)["warnings"] == "the store's clock stands still: for tests only"
-
-
 # ── the store ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_dead_workers_waiting_jobs_and_dead_jobs_are_found(rig):
-    rig.cli.enqueue("mail")
-    rig.cli.make_dead("other")
-    rig.cli.make_active("late", lease_ms=1)
-    assert wait_until(lambda: any(info.expires_in_ms < 0 for info in rig.cli.sessions()))
-    found = rig.failed()
-    assert found["queues without worker"] == "mail (1)"
-    assert found["dead in the last day"] == "1 jobs"
-    assert found["stranded jobs"] == "1 held by late sessions"
-
-
-def test_a_store_that_is_being_moved_is_found(rig):
-    async def freeze(queue: PsyQueue) -> None:
-        backend = queue.get_exposed("backend")
-        epoch = (await backend.info()).epoch
-        await backend.set_mode(Op("test", 1, 1), "frozen", epoch + 1)
-
-    rig.cli.with_queue(freeze)
-    assert rig.failed() == {"mode": "frozen"}
-
-
 def test_broken_invariants_are_found(rig):
     job_id = rig.cli.enqueue("mail")
     (key,) = rig.client.keys(f"*:b:{job_id}")
@@ -313,8 +214,3 @@ def test_a_server_that_is_too_old_is_found(rig):
     assert f"{old.decode()} (6.2 or newer is needed)" in found["server"]
     assert refused.code == 2
     assert "psyqueue needs 6.2 or newer. Upgrade the server" in refused.err
-
-
-def test_the_answer_of_the_doctor_is_one_document(rig):
-    answer = rig.cli.call("doctor", "--json")
-    assert list(json.loads(answer.out)) == ["ok", "checks"]

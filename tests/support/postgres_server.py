@@ -127,7 +127,7 @@ def _start(candidate: Candidate, *, durable: bool, settings: tuple[str, ...]) ->
         launch = Launch(
             argv=[],
             home=home,
-            is_ready=partial(_is_ready, home / "data" / "postmaster.pid"),
+            is_ready=partial(is_ready, home / "data" / "postmaster.pid"),
             ready_s_max=_READY_S_MAX,
             env=_environment(home),
             identity=identity,
@@ -210,7 +210,7 @@ def _argv(binary: Path, port: int, home: ServerHome, *, durable: bool, settings:
     return [str(binary), *where, *(part for option in options for part in ("-c", option))]
 
 
-def _is_ready(pid_file: Path, pid: int) -> bool:
+def is_ready(pid_file: Path, pid: int) -> bool:
     """Read from its pid file, so that no connection attempt disturbs it; an old file may lie there still."""
     try:
         lines = pid_file.read_text().splitlines()

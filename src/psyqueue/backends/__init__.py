@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import unquote
 
@@ -10,8 +11,6 @@ from psyqueue import errors
 from psyqueue.clock import Duration
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
-
     from psyqueue.backend import BackendAdapter
 
 __all__ = ["BackendPlugin", "memory", "postgres", "redis", "sqlite"]

@@ -12,7 +12,8 @@ from psyqueue.backend import BackendAdapter, Info, SessionInfo
 from psyqueue.cli import output
 from psyqueue.cli.check import broken_invariants
 from psyqueue.cli.dead import dead_jobs
-from psyqueue.cli.findings import Finding, finding
+from psyqueue.cli.findings import Finding, Seen, finding
+from psyqueue.cli.postgres_store import postgres_options
 from psyqueue.cli.queues import all_queues, is_paused
 from psyqueue.cli.redis_store import redis_options
 from psyqueue.cli.sqlite_store import require_file, sqlite_file
@@ -59,10 +60,7 @@ async def _findings(surface: Surface, url: str) -> list[Finding]:
 
         found += await asyncio.to_thread(lambda: list(sqlite_findings(file)))
     told: Collection[str] = ()
-    if (options := redis_options(url)) is not None:
-        from psyqueue.cli.doctor_redis import look  # noqa: PLC0415 - only for Redis stores
-
-        seen = await look(options)
+    if (seen := await _look(url)) is not None:
         found += seen.findings
         told = seen.warnings
         if not seen.has_store:
@@ -73,6 +71,19 @@ async def _findings(surface: Surface, url: str) -> list[Finding]:
     except PsyQueueError as exc:
         found.append(Finding("store", False, exc.message, "Nothing can be enqueued or run before this is mended"))
     return found
+
+
+async def _look(url: str) -> Seen | None:
+    """At the server of a store that has one."""
+    if (on_redis := redis_options(url)) is not None:
+        from psyqueue.cli import doctor_redis  # noqa: PLC0415 - only for Redis stores
+
+        return await doctor_redis.look(on_redis)
+    if (on_postgres := postgres_options(url)) is not None:
+        from psyqueue.cli import doctor_postgres  # noqa: PLC0415 - only for PostgreSQL stores
+
+        return await doctor_postgres.look(on_postgres)
+    return None
 
 
 async def _inside(queue: PsyQueue, url: str, told: Collection[str] = ()) -> list[Finding]:

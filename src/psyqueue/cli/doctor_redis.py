@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import median
 
 from psyqueue.backends._redis.client import SCHEMA
@@ -23,7 +23,7 @@ from psyqueue.backends._redis.facts import (
 from psyqueue.backends._redis.faults import ReplyError, translate
 from psyqueue.backends._redis.link import Link
 from psyqueue.backends._redis.options import RedisOptions
-from psyqueue.cli.findings import Finding, finding
+from psyqueue.cli.findings import Finding, Seen, finding
 from psyqueue.clock import SystemClock
 from psyqueue.errors import PsyQueueError
 
@@ -36,15 +36,6 @@ FIELDS_MIN, FIELD_BYTES_MIN = 40, 64
 _ACCESS = ("protected-mode", "bind", "requirepass")
 _SMALL_HASHES = ("hash-max-listpack-*", "hash-max-ziplist-*")
 _LOOPBACK = ("127.", "-127.", "::1", "-::1", "localhost")
-
-
-@dataclass(slots=True)
-class Seen:
-    """`warnings`: those of the store that are findings here. `has_store`: our namespace is there."""
-
-    findings: list[Finding] = field(default_factory=list)
-    warnings: set[str] = field(default_factory=set)
-    has_store: bool = False
 
 
 async def look(options: RedisOptions) -> Seen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from msgspec import Struct
 
 
@@ -17,3 +19,12 @@ class Finding(Struct, frozen=True):
 def finding(name: str, ok: bool, detail: str, advice: str) -> Finding:
     """With the advice only where it is needed."""
     return Finding(name, ok, detail, "" if ok else advice)
+
+
+@dataclass(slots=True)
+class Seen:
+    """A look at a server from outside. `warnings`: those of the store that are findings here."""
+
+    findings: list[Finding] = field(default_factory=list)
+    warnings: set[str] = field(default_factory=set)
+    has_store: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
@@ -76,4 +76,12 @@ def _from_text(option: str, text: str, kind: Any) -> Any:
     except msgspec.ValidationError as exc:
         raise InvalidOption(option, text, str(exc)) from exc
     except TypeError:
+        return _flag_or(text) if bool in get_args(kind) else text
+
+
+def _flag_or(text: str) -> bool | str:
+    """For a switch that also takes something that no address can name, such as an SSLContext."""
+    try:
+        return msgspec.convert(text, bool, strict=False)
+    except msgspec.ValidationError:
         return text

@@ -10,6 +10,7 @@ import pytest
 from psyqueue import errors
 from psyqueue.backends import postgres
 from psyqueue.backends._postgres import PostgresOptions
+from psyqueue.kernel.stores import plugin_for
 
 SECRET = "s3cret"
 
@@ -76,3 +77,12 @@ def test_the_factory_takes_a_url() -> None:
     assert postgres(url="postgresql://h/d").name == "backend-postgres"
     with pytest.raises(errors.InvalidOption):
         postgres(url="postgresql://h/d", connection_string="postgresql://h/d")
+
+
+def test_an_address_gives_options_by_their_type() -> None:
+    url = "postgresql://h/d?ssl=true&prepared=false&max_size=3&test_clock=1&schema=s&ssl_ca=ca.pem"
+    options = plugin_for(url, {}).adapter.options  # type: ignore[attr-defined]
+    assert (options.ssl, options.prepared, options.max_size, options.test_clock) == (True, False, 3, True)
+    assert (options.schema, options.ssl_ca) == ("s", "ca.pem")
+    with pytest.raises(errors.InvalidOption):
+        plugin_for("postgresql://h/d?ssl=maybe", {})

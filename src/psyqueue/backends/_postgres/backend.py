@@ -58,7 +58,7 @@ class PostgresBackend:
     """All jobs in one schema of a database. Any number of processes and machines may use it."""
 
     def __init__(self, options: PostgresOptions) -> None:
-        self._options = options
+        self.options = options
         self._client = Client(options)
         self._capabilities = Capabilities(binds=binding.BINDS, test_clock=options.test_clock)
 
@@ -96,7 +96,7 @@ class PostgresBackend:
         return await self._client.listening.wait(queues, job_ids, timeout_ms)
 
     def bind(self, connection: object) -> Bound:
-        return binding.bind(self._client, self._options.place, connection)
+        return binding.bind(self._client, self.options.place, connection)
 
     # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
     async def open_session(self, op: Op, session: Session) -> Renewal:
@@ -237,7 +237,7 @@ class PostgresBackend:
         return decoding.checked_of(await self._client.value("check", cursor, limit))
 
     async def advance_clock(self, by_ms: int) -> None:
-        if not self._options.test_clock:
+        if not self.options.test_clock:
             raise InvalidState("this store was not opened with test_clock=True: its clock cannot be moved")
         await self._client.value("advance_clock", by_ms)
 

@@ -8,11 +8,12 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from psyqueue.backend import Info, SessionKeeper, Survives
+from psyqueue.backend import Info, SessionKeeper
 from psyqueue.backend.failpoints import failpoint
 from psyqueue.backend.state_rules import TEST_EPOCH_MS
 from psyqueue.backends._postgres import schema
 from psyqueue.backends._postgres.connecting import connect
+from psyqueue.backends._postgres.facts import Facts, facts_of, require_usable, survives, warnings
 from psyqueue.backends._postgres.faults import AGAIN, CALL_ERRORS, leaves_in_doubt, translate
 from psyqueue.backends._postgres.keeper import Keeper
 from psyqueue.backends._postgres.listening import Listening
@@ -33,7 +34,6 @@ class Client:
         self._limit_s = options.statement_timeout_ms / 1000
         self._lender: Lender | None = None
         self._listening: Listening | None = None
-        self._facts: schema.Facts | None = None
         self._statements: dict[str, str] = {}
         self._process = os.getpid()
         self._connecting = asyncio.Lock()
@@ -56,7 +56,8 @@ class Client:
         try:
             connection = await lender.acquire()
             try:
-                self._facts = await schema.facts(connection, options)
+                (row,) = await connection.fetch(schema.facts_frame())
+                require_usable(facts_of(row), options)
                 await schema.ensure(connection, options, TEST_EPOCH_MS)
             finally:
                 await lender.release(connection)
@@ -134,41 +135,27 @@ class Client:
 
     async def info(self) -> Info:
         (row,) = await self.rows("info")
-        assert self._facts is not None
+        facts = await self._facts()
         now_ms, mode, epoch, moved_to, number, self.store_id = row
         return Info(
             store="postgres",
-            version=self._facts.version,
+            version=facts.version,
             schema=number,
             now_ms=now_ms,
             mode=mode,
             epoch=epoch,
             moved_to=moved_to,
             process_crash="safe",
-            **_survives(self._facts),
-            warnings=_warnings(self._facts, self._options),
+            **survives(facts),
+            warnings=warnings(facts, self._options),
         )
+
+    async def _facts(self) -> Facts:
+        """Asked anew each time: an operator may have changed them since."""
+        if self._lender is None:
+            raise self._not_connected()
+        (row,) = await self._tried(self._lender, schema.facts_frame(), ())
+        return facts_of(row)
 
     def _not_connected(self) -> StoreUnavailable:
         return StoreUnavailable("the PostgreSQL store is not connected: call connect()", outcome="refused")
-
-
-def _survives(found: schema.Facts) -> dict[Any, Survives]:
-    """What becomes of acknowledged jobs. Without synchronous_commit a crash loses those of the last second or so."""
-    is_synchronous = found.synchronous_commit != "off"
-    return {
-        "server_crash": "safe" if is_synchronous else "bounded_loss",
-        "power_loss": "lost" if not found.fsync else "safe" if is_synchronous else "bounded_loss",
-        # Who stands by, and who of them takes over, is not known here.
-        "failover": "safe" if found.standbys and found.synchronous_commit in ("on", "remote_apply") else "unknown",
-    }
-
-
-def _warnings(found: schema.Facts, options: PostgresOptions) -> tuple[str, ...]:
-    words = {
-        "fsync is off: a power loss may destroy the whole database": not found.fsync,
-        "synchronous_commit is off: a crash may lose jobs of the last second or so": found.synchronous_commit == "off",
-        "full_page_writes is off: a power loss may destroy pages": not found.full_page_writes,
-        "the store's clock stands still: for tests only": options.test_clock,
-    }
-    return tuple(text for text, holds in words.items() if holds)

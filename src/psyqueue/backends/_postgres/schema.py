@@ -11,15 +11,12 @@ from functools import cache
 from hashlib import sha256
 from typing import Any, Final
 
-import asyncpg
-
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.backends.migrations import Applied, load_migrations, plan
 from psyqueue.backends.sql_files import load_statements, read_folder
-from psyqueue.errors import StoreUnavailable, StoreUnusable
+from psyqueue.errors import StoreUnusable
 
 PACKAGE: Final = "psyqueue.backends._postgres"
-VERSION_MIN: Final = 130_000
 _FRAMES: Final = load_statements(PACKAGE, "frames")
 _DEFINED = re.compile(r"^\w+ FUNCTION @schema@\.(\w+)\(([^)]*)\)", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
@@ -68,8 +65,13 @@ def topic_channel(schema: str) -> str:
     return f"{schema}:topic"
 
 
-def frame(name: str, schema: str) -> str:
-    return filled(_FRAMES[f"ledger.{name}"], schema)
+def frame(name: str, schema: str, file: str = "ledger") -> str:
+    """A statement of the client's own: a section of a file."""
+    return filled(_FRAMES[f"{file}.{name}"], schema)
+
+
+def facts_frame() -> str:
+    return _FRAMES["facts"]
 
 
 async def ensure(connection: Any, options: PostgresOptions, test_epoch_ms: int) -> None:
@@ -113,46 +115,3 @@ async def _create(connection: Any, options: PostgresOptions, test_epoch_ms: int)
         await connection.execute(frame("prepare", schema))
         await connection.execute(filled(functions().text, schema))
         await connection.execute(frame("note_functions", schema), functions().suffix, options.application_name)
-
-
-class Facts:
-    """What the server says of itself."""
-
-    __slots__ = (
-        "database",
-        "fsync",
-        "full_page_writes",
-        "is_replica",
-        "isolation",
-        "number",
-        "standbys",
-        "synchronous_commit",
-        "version",
-    )
-
-    def __init__(self, row: Any) -> None:
-        self.number: int = row[0]
-        self.version: str = row[1]
-        self.isolation: str = row[3]
-        self.is_replica: bool = row[4]
-        self.fsync = row[5] == "on"
-        self.synchronous_commit: str = row[6]
-        self.full_page_writes = row[7] == "on"
-        self.standbys: str = row[8]
-        self.database: str = row[9]
-
-
-async def facts(connection: asyncpg.Connection[Any], options: PostgresOptions) -> Facts:
-    """Raises StoreUnusable for a server that cannot hold a store."""
-    (row,) = await connection.fetch(frame("facts", options.schema))
-    found, place = Facts(row), options.place
-    if found.number < VERSION_MIN:
-        raise StoreUnusable(f"{place} is PostgreSQL {found.version}; psyqueue needs 13 or newer. Upgrade the server")
-    if row[2] != "UTF8":
-        raise StoreUnusable(f"{place}: the database has encoding {row[2]}, which cannot hold all names. Use UTF8")
-    if found.is_replica:
-        raise StoreUnavailable(f"{place} is a replica and takes no writes. Point psyqueue to the primary", "refused")
-    if found.isolation != "read committed":
-        text = f"{place}: default_transaction_isolation is {found.isolation!r} for this user or database"
-        raise StoreUnusable(f"{text}; each step of psyqueue takes its own locks and needs 'read committed'. Set it so")
-    return found

@@ -39,9 +39,3 @@ VALUES ($1, coalesce($1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bi
 
 -- name: is_test_clock
 SELECT test_clock_ms IS NOT NULL FROM @schema@.clock;
-
--- name: facts
-SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding'),
-    current_setting('default_transaction_isolation'), pg_is_in_recovery(), current_setting('fsync'),
-    current_setting('synchronous_commit'), current_setting('full_page_writes'),
-    current_setting('synchronous_standby_names'), current_database();
