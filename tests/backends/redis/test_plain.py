@@ -36,9 +36,9 @@ class Bench:
 
     async def settle(self, count: int, *acked: Delivery) -> SettleReply:
         acks = [Ack(job_id=each.id, completion_token=each.completion_token) for each in acked]
-        return await self.backend.settle(
-            self.op(), "s", acks, Fetch(queues=("q",), count=count, token_seed=new_token())
-        )
+        fetch = Fetch(queues=("q",), count=count, token_seed=new_token())
+        reply: SettleReply = await self.backend.settle(self.op(), "s", acks, fetch)
+        return reply
 
     async def start(self, count: int) -> list[Delivery]:
         return list((await self.settle(count)).deliveries)

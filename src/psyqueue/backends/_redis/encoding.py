@@ -39,8 +39,8 @@ from psyqueue.errors import InvalidOption
 from psyqueue.job import Status
 
 LENGTHS: Final = struct.Struct("<III")
-"""A body as we write it begins with the lengths of its payload, cold and digest; then these three, then a packed `Rest`.
-The scripts put number and instant of creation before it."""
+"""A body as we write it: the lengths of payload, cold and digest; these three; a packed `Rest`. The scripts put number
+and instant of creation before it."""
 INITIALS: dict[Status, str] = {
     "waiting": "w",
     "scheduled": "s",
