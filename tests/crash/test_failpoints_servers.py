@@ -144,9 +144,7 @@ def test_a_kill_around_any_call_leaves_the_step_done_or_undone(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_step_of_unknown_outcome_can_be_repeated(
-    moment, store, places, tmp_path, borders, expected, monkeypatch
-):
+def test_a_step_of_unknown_outcome_can_be_repeated(moment, store, places, tmp_path, borders, expected, monkeypatch):
     for number, (_, call, nth) in enumerate(borders):
         place, log = next(places), tmp_path / f"{number}"
         plan = failpoints._Plan(f"{store}.{call}.{moment}:raise:{nth}")

@@ -13,13 +13,12 @@ from dataclasses import replace
 import pytest
 import redis
 
+from backends.troubles import LEASE_MS, Held, enqueued_at_last
 from psyqueue.errors import StoreFull, StoreUnavailable, StoreUnusable
 from support.redis_server import EACH
 from support.servers import spawn
 from support.store_at import place_on, store_at
-from worker.rig import Rig, a_moment, count_effects, effects_of, started, until
-
-LEASE_MS = 60_000
+from worker.rig import Rig, count_effects, effects_of, started, until
 
 
 @pytest.fixture(params=EACH)
@@ -38,34 +37,6 @@ def admin(server):
 async def rig(server):
     async with started(Rig(store_at(place_on(server.url, "faults:")))) as made:
         yield made
-
-
-class Held:
-    """A handler whose runs last until `go`."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.go = asyncio.Event()
-        self.starts: Counter[int] = Counter()
-
-        @rig.q.handle("held", queue="q", max_retries=0)
-        async def handler(n: int) -> int:
-            self.starts[n] += 1
-            await self.go.wait()
-            return n
-
-        self.handler = handler
-
-
-async def enqueued_at_last(held: Held, n: int):
-    """Whatever is refused meanwhile is tried again; (job, the errors)"""
-    told: list[StoreUnavailable | StoreUnusable] = []
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await held.handler.options(id=f"last-{n}").enqueue(n), told
-            except (StoreUnavailable, StoreUnusable) as error:
-                told.append(error)
-                await a_moment()
 
 
 async def test_flushed_scripts_and_killed_clients_make_nothing_run_twice(server, rig, monkeypatch):

@@ -113,7 +113,9 @@ def _of_server(exc: asyncpg.PostgresError, place: str) -> PsyQueueError:
     if words := _found(_UNUSABLE, code):
         return StoreUnusable(f"{place} {words} ({_text(exc)})", server=place)
     if code == "25P03":
-        return InvalidState("the server ended the transaction of the caller: it was idle for too long. Begin another one")
+        return InvalidState(
+            "the server ended the transaction of the caller: it was idle for too long. Begin another one"
+        )
     if code == "25P02":
         return InvalidState("the transaction of the caller has failed before: roll it back, and begin another one")
     if code.startswith("22"):

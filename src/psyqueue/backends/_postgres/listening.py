@@ -280,7 +280,7 @@ class Listening:
         """Whoever waits looks once; then they wait for the server to come back, or for their time to end."""
         self._failures += 1
         if self._failures == 1:
-            log.warning("the connection for notices failed", extra={"error": exc.message})
+            log.warning("looking for work failed, trying again", extra={"error": exc.message})
             self._wake(tuple(self._waiters))
         self._known.clear()
         self._listens.set()  # nobody has to wait for what is not to be had
