@@ -15,8 +15,7 @@ from pathlib import Path
 from benchmarks.spec import Peer, Spec
 
 CACHE = Path(__file__).with_name(".cache")
-NODE_FOLDER = CACHE / "node"
-NODE_PACKAGES = Path(__file__).parent / "peers" / "redis" / "package.json"
+PEERS = Path(__file__).with_name("peers")
 INSTALL_S_MAX = 600
 
 
@@ -24,6 +23,8 @@ def prepare(peer: Peer, *, is_offline: bool) -> str:
     """Why a peer cannot be measured; empty: it can. Installs what is missing into the cache, unless offline."""
     if peer.home == "here":
         return "" if find_spec(peer.module) else "not installed"
+    if peer.home == "tool":
+        return "" if shutil.which(peer.name) else "not installed"
     if _is_there(peer):
         return ""
     if is_offline:
@@ -49,7 +50,10 @@ def python_of(spec: Spec) -> str:
 def versions(peer: Peer) -> dict[str, str | None]:
     """Of the packages of a peer that lives in the cache; None: not there."""
     if peer.home == "node":
-        return {name: _node_version(name) for name in peer.packages}
+        return {name: _node_version(peer, name) for name in peer.packages}
+    if peer.home == "tool":
+        done = subprocess.run([peer.name, "--version"], capture_output=True, text=True, check=False)
+        return {peer.name: done.stdout.strip() or None}
     code = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     try:
         command = [str(_venv(peer.name) / "bin" / "python"), "-c", code, *peer.packages]
@@ -65,13 +69,22 @@ def _venv(peer: str) -> Path:
 
 
 def _is_there(peer: Peer) -> bool:
-    pinned = json.loads(NODE_PACKAGES.read_text(encoding="utf-8"))["dependencies"] if peer.home == "node" else {}
+    pinned = json.loads(_packages(peer).read_text(encoding="utf-8"))["dependencies"] if peer.home == "node" else {}
     found = versions(peer)
-    return all(found.values()) and all(found[name] == version for name, version in pinned.items())
+    return all(found.values()) and all(pinned.get(name, known) == known for name, known in found.items())
 
 
-def _node_version(name: str) -> str | None:
-    file = NODE_FOLDER / "node_modules" / name / "package.json"
+def node_folder(store: str) -> Path:
+    """Where the node packages of a store's peers lie."""
+    return CACHE / f"node-{store}"
+
+
+def _packages(peer: Peer) -> Path:
+    return PEERS / peer.node / "package.json"
+
+
+def _node_version(peer: Peer, name: str) -> str | None:
+    file = node_folder(peer.node) / "node_modules" / name / "package.json"
     if not file.exists() or shutil.which("node") is None:
         return None
     version: str = json.loads(file.read_text(encoding="utf-8"))["version"]
@@ -80,9 +93,10 @@ def _node_version(name: str) -> str | None:
 
 def _install(peer: Peer) -> list[list[str]]:
     if peer.home == "node":
-        NODE_FOLDER.mkdir(parents=True, exist_ok=True)
-        shutil.copy(NODE_PACKAGES, NODE_FOLDER)
-        return [["npm", "install", "--prefix", str(NODE_FOLDER), "--no-package-lock", "--no-audit", "--no-fund"]]
+        folder = node_folder(peer.node)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_packages(peer), folder)
+        return [["npm", "install", "--prefix", str(folder), "--no-package-lock", "--no-audit", "--no-fund"]]
     venv = _venv(peer.name)
     return [
         [sys.executable, "-m", "venv", str(venv)],

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from benchmarks.machine import spin_ms
 from benchmarks.peers.blocking import Blocking
-from benchmarks.redis_server import Server
+from benchmarks.servers import Server, start
 from benchmarks.spec import OURS, Facts, Spec
 
 Kind: TypeAlias = Callable[[Spec], "Facts | Blocking"]
@@ -31,7 +31,7 @@ class Measurement:
         try:
             spec = self._spec
             if spec.server and not spec.url:
-                self._server = Server(spec)
+                self._server = start(spec)
                 spec = replace(spec, url=self._server.url, server_pid=self._server.pid)
             found = kind_of(spec)(spec)
             if isinstance(found, Blocking):

@@ -14,10 +14,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from benchmarks.binaries import Binary, free_port
 from benchmarks.spec import Facts, Spec
 
 WHEELS = (
@@ -30,13 +30,6 @@ SETTINGS = {"bind": "127.0.0.1", "save": "", "appendonly": "no", "maxmemory-poli
 START_S = 60
 """With a million jobs in its file it takes some seconds."""
 ATTEMPTS_MAX = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binary:
-    path: Path
-    origin: str
-    version: str
 
 
 def find() -> Binary | None:
@@ -127,7 +120,7 @@ class Server:
     def __init__(self, spec: Spec) -> None:
         """Raises TimeoutError."""
         for _ in range(ATTEMPTS_MAX):
-            self.port = _free_port()
+            self.port = free_port()
             self._process = _start(spec, self.port)
             if self._is_ready():  # else somebody took the port meanwhile
                 break
@@ -187,13 +180,6 @@ def _start(spec: Spec, port: int) -> subprocess.Popen[bytes]:
     options = SETTINGS | {"port": str(port), "dir": spec.folder}
     command = [spec.server, *(part for name, value in options.items() for part in (f"--{name}", value))]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 COUNTED = {

@@ -90,7 +90,7 @@ def _goal_row(goal: Facts, stand_ins: Facts, lines: dict[str, Facts]) -> tuple[s
     unit = FIELD_UNITS.get(field) or lines[goal["ours"]]["unit"]
     against, reached, times = "", ours, ""
     if "against" in goal:
-        best = _best(goal["against"], stand_ins, lines)
+        best = _best(goal["against"], stand_ins, lines, is_least="most" in goal)
         if best is None:
             return None
         name, theirs = best
@@ -102,14 +102,19 @@ def _goal_row(goal: Facts, stand_ins: Facts, lines: dict[str, Facts]) -> tuple[s
         f"{_number(ours)} {unit}",
         against,
         f"{reached:.2f} ×" if times else "",
-        f"≥ {goal['least']:g}{times}" if "least" in goal else f"≤ {goal['most']:g}",
+        f"≥ {goal['least']:g}{times}" if "least" in goal else f"≤ {goal['most']:g}{times}",
         "met" if is_met else "MISSED",
         "" if limit is None else f"{ours / limit:.0%} of {_number(limit)}",
     )
 
 
-def _best(names: str | list[str], stand_ins: Facts, lines: dict[str, Facts]) -> tuple[str, float] | None:
-    """The highest figure of one or several lines or stand-ins, and whose it is; None: none of them was measured."""
+def _best(
+    names: str | list[str], stand_ins: Facts, lines: dict[str, Facts], *, is_least: bool
+) -> tuple[str, float] | None:
+    """The highest figure of one or several lines or stand-ins, and whose it is; None: none of them was measured.
+
+    `is_least`: the lowest, of what is to be small.
+    """
     found = []
     for name in [names] if isinstance(names, str) else names:
         stand_in = stand_ins.get(name, {"line": name, "factor": 1})
@@ -118,7 +123,7 @@ def _best(names: str | list[str], stand_ins: Facts, lines: dict[str, Facts]) -> 
             found.append((name, figure * stand_in["factor"]))
     if not found:
         return None
-    name, figure = max(found, key=lambda one: one[1])
+    name, figure = (min if is_least else max)(found, key=lambda one: one[1])
     return (name if isinstance(names, str) else f"best of {len(found)}: {name}"), figure
 
 
@@ -170,6 +175,9 @@ SHOWN = (
     "peak_mb",
     "growth",
     "jobs_per_s",
+    "log_bytes_per_job",
+    "rounds",
+    "rates",
 )
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from benchmarks.report import report
 from benchmarks.session import METHOD, ROOT, Failed, Session, end_with_signals, run_case, say
-from benchmarks.spec import ALWAYS, OURS, Facts, Peer, Spec
+from benchmarks.spec import ALWAYS, OURS, Facts, Peer, Size, Spec
 from benchmarks.stores import STORES, Store
 
 from benchmarks import homes, machine
 
-CLIENTS = ("msgspec", "redis", "hiredis", "uvloop")
+CLIENTS = ("msgspec", "redis", "hiredis", "asyncpg", "uvloop")
 
 
 def session_facts(options: argparse.Namespace, folder: Path) -> Facts:
@@ -31,6 +31,7 @@ def session_facts(options: argparse.Namespace, folder: Path) -> Facts:
         "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": machine.commit(ROOT),
         "smoke": options.smoke,
+        "large": options.large,
         "stores": options.store,
         "cases": options.case,
         "machine": machine.facts(folder),
@@ -63,11 +64,15 @@ def _chosen(options: argparse.Namespace, store: Store, left_out: dict[str, str])
     peers = (*ALWAYS, *options.peer)
     found = [
         spec
-        for spec in store.lines("smoke" if options.smoke else "full")
+        for spec in store.lines(_size(options))
         if spec.case in options.case and spec.peer in peers and spec.peer not in left_out
     ]
     # For a smoke test one line of each kind is enough.
     return list({(spec.case, spec.kind, spec.peer): spec for spec in found}.values()) if options.smoke else found
+
+
+def _size(options: argparse.Namespace) -> Size:
+    return "smoke" if options.smoke else "large" if options.large else "full"
 
 
 def _tune(session: Session, store: Store, specs: Sequence[Spec]) -> None:
@@ -83,6 +88,7 @@ def _tune(session: Session, store: Store, specs: Sequence[Spec]) -> None:
 
 def run(options: argparse.Namespace) -> Facts:
     with tempfile.TemporaryDirectory(prefix="psyqueue-bench-", dir=options.folder) as folder:
+        Path(folder).chmod(0o711)  # a server that refuses to be root has to get at its own folder in it
         found = session_facts(options, Path(folder))
         session = Session(Path(folder), is_smoke=options.smoke)
         began_s = time.monotonic()
@@ -127,6 +133,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--offline", action="store_true", help="install no peer into the cache")
     parser.add_argument("--runs", type=int, default=3, help="rounds of each case (default 3)")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: does everything still run?")
+    parser.add_argument("--large", action="store_true", help="five times the sizes on PostgreSQL; hours with all peers")
     parser.add_argument("--list", action="store_true", help="print the names of all lines, measure nothing")
     parser.add_argument("--folder", help="where the files go for the time of the run: on the disk to be measured")
     parser.add_argument("--out", type=Path, help="default: results/DATE-COMMIT-STORES.json; none for --smoke")
@@ -138,7 +145,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.list:
-        print("\n".join(f"{name}: {spec.line}" for name in options.store for spec in STORES[name].lines("full")))
+        print(
+            "\n".join(f"{name}: {spec.line}" for name in options.store for spec in STORES[name].lines(_size(options)))
+        )
         return 0
     end_with_signals()
     found = run(options)

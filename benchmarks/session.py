@@ -29,8 +29,8 @@ REPEATS_MAX = 2
 """Of one measurement that was disturbed; if all were, the least disturbed counts and is marked."""
 REPEATS_STORE_MAX = 25
 LIMIT_S = 540
-SINGLE = frozenset(("memory", "calls", "footprint"))
-"""Measured once: a million jobs for one figure that hardly varies, and counts that do not."""
+SINGLE = frozenset(("memory", "calls", "footprint", "churn"))
+"""Measured once: a million jobs for one figure that hardly varies, counts that do not, and a ratio within one run."""
 COUNTS = frozenset(("calls", "footprint"))
 """They count: a busy machine disturbs nothing."""
 METHOD = {

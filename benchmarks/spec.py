@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-Durability: TypeAlias = Literal["full", "normal", "none", "everysec"]
-Size: TypeAlias = Literal["full", "smoke"]
+Durability: TypeAlias = Literal["full", "normal", "none", "everysec", "durable"]
+UNNAMED = ("none", "durable")
+"""Durabilities of stores that have one for all or nearly all of their lines."""
+Size: TypeAlias = Literal["full", "large", "smoke"]
 BULK_SIZE = 1_000
 
 
@@ -16,11 +18,14 @@ BULK_SIZE = 1_000
 class Spec:
     """One measurement in a fresh process. `kind` names the function of the peer's module that makes it.
 
-    `n`: what is counted (jobs, samples, rows). `waiting`: how many jobs lie in the queue at the start, by default `n`.
-    `variant` tells lines of one case apart. `threads`: workers of a peer that has threads. `idle_s`: for how long a
-    worker at rest is watched. `payload_bytes`: of each job's JSON, by default one small integer. `wait_ms_max`:
-    handlers wait 0, 1, … up to so many milliseconds in turn. `loop`: the event loop of an asyncio queue. `folder`: for
-    its files. `server`: the binary of the store; `url`, `server_pid`: where it runs, known inside of the measurement.
+    `n`: what is counted (jobs, samples, rows). `waiting`: how many jobs lie in the queue at the start, by default
+    `n`. `variant` tells lines of one case apart. `threads`: workers of a peer that has threads. `idle_s`: for how
+    long a worker at rest is watched. `payload_bytes`: of each job's JSON, by default one small integer.
+    `wait_ms_max`: handlers wait 0, 1, … up to so many milliseconds in turn. `tuned`: with settings of a peer that
+    are not its defaults, as its module says. `rounds`: of churn, with `n` jobs in all. `old`: another session holds
+    a transaction open meanwhile. `limit_s`: no further round after so long. `loop`: the event loop of an asyncio
+    queue. `folder`: for its files. `server`: the binary of the store; `url`, `server_pid`: where it runs, known
+    inside of the measurement.
     """
 
     store: str
@@ -38,6 +43,10 @@ class Spec:
     idle_s: float = 0.0
     payload_bytes: int = 0
     wait_ms_max: int = 0
+    tuned: bool = False
+    rounds: int = 1
+    old: bool = False
+    limit_s: float = 0.0
     loop: Literal["asyncio", "uvloop"] = "asyncio"
     folder: str = ""
     server: str = ""
@@ -47,7 +56,7 @@ class Spec:
     @property
     def line(self) -> str:
         """The name of its line in the results and goals of its store."""
-        durability = "" if self.durability == "none" else self.durability
+        durability = "" if self.durability in UNNAMED else self.durability
         return " ".join(part for part in (self.case, self.peer, durability, self.variant) if part)
 
     @property
@@ -77,6 +86,7 @@ UNITS = {
     "share": "jobs/s",
     "enqueue": "jobs/s",
     "bulk": "jobs/s",
+    "churn": "of the first round",
     "latency": "ms",
     "latency_between": "ms",
     "memory": "MB",
@@ -86,6 +96,7 @@ UNITS = {
     "fsync": "fsync/s",
     "insert": "rows/s",
     "move": "rows/s",
+    "select": "calls/s",
 }
 
 OURS = "psyqueue"
@@ -99,13 +110,15 @@ class Peer:
     """Another queue. `packages` are those whose versions are noted.
 
     `home`: "here", where `module` has to be importable; "own", an environment in the cache with its `requirements`;
-    "node", node with packages in the cache. `threads`: the counts tried at the start of a session for a queue whose
-    workers are threads; the fastest is used.
+    "node", node with the packages of `node/package.json` in the cache, `node` being a folder of `peers`; "tool", a
+    program of its name. `threads`: the counts tried at the start of a session for a queue whose workers are threads;
+    the fastest is used.
     """
 
     name: str
     packages: tuple[str, ...]
-    home: Literal["here", "own", "node"] = "here"
+    home: Literal["here", "own", "node", "tool"] = "here"
     module: str = ""
+    node: str = ""
     requirements: tuple[str, ...] = ()
     threads: tuple[int, ...] = ()

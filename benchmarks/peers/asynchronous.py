@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from benchmarks.machine import Span, Window
 from benchmarks.peers import children
-from benchmarks.peers.figures import GAP_S, LIMIT_S, REST_S, WARM_UP, idle_cpu
+from benchmarks.peers.figures import GAP_S, LIMIT_S, POLL_S, REST_S, WARM_UP, churned, idle_cpu
 from benchmarks.peers.payload import payload
 from benchmarks.peers.recorder import READY, Recorder
-from benchmarks.redis_server import Counters
+from benchmarks.servers import counters, old_snapshot
 from benchmarks.spec import BULK_SIZE, Facts, Spec
 
 T = TypeVar("T")
@@ -20,7 +21,10 @@ PRELOADERS = 100
 
 
 class Queue(Protocol):
-    """One queue of one process. `put_many` is there for those that have one call for many jobs."""
+    """One queue of one process. `put_many` is there for those that have one call for many jobs.
+
+    `is_settled` is there for those that give no sign of single acks: it tells whether nothing is left to be done.
+    """
 
     async def open(self) -> None: ...
     async def put(self, payload: dict[str, Any]) -> None: ...
@@ -45,6 +49,9 @@ class Kinds:
     def bulk(self, spec: Spec) -> Facts:
         return run(self._bulk(spec), spec)
 
+    def churn(self, spec: Spec) -> Facts:
+        return run(self._churn(spec), spec)
+
     def latency_between(self, spec: Spec) -> Facts:
         return run(self._latency(spec), spec)
 
@@ -52,8 +59,12 @@ class Kinds:
         return run(self._produce(spec), spec)
 
     async def _preload(self, spec: Spec) -> Facts:
-        queue: Any = self._make(spec)
+        queue = self._make(spec)
         await queue.open()
+        await self._put_all(queue, spec)
+        return {"value": spec.n}
+
+    async def _put_all(self, queue: Any, spec: Spec) -> None:
         step = BULK_SIZE if hasattr(queue, "put_many") else PRELOADERS
         for start in range(0, spec.n, step):
             payloads = [payload(spec, i) for i in range(start, min(spec.n, start + step))]
@@ -61,16 +72,46 @@ class Kinds:
                 await queue.put_many(payloads)
             else:
                 await asyncio.gather(*map(queue.put, payloads))
-        return {"value": spec.n}
 
     async def _process(self, spec: Spec) -> Facts:
         done = asyncio.Event()
-        recorder, queue, counters = Recorder(spec, done.set), self._make(spec), Counters(spec)
+        recorder, queue, server = Recorder(spec, done.set), self._make(spec), counters(spec)
         await queue.open()
         with Window() as window:
-            worker = asyncio.ensure_future(queue.work(recorder))
-            await reached(done, worker, lambda: f"{recorder.acked} of {spec.n} acks")
-        return counters.per_job(spec.n) | recorder.rate(window)
+            await self._worked(queue, recorder, done, spec)
+        return server.per_job(spec.n) | recorder.rate(window)
+
+    async def _worked(self, queue: Queue, recorder: Recorder, done: asyncio.Event, spec: Spec) -> None:
+        """A worker from its start until all is acked; then it is told to end, which the caller need not wait for."""
+        ran = asyncio.Event()
+        recorder.on_ran = ran.set
+        worker = asyncio.ensure_future(queue.work(recorder))
+        if hasattr(queue, "is_settled"):
+            await reached(ran, worker, lambda: f"{recorder.started} of {spec.n} started")
+            while not await queue.is_settled():  # noqa: ASYNC110 - the server knows, and tells nobody
+                await asyncio.sleep(POLL_S)
+            recorder.ack_all()
+        await reached(done, worker, lambda: f"{recorder.acked} of {spec.n} acks")
+        worker.cancel()
+        self._worker = worker
+
+    async def _churn(self, spec: Spec) -> Facts:
+        """Rounds of enqueueing all of one, then working it off; what is measured is the second half."""
+        queue: Any = self._make(spec)
+        await queue.open()
+        rates: list[float] = []
+        one = replace(spec, n=spec.n // spec.rounds)
+        with Window() as window, old_snapshot(spec):
+            began_s = time.monotonic()
+            while len(rates) < spec.rounds and not (spec.limit_s and time.monotonic() - began_s > spec.limit_s):
+                await self._put_all(queue, one)
+                done = asyncio.Event()
+                recorder = Recorder(one, done.set)
+                with Window() as round_window:
+                    await self._worked(queue, recorder, done, one)
+                rates.append(recorder.rate(round_window)["value"])
+                await asyncio.wait((self._worker,), timeout=LIMIT_S)
+        return churned(rates, one.n, one.n * len(rates)) | window.facts()
 
     async def _enqueue(self, spec: Spec) -> Facts:
         queue = self._make(spec)
@@ -81,7 +122,7 @@ class Kinds:
                 await queue.put(payload(spec, i))
 
         await caller(WARM_UP)
-        counters, span = Counters(spec), Span(spec.server_pid)
+        server, span = counters(spec), Span(spec.server_pid)
         with Window() as window:
             span.begin()
             if spec.callers == 1:
@@ -89,7 +130,7 @@ class Kinds:
             else:
                 await asyncio.gather(*(caller(spec.n // spec.callers) for _ in range(spec.callers)))
             span.end()
-        return counters.per_job(spec.n) | span.rate(spec.n) | window.facts()
+        return server.per_job(spec.n) | span.rate(spec.n) | window.facts()
 
     async def _bulk(self, spec: Spec) -> Facts:
         queue: Any = self._make(spec)
@@ -107,6 +148,8 @@ class Kinds:
         done, ready = asyncio.Event(), asyncio.Event()
         recorder, queue = Recorder(spec, done.set), self._make(spec)
         recorder.on_ready = ready.set
+        if hasattr(queue, "is_settled"):
+            recorder.on_ran = recorder.ack_all  # that it ran is all that is asked for
         await queue.open()
         worker = asyncio.ensure_future(queue.work(recorder))
         await queue.put({"i": READY})

@@ -13,7 +13,7 @@ from benchmarks.peers import children
 from benchmarks.peers.figures import GAP_S, LIMIT_S, REST_S, WARM_UP, idle_cpu
 from benchmarks.peers.payload import payload
 from benchmarks.peers.recorder import READY, Recorder
-from benchmarks.redis_server import Counters
+from benchmarks.servers import counters
 from benchmarks.spec import BULK_SIZE, Facts, Spec
 
 
@@ -49,24 +49,24 @@ class Kinds:
 
     def process(self, spec: Spec) -> Blocking:
         done = threading.Event()
-        recorder, queue, counters = Recorder(spec, done.set), self._opened(spec), Counters(spec)
+        recorder, queue, server = Recorder(spec, done.set), self._opened(spec), counters(spec)
 
         def wait() -> Facts:
             with Window() as window:
                 _reached(done, lambda: f"{recorder.acked} of {spec.n} acks")
-            return counters.per_job(spec.n) | recorder.rate(window) | {"threads": spec.threads}
+            return server.per_job(spec.n) | recorder.rate(window) | {"threads": spec.threads}
 
         return Blocking(work=lambda: queue.work(recorder), wait=wait)
 
     def enqueue(self, spec: Spec) -> Facts:
         queue = self._opened(spec)
         self._put(queue, spec, WARM_UP)
-        counters, span = Counters(spec), Span(spec.server_pid)
+        server, span = counters(spec), Span(spec.server_pid)
         with Window() as window:
             span.begin()
             self._put(queue, spec, spec.n)
             span.end()
-        return counters.per_job(spec.n) | span.rate(spec.n) | window.facts()
+        return server.per_job(spec.n) | span.rate(spec.n) | window.facts()
 
     def bulk(self, spec: Spec) -> Facts:
         queue = self._opened(spec)

@@ -14,6 +14,8 @@ GAP_S = 0.01
 """Between two enqueues of W3: the worker has long fallen asleep again."""
 REST_S = 1.0
 """After the first job of a worker of W3, so that all that goes with its start is over."""
+POLL_S = 0.005
+"""Between two looks whether the tables of a queue have nothing left."""
 WARM_UP = 100
 """Enqueues before those that are measured: connections are open, scripts are there."""
 
@@ -24,6 +26,14 @@ def enqueue_one_by_one(put: Callable[[int], object], n: int) -> Facts:
         for i in range(n):
             put(i)
     return window.rate(n)
+
+
+def churned(rates: Sequence[float], size: int, ran: int) -> Facts:
+    """Of rounds of `size` jobs each. Raises RuntimeError if a job did not run."""
+    if ran < size * len(rates):
+        raise RuntimeError(f"only {ran} of {size * len(rates)} jobs ran")
+    rounded = [round(rate) for rate in rates]
+    return {"value": round(rates[-1] / rates[0], 3), "rates": rounded, "rounds": len(rates), "ran": ran}
 
 
 def idle_cpu(seconds: float, *, pid: int = 0, server_pid: int = 0) -> Facts:

@@ -18,10 +18,10 @@ from typing import Literal, TypeAlias
 from benchmarks.machine import Span, Window, rss_mb
 from benchmarks.peers import children
 from benchmarks.peers.asynchronous import run
-from benchmarks.peers.figures import GAP_S, LIMIT_S, REST_S, WARM_UP, idle_cpu, quantiles
+from benchmarks.peers.figures import GAP_S, LIMIT_S, REST_S, WARM_UP, churned, idle_cpu, quantiles
 from benchmarks.peers.payload import of_possible, payload, wait_s
 from benchmarks.peers.watch import Watch
-from benchmarks.redis_server import Counters
+from benchmarks.servers import counters, old_snapshot
 from benchmarks.spec import BULK_SIZE, Facts, Spec
 
 from psyqueue import Handler, PsyQueue
@@ -69,7 +69,7 @@ def preload(spec: Spec) -> Facts:
     return run(main(), spec)
 
 
-# ── W1, W4, memory, calls ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── W1, W4, W5, memory, calls ─────────────────────────────────────────────────────────────────────────────────────────
 async def drain(q: PsyQueue, spec: Spec, watch: Watch) -> None:
     """One worker, until the watch has seen enough. Raises what ended the worker before that, TimeoutError."""
     worker = q.start_worker(concurrency=spec.concurrency)
@@ -94,17 +94,38 @@ async def _process(spec: Spec) -> Facts:
     watch = Watch(stop_after=spec.n, server_pid=spec.server_pid)
     q, _ = make(spec, watch)
     async with q:
-        counters = Counters(spec) if spec.url else None
+        server = counters(spec) if spec.url else None
         with Window() as window:
             await drain(q, spec, watch)
     found = watch.span.rate(watch.acked_in_span) | {
         "acked": watch.acked_in_span,
         "calls_per_job": round(watch.calls["settle"] / watch.acked, 4),
         "rss_mb": rss_mb(),
-        **(counters.per_job(watch.acked) if counters else {}),
+        **(server.per_job(watch.acked) if server else {}),
         **window.facts(),
     }
     return found | {"of_possible": of_possible(spec, found["value"])} if spec.wait_ms_max else found
+
+
+def churn(spec: Spec) -> Facts:
+    return run(_churn(spec), spec)
+
+
+async def _churn(spec: Spec) -> Facts:
+    """Rounds of enqueueing all of one, then working it off by a new worker; what is measured is the second half."""
+    rates: list[float] = []
+    ran, size = 0, spec.n // spec.rounds
+    with Window() as window, old_snapshot(spec):
+        began_s = time.monotonic()
+        while len(rates) < spec.rounds and not (spec.limit_s and time.monotonic() - began_s > spec.limit_s):
+            watch = Watch(stop_after=size)
+            q, handler = make(spec, watch)
+            async with q:
+                await enqueue_in_bulk(q, handler, spec, size)
+                await drain(q, spec, watch)
+            rates.append(watch.span.rate(watch.acked_in_span)["value"])
+            ran += watch.acked
+    return churned(rates, size, ran) | window.facts()
 
 
 def memory(spec: Spec) -> Facts:
@@ -147,11 +168,11 @@ async def _calls(spec: Spec) -> Facts:
     q, _ = make(spec, watch)
     async with q:
         watch.calls.clear()
-        counters = Counters(spec) if spec.url else None
+        server = counters(spec) if spec.url else None
         with Window() as window:
             await drain(q, spec, watch)
         counted = dict(watch.calls)
-        served = counters.per_job(spec.n) if counters else {}
+        served = server.per_job(spec.n) if server else {}
     return {"value": round(sum(counted.values()) / spec.n, 4), "calls": counted, **served, **window.facts()}
 
 
@@ -171,7 +192,7 @@ async def _enqueue(spec: Spec) -> Facts:
     async with q:
         await caller(WARM_UP)
         watch.calls.clear()
-        counters, span = Counters(spec) if spec.url else None, Span(spec.server_pid)
+        server, span = counters(spec) if spec.url else None, Span(spec.server_pid)
         with Window() as window:
             span.begin()
             if spec.callers == 1:
@@ -180,7 +201,7 @@ async def _enqueue(spec: Spec) -> Facts:
                 await asyncio.gather(*(caller(spec.n // spec.callers) for _ in range(spec.callers)))
             span.end()
         calls_per_job = round(watch.calls["enqueue"] / spec.n, 4)
-        served = counters.per_job(spec.n) if counters else {}
+        served = server.per_job(spec.n) if server else {}
     return span.rate(spec.n) | {"calls_per_job": calls_per_job, **served, **window.facts()}
 
 

@@ -19,7 +19,8 @@ READY = -1
 class Recorder:
     """`start` in the handler, `ack` when the queue has noted that the job is done; both from any thread.
 
-    `on_done` is called at the last of `spec.n` acks, once.
+    `on_done` is called at the last of `spec.n` acks, once. For a queue without a sign of single acks: `on_ran` is
+    called at the last of as many starts, and `ack_all` is for when its tables say that nothing is left.
     """
 
     def __init__(self, spec: Spec, on_done: Callable[[], None]) -> None:
@@ -29,9 +30,11 @@ class Recorder:
         self._acks = itertools.count(1)  # next() is atomic, += is not
         self._span = Span(spec.server_pid)
         self._is_begun = False
+        self.started = 0
         self.acked = 0
         self.late_s: list[float] = []
         self.on_ready: Callable[[], None] = _nothing
+        self.on_ran: Callable[[], None] = _nothing
 
     def start(self, payload: dict[str, Any]) -> None:
         i = payload["i"]
@@ -44,6 +47,9 @@ class Recorder:
             self._is_begun = True
             self._span.begin()
         self._seen[i] = 1
+        self.started += 1
+        if self.started == self._spec.n:
+            self.on_ran()
 
     def ack(self) -> None:
         if not self._is_begun:
@@ -52,6 +58,11 @@ class Recorder:
         if self.acked == self._spec.n:
             self._span.end()
             self._on_done()
+
+    def ack_all(self) -> None:
+        self.acked = self._spec.n
+        self._span.end()
+        self._on_done()
 
     def rate(self, window: Window) -> Facts:
         """Raises RuntimeError if a job was acked that never ran, or one ran in the place of another."""
@@ -69,4 +80,4 @@ class Recorder:
 
 
 def _nothing() -> None:
-    """Nobody waits for the worker."""
+    """Nobody waits for this."""

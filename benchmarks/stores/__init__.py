@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
+from types import ModuleType
 
+from benchmarks.binaries import Binary
 from benchmarks.spec import OURS, Facts, Peer, Size, Spec
-from benchmarks.stores import redis, sqlite
+from benchmarks.stores import postgres, redis, sqlite
 
-from benchmarks import redis_server
+from benchmarks import postgres_server, redis_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +23,11 @@ class Server:
     facts: Facts
 
 
-def _redis() -> Server | None:
-    found = redis_server.find()
+def _served(module: ModuleType) -> Server | None:
+    found: Binary | None = module.find()
     if found is None:
         return None
-    facts = {"version": found.version, "origin": found.origin, "settings": redis_server.SETTINGS}
+    facts = {"version": found.version, "origin": found.origin, "settings": module.SETTINGS}
     return Server(path=str(found.path), facts=facts)
 
 
@@ -55,6 +58,15 @@ STORES = {
     store.name: store
     for store in (
         Store(name="sqlite", peers=sqlite.PEERS, lines=sqlite.lines, trial=sqlite.TRIAL),
-        Store(name="redis", peers=redis.PEERS, lines=redis.lines, trial=redis.TRIAL, find=_redis),
+        Store(
+            name="redis", peers=redis.PEERS, lines=redis.lines, trial=redis.TRIAL, find=partial(_served, redis_server)
+        ),
+        Store(
+            name="postgres",
+            peers=postgres.PEERS,
+            lines=postgres.lines,
+            trial=postgres.TRIAL,
+            find=partial(_served, postgres_server),
+        ),
     )
 }

@@ -10,7 +10,7 @@ from benchmarks.spec import BARE, OURS, Peer, Size, Spec
 
 THREADS = (1, 4, 10, 100)
 PEERS = (
-    Peer(name="bullmq", packages=("bullmq", "ioredis"), home="node"),
+    Peer(name="bullmq", packages=("bullmq", "ioredis"), home="node", node="redis"),
     Peer(name="taskiq", packages=("taskiq", "taskiq-redis"), module="taskiq_redis"),
     Peer(name="saq", packages=("saq",), module="saq"),
     Peer(name="streaq", packages=("streaq", "coredis"), module="streaq"),
@@ -95,7 +95,7 @@ _SMOKE = Sizes(
     footprint=1_000,
     rows=300,
 )
-SIZES = {"full": _FULL, "smoke": _SMOKE}
+SIZES = {"full": _FULL, "large": _FULL, "smoke": _SMOKE}
 
 
 def lines(size: Size) -> list[Spec]:

@@ -70,7 +70,7 @@ _SMOKE = Sizes(
     calls=1_000,
     rows=300,
 )
-SIZES = {"full": _FULL, "smoke": _SMOKE}
+SIZES = {"full": _FULL, "large": _FULL, "smoke": _SMOKE}
 
 
 def lines(size: Size) -> list[Spec]:
