@@ -24,7 +24,7 @@ _KERNEL_THREADS = 2
 class Window:
     """`with Window() as window: …`, then `seconds`, `cpu_s` (of this process), and the cores used by us and by others.
 
-    Ours are the processes of this process group; a child of it counts from its start to its end, if it was waited for.
+    Ours are the processes of this process group and what they started; what ended counts if it was waited for.
     Cores stolen by the host count as foreign. Where there is no /proc the cores are None: not measured.
     """
 
@@ -126,7 +126,8 @@ def _read() -> tuple[float, float, float, float]:
     user, nice, system, _idle, _iowait, _irq, _soft, steal, *_ = map(
         int, (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
     )
-    group, ours, kernel = os.getpgrp(), 0, 0
+    group, kernel, members = os.getpgrp(), 0, list[int]()
+    ours, of_parent = 0, dict[int, list[tuple[int, int]]]()
     for folder in _PROC.iterdir():
         if not folder.name.isdigit():
             continue
@@ -134,11 +135,26 @@ def _read() -> tuple[float, float, float, float]:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
+        pid, parent, ticks = int(folder.name), int(fields[1]), sum(map(int, fields[11:15]))
         if int(fields[2]) == group:
-            ours += sum(map(int, fields[11:15]))
-        elif int(fields[1]) == _KERNEL_THREADS:
+            ours += ticks
+            members.append(pid)
+            continue
+        of_parent.setdefault(parent, []).append((pid, ticks))
+        if parent == _KERNEL_THREADS:
             kernel += sum(map(int, fields[11:13]))
+    ours += _of_descendants(members, of_parent)
     return now, (user + nice + system + steal) / tick, ours / tick, kernel / tick
+
+
+def _of_descendants(members: list[int], of_parent: dict[int, list[tuple[int, int]]]) -> int:
+    """Ticks of what members of our group started that has a group of its own, as PostgreSQL's processes have."""
+    found, due = 0, list(members)
+    while due:
+        children = of_parent.get(due.pop(), [])
+        found += sum(ticks for _, ticks in children)
+        due += [pid for pid, _ in children]
+    return found
 
 
 def rss_mb() -> float:

@@ -13,12 +13,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def session(*figures: tuple[str, float]):
+def session(*figures: tuple[str, float], store: str = "redis"):
     lines = []
     for name, value in figures:
         measured = {"value": value, "spin_ms": 1.0, "disturbed": False}
         case, peer, *_ = name.split()
-        line = {"store": "redis", "line": name, "case": case, "peer": peer, "unit": "jobs/s", "n": 1, "waiting": 0}
+        line = {"store": store, "line": name, "case": case, "peer": peer, "unit": "jobs/s", "n": 1, "waiting": 0}
         lines.append(line | {"median": value, "values": [value], "disturbed": 0, "runs": [measured], "error": None})
     hardware = {"cores": 2, "cpu": "", "memory_gb": 1, "file_system": "", "system": "", "python": "", "sqlite": ""}
     method = {"runs": 1, "figure": "median", "foreign_cores_max": 0.2, "slower_max": 1.3}
@@ -26,9 +26,9 @@ def session(*figures: tuple[str, float]):
     return head | {"machine": hardware, "method": method, "versions": {}, "lines": lines}
 
 
-def report(folder, *figures: tuple[str, float]) -> str:
+def report(folder, *figures: tuple[str, float], store: str = "redis") -> str:
     file = folder / "session.json"
-    file.write_text(json.dumps(session(*figures)), encoding="utf-8")
+    file.write_text(json.dumps(session(*figures, store=store)), encoding="utf-8")
     done = run("-m", "benchmarks.report", str(file))
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -53,6 +53,11 @@ def lines_named(data):
 def test_a_goal_against_several_lines_is_held_against_the_best_of_them(tmp_path):
     text = report(tmp_path, ("W2 psyqueue", 900), ("W2 huey", 1000), ("W2 rq", 100))
     assert "| W2 psyqueue | 900 jobs/s | best of 2: W2 huey 1 000 | 0.90 × | ≥ 1 × | MISSED |  |" in text
+
+
+def test_what_is_to_be_small_is_held_against_the_smallest(tmp_path):
+    text = report(tmp_path, ("W3 psyqueue", 1.0), ("W3 pgqueuer", 2.0), ("W3 pg-boss", 4.0), store="postgres")
+    assert "| W3 psyqueue | 1 jobs/s | best of 2: W3 pgqueuer 2 | 0.50 × | ≤ 0.6 × | met |  |" in text
 
 
 def test_a_goal_whose_opponent_was_not_measured_is_left_out(tmp_path):
