@@ -96,7 +96,7 @@ class PostgresBackend:
         return await self._client.listening.wait(queues, job_ids, timeout_ms)
 
     def bind(self, connection: object) -> Bound:
-        return binding.bind(self._client, self.options.place, connection)
+        return binding.bind(self._client, connection)
 
     # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
     async def open_session(self, op: Op, session: Session) -> Renewal:

@@ -37,7 +37,7 @@ class Client:
         self._statements: dict[str, str] = {}
         self._process = os.getpid()
         self._connecting = asyncio.Lock()
-        self.store_id: object = None
+        self._identity: str | None = None
 
     async def connect(self) -> None:
         """Two who come at once make one connection."""
@@ -133,10 +133,24 @@ class Client:
             found = self._statements[name] = schema.functions().call(name, self._options.schema)
         return found
 
+    @property
+    def place(self) -> str:
+        return self._options.place
+
+    @property
+    def schema(self) -> str:
+        return self._options.schema
+
+    async def identity(self, *, anew: bool = False) -> str:
+        """Which store this is, and on which server: other after a restart of that."""
+        if anew or self._identity is None:
+            self._identity = str(await self.value("store_identity"))
+        return self._identity
+
     async def info(self) -> Info:
         (row,) = await self.rows("info")
         facts = await self._facts()
-        now_ms, mode, epoch, moved_to, number, self.store_id = row
+        now_ms, mode, epoch, moved_to, number, _ = row
         return Info(
             store="postgres",
             version=facts.version,

@@ -9,6 +9,7 @@ from typing import Final
 
 import asyncpg
 
+from psyqueue.backends._postgres.carriers import causes
 from psyqueue.errors import (
     IdConflict,
     InvalidOption,
@@ -100,9 +101,14 @@ def translate(exc: BaseException, place: str) -> PsyQueueError:
 
 
 def _of_server(exc: asyncpg.PostgresError, place: str) -> PsyQueueError:
-    code = exc.sqlstate or ""
+    return _of_state(exc.sqlstate or "", str(exc.args[0]) if exc.args else "", exc.detail, place)
+
+
+def _of_state(code: str, said: str, detail: str | None, place: str) -> PsyQueueError:
+    """`said` is the server's text, without DETAIL, which may show values."""
+    text = f"{code} {said}".strip()
     if code == REFUSED:
-        name, *facts = json.loads(exc.detail or "[]")
+        name, *facts = json.loads(detail or "[]")
         return _REFUSALS[name](*facts)
     if code in ("53100", "53400"):
         return StoreFull(f"{place}: the server's disk is full; nothing was written. Free some room", server=place)
@@ -111,27 +117,70 @@ def _of_server(exc: asyncpg.PostgresError, place: str) -> PsyQueueError:
     if words := _found(_BUSY, code):
         return StoreBusy(f"{place}: {words}; nothing was written. Try again", server=place)
     if words := _found(_UNUSABLE, code):
-        return StoreUnusable(f"{place} {words} ({_text(exc)})", server=place)
-    if code == "25P03":
-        return InvalidState(
-            "the server ended the transaction of the caller: it was idle for too long. Begin another one"
-        )
-    if code == "25P02":
-        return InvalidState("the transaction of the caller has failed before: roll it back, and begin another one")
+        return StoreUnusable(f"{place} {words} ({text})", server=place)
     if code.startswith("22"):
-        return InvalidOption("argument", _text(exc), "is nothing that PostgreSQL can hold")
+        return InvalidOption("argument", text, "is nothing that PostgreSQL can hold")
     if code.startswith(("08", "57")):
-        return lost(place, f"the server hung up ({_text(exc)})")
-    return StoreUnusable(f"{place} says: {_text(exc)}. This is a defect of psyqueue, or of its schema", server=place)
+        return lost(place, f"the server hung up ({text})")
+    return StoreUnusable(f"{place} says: {text}. This is a defect of psyqueue, or of its schema", server=place)
 
 
 def _found(table: dict[str, str], code: str) -> str | None:
     return table.get(code) or table.get(code[:2])
 
 
-def _text(exc: asyncpg.PostgresError) -> str:
-    """Without DETAIL, which may show values."""
-    return f"{exc.sqlstate} {exc.args[0] if exc.args else ''}".strip()
+# ── in a transaction of the caller's own ──────────────────────────────────────────────────────────────────────────────
+_AGAIN_WHOLE: Final = "roll back, and do the whole transaction again"
+
+
+def of_callers_server(code: str, said: str, detail: str | None, place: str) -> PsyQueueError:
+    """Whatever is wrong: nothing of the call was written, and nothing will be unless the caller commits."""
+    if code == "25P02":
+        return InvalidState("the transaction of the caller has failed before: roll it back, and begin another one")
+    if code == "25P03":
+        return InvalidState("the server ended the caller's transaction: it was idle for too long. Begin another one")
+    if code == "25006":
+        return InvalidState("the transaction of the caller is read-only: begin one that writes, on the primary")
+    if code.startswith("40") or code == "23505":
+        # The second: a key that was taken after a transaction in repeatable read began to look.
+        text = f"{place}: the caller's transaction and another one met ({code} {said}); {_AGAIN_WHOLE}"
+        return StoreBusy(text, server=place)
+    if code == "57014":
+        text = f"{place}: the statement was cancelled, by its statement_timeout or by somebody; {_AGAIN_WHOLE}"
+        return StoreBusy(text, server=place)
+    if code.startswith(("08", "57")):
+        return _gone(place, f"{code} {said}")
+    return _of_state(code, said, detail, place)
+
+
+def of_caller(exc: BaseException, place: str) -> PsyQueueError:
+    """What the library of the caller's connection raised."""
+    for each in causes(exc):
+        code = getattr(each, "sqlstate", None)
+        if isinstance(code, str):
+            said = str(each.args[0]).partition("\n")[0] if each.args else ""
+            return of_callers_server(code, said, None, place)
+    if isinstance(exc, TimeoutError):
+        return StoreBusy(f"{place}: no reply within the time limit of the caller's connection; {_AGAIN_WHOLE}")
+    if isinstance(exc, OSError | asyncpg.InternalClientError) or any(map(_is_loss, causes(exc))):
+        return _gone(place, type(exc).__name__)
+    if isinstance(exc, UnicodeEncodeError):
+        return InvalidOption("argument", str(exc)[:60], "is nothing that PostgreSQL can hold")
+    said = str(exc).partition("\n")[0]
+    return InvalidState(f"the connection of the caller cannot be used now ({type(exc).__name__}: {said})")
+
+
+def _is_loss(exc: BaseException) -> bool:
+    """Of those without a SQLSTATE: a connection that broke. Both libraries name it so, and SQLAlchemy marks it."""
+    return bool(getattr(exc, "connection_invalidated", False)) or type(exc).__name__ in (
+        "ConnectionDoesNotExistError",
+        "OperationalError",
+    )
+
+
+def _gone(place: str, why: str) -> StoreUnavailable:
+    text = f"{place}: the caller's connection was lost ({why}), and its transaction with it: nothing was written"
+    return StoreUnavailable(f"{text}. Begin it again on another connection", outcome="refused", server=place)
 
 
 def unreachable(exc: BaseException, place: str) -> PsyQueueError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.backends.migrations import Applied, load_migrations, plan
@@ -17,6 +17,8 @@ from psyqueue.backends.sql_files import load_statements, read_folder
 from psyqueue.errors import StoreUnusable
 
 PACKAGE: Final = "psyqueue.backends._postgres"
+Style: TypeAlias = Literal["$", "%s"]
+"""How a client marks where values go: $1, $2, … or %s each."""
 _FRAMES: Final = load_statements(PACKAGE, "frames")
 _DEFINED = re.compile(r"^\w+ FUNCTION @schema@\.(\w+)\(([^)]*)\)", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
@@ -31,15 +33,29 @@ class Functions:
         text = text.replace("@settings@", _FRAMES["settings"])
         self.suffix = "_" + sha256(text.encode()).hexdigest()[:8]
         defined = _DEFINED.findall(text)
-        self._counts = {name: len([each for each in given.split(",") if each.strip()]) for name, given in defined}
-        names = re.compile(rf"\b({'|'.join(sorted(self._counts, key=len, reverse=True))})\(")
+        self._types = {name: [each.split()[1] for each in given.split(",") if each.strip()] for name, given in defined}
+        names = re.compile(rf"\b({'|'.join(sorted(self._types, key=len, reverse=True))})\(")
         self.text = names.sub(rf"\1{self.suffix}(", text)
 
     def call(self, name: str, schema: str) -> str:
         """The statement that calls one."""
-        params = ", ".join(f"${number}" for number in range(1, self._counts[name] + 1))
-        text = _FRAMES["call"].replace("@name@", name).replace("@v@", self.suffix).replace("@params@", params)
-        return filled(text, schema)
+        return self._call(name, schema, [f"${number}" for number in range(1, len(self._types[name]) + 1)])
+
+    def plain_call(self, name: str, schema: str, style: Style) -> str:
+        """The same for a connection of somebody else's: it says the types, and jsonb goes as text.
+
+        A client that guesses types from values is helped by that, and one that was told how to write jsonb not asked.
+        """
+        marks = ("%s" if style == "%s" else f"${number}" for number in range(1, len(self._types[name]) + 1))
+        typed = [
+            f"{mark}::text::jsonb" if kind == "jsonb" else f"{mark}::{kind}"
+            for mark, kind in zip(marks, self._types[name], strict=True)
+        ]
+        return self._call(name, schema, typed)
+
+    def _call(self, name: str, schema: str, params: list[str]) -> str:
+        text = _FRAMES["call"].replace("@name@", name).replace("@v@", self.suffix)
+        return filled(text.replace("@params@", ", ".join(params)), schema)
 
 
 @cache
