@@ -10,9 +10,9 @@ from functools import partial
 
 import pytest
 
-from support import server_report
 from support import postgres_server as postgres_servers
 from support import redis_server as redis_servers
+from support import server_report
 from support.postgres_server import start_postgres
 from support.redis_server import start_redis
 from support.servers import Server, Unavailable

@@ -9,7 +9,7 @@ import pytest
 
 from backends.postgres.stores import beside, connected, opened
 from psyqueue.backend import Unique
-from psyqueue.backends._postgres import PostgresBackend, PostgresOptions, schema
+from psyqueue.backends._postgres import PostgresBackend, PostgresOptions, facts, schema
 from psyqueue.errors import InvalidOption, SchemaTooNew, StoreUnavailable, StoreUnusable
 from psyqueue.testing.conformance.handle import job
 from support.servers import Server
@@ -84,7 +84,7 @@ async def test_a_role_without_definitions_can_work(postgres_server: Server, name
 
 async def test_a_server_that_is_too_old_is_told_so(postgres_server: Server, namespace: str, monkeypatch) -> None:
     """As if the one that is here were older than what is asked for."""
-    monkeypatch.setattr(schema, "VERSION_MIN", 990_000)
+    monkeypatch.setattr(facts, "VERSION_MIN", 990_000)
     with pytest.raises(StoreUnusable, match=rf"PostgreSQL {postgres_server.version}.* needs 13 or newer"):
         async with opened(postgres_server.url, namespace):
             pass

@@ -101,7 +101,11 @@ def translate(exc: BaseException, place: str) -> PsyQueueError:
 
 
 def _of_server(exc: asyncpg.PostgresError, place: str) -> PsyQueueError:
-    return _of_state(exc.sqlstate or "", str(exc.args[0]) if exc.args else "", exc.detail, place)
+    return _of_state(exc.sqlstate or "", _said(exc), exc.detail, place)
+
+
+def _said(exc: BaseException) -> str:
+    return str(exc.args[0]) if exc.args else ""
 
 
 def _of_state(code: str, said: str, detail: str | None, place: str) -> PsyQueueError:
@@ -158,8 +162,7 @@ def of_caller(exc: BaseException, place: str) -> PsyQueueError:
     for each in causes(exc):
         code = getattr(each, "sqlstate", None)
         if isinstance(code, str):
-            said = str(each.args[0]).partition("\n")[0] if each.args else ""
-            return of_callers_server(code, said, None, place)
+            return of_callers_server(code, _said(each).partition("\n")[0], None, place)
     if isinstance(exc, TimeoutError):
         return StoreBusy(f"{place}: no reply within the time limit of the caller's connection; {_AGAIN_WHOLE}")
     if isinstance(exc, OSError | asyncpg.InternalClientError) or any(map(_is_loss, causes(exc))):
@@ -190,7 +193,8 @@ def unreachable(exc: BaseException, place: str) -> PsyQueueError:
     if isinstance(exc, asyncpg.PostgresError):
         found = _of_server(exc, place)
         if isinstance(found, StoreUnavailable) and found.outcome == "unknown":
-            return StoreUnavailable(f"{place} does not let us in: {_text(exc)}", outcome="refused", server=place)
+            text = f"{place} does not let us in: {exc.sqlstate} {_said(exc)}"
+            return StoreUnavailable(text, outcome="refused", server=place)
         return found
     return StoreUnavailable(f"{place} cannot be reached: {_reason(exc)}", outcome="refused", server=place)
 
