@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import asyncpg
@@ -25,7 +26,7 @@ _VICTIMS = """
         where backend_type = 'client backend' and pid <> pg_backend_pid() order by random() limit $1
     ) as victims
 """
-_STARTS = {
+_STARTS: dict[str, Callable[..., Server]] = {
     "redis": start_redis,
     "postgres": start_postgres,
     **{kind: partial(start_redis, wheel=wheel) for kind, wheel in redis_server.EACH.items()},

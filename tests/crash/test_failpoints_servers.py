@@ -69,7 +69,7 @@ def borders(store, places, monkeypatch) -> list[Border]:
     at, runs = [-1], Counter[str]()
 
     def note(name: str) -> None:
-        _, call, moment = name.split(".")
+        call, _, moment = name.rpartition(".")
         if moment == "before" and at[0] >= 0:
             runs[call] += 1
             found.append((at[0], call, runs[call]))
@@ -77,7 +77,7 @@ def borders(store, places, monkeypatch) -> list[Border]:
     async def tell() -> None:
         async with opened(next(places)) as backend:
             tokens = Tokens()
-            runs["info"] += 1  # by connecting
+            runs[f"{store}.info"] += 1  # by connecting
             for at[0] in range(len(NAMES)):
                 await do(backend, at[0], tokens)
 
@@ -131,27 +131,25 @@ def what_is_left(borders: list[Border], border: Border, moment: str) -> slice:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_around_any_call_leaves_the_step_done_or_undone(
-    moment, store, places, tmp_path, borders, tell, expected
-):
+def test_a_kill_around_any_call_leaves_the_step_done_or_undone(moment, places, tmp_path, borders, tell, expected):
     for number, border in enumerate(borders):
         step, call, nth = border
         place, log = next(places), tmp_path / f"{number}"
-        assert tell(place, log, f"{store}.{call}.{moment}:kill:{nth}") == -signal.SIGKILL, border
+        assert tell(place, log, f"{call}.{moment}:kill:{nth}") == -signal.SIGKILL, border
         done, tokens = Log.read(log)
         assert (done, Log.begun(log)) == (step, step + 1), border
         asyncio.run(survive(place, done, tokens, expected, what_is_left(borders, border, moment)))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_step_of_unknown_outcome_can_be_repeated(moment, store, places, tmp_path, borders, expected, monkeypatch):
+def test_a_step_of_unknown_outcome_can_be_repeated(moment, places, tmp_path, borders, expected, monkeypatch):
     for number, (_, call, nth) in enumerate(borders):
         place, log = next(places), tmp_path / f"{number}"
-        plan = failpoints._Plan(f"{store}.{call}.{moment}:raise:{nth}")
+        plan = failpoints._Plan(f"{call}.{moment}:raise:{nth}")
         monkeypatch.setattr(failpoints, "_plan", plan)
         asyncio.run(main(place, log, is_repeating=True))
         monkeypatch.setattr(failpoints, "_plan", None)
-        assert plan.left <= 0, f"{store}.{call}.{moment} was never reached {nth} times"
+        assert plan.left <= 0, f"{call}.{moment} was never reached {nth} times"
         assert Log.read(log)[0] == len(NAMES)
 
         async def look(place: str = place) -> dict[str, Any]:

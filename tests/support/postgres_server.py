@@ -119,7 +119,7 @@ def _start(candidate: Candidate, *, durable: bool, settings: tuple[str, ...]) ->
     began = time.monotonic()
     home = ServerHome()
     try:
-        identity = _unprivileged()
+        identity = unprivileged()
         if identity:
             home.give_to(identity["user"], identity["group"])
         binary, text = _runnable(candidate.binary, home, identity)
@@ -142,7 +142,7 @@ def _start(candidate: Candidate, *, durable: bool, settings: tuple[str, ...]) ->
         raise
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """PostgreSQL refuses to run as root; subprocess itself can drop it, so no su or setpriv is needed."""
     if os.geteuid() != 0:
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 
@@ -32,12 +33,12 @@ class _Transaction:
         await self._transaction.rollback()
 
 
-def postgres_factory(url: str, namespace: str) -> BackendFactory:
+def postgres_factory(url: str, namespace: str, **options: Any) -> BackendFactory:
     """Stores on the server at `url`; the names of their schemas begin with `namespace`."""
     schemas: dict[int, str] = {}
 
     async def opened(schema: str) -> BackendAdapter:
-        backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, test_clock=True))
+        backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, test_clock=True, **options))
         await backend.connect()
         schemas[id(backend)] = schema
         return backend
@@ -50,7 +51,8 @@ def postgres_factory(url: str, namespace: str) -> BackendFactory:
 
     @asynccontextmanager
     async def transaction(_: BackendAdapter) -> AsyncIterator[Transaction]:
-        connection = await asyncpg.connect(url)
+        cache = {} if options.get("prepared", True) else {"statement_cache_size": 0}
+        connection = await asyncpg.connect(url, **cache)
         try:
             made = _Transaction(connection)
             await made.begin()

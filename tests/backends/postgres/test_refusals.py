@@ -82,15 +82,18 @@ async def test_limits_that_the_server_sets_are_kept_and_told(
 ) -> None:
     """Somebody else holds the id for longer than the settings of our sessions allow."""
     url = postgres_server.url
-    async with opened(url, namespace) as store, connected(url) as connection:
-        async with opened(f"{url}?{setting}", namespace, "b") as hasty:
-            transaction = connection.transaction()
-            await transaction.start()
-            await store.backend.bind(connection).enqueue((job("a"),))
-            with pytest.raises(StoreBusy, match=words):
-                await hasty.add("a")
-            await transaction.rollback()
-            assert (await hasty.add("a")).created
+    async with (
+        opened(url, namespace) as store,
+        connected(url) as connection,
+        opened(f"{url}?{setting}", namespace, "b") as hasty,
+    ):
+        transaction = connection.transaction()
+        await transaction.start()
+        await store.backend.bind(connection).enqueue((job("a"),))
+        with pytest.raises(StoreBusy, match=words):
+            await hasty.add("a")
+        await transaction.rollback()
+        assert (await hasty.add("a")).created
 
 
 def error(code: str, text: str = "words of the server") -> asyncpg.PostgresError:

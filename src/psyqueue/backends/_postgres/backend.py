@@ -60,7 +60,9 @@ class PostgresBackend:
     def __init__(self, options: PostgresOptions) -> None:
         self.options = options
         self._client = Client(options)
-        self._capabilities = Capabilities(binds=binding.BINDS, test_clock=options.test_clock)
+        self._capabilities = Capabilities(
+            wakes_across_processes=options.prepared, binds=binding.BINDS, test_clock=options.test_clock
+        )
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     @property

@@ -132,13 +132,19 @@ class Listening:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ACTIVE_S):
                     await self._listens.wait()
-        if bodies:
-            await self._caller.value("publish", self._sender.notices(topic, bodies))
+        if not bodies:
+            return
+        await self._caller.value("publish", self._sender.notices(topic, bodies))
+        if not self._options.prepared:
+            for body in bodies:
+                self._deliver((topic, body))
 
     async def subscribe(self, topics: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
-        """The seam's `subscribe`. What is sent while the server is away is missed."""
+        """The seam's `subscribe`. Missed: what is sent while the server is away; behind a pooler, what others send."""
         if self._is_closed:
             return
+        if not self._options.prepared:
+            log.warning("behind a pooler only messages of this client are heard", extra={"topics": list(topics)})
         inbox: Inbox = asyncio.Queue(BACKLOG_MAX)
         self._inboxes[inbox] = frozenset(topics)
         self._news.set()
@@ -165,9 +171,12 @@ class Listening:
         except ValueError:
             return  # somebody else's words on our channel
         if received is not None:
-            for inbox, topics in self._inboxes.items():
-                if received[0] in topics:
-                    _put(inbox, received)
+            self._deliver(received)
+
+    def _deliver(self, received: tuple[str, bytes]) -> None:
+        for inbox, topics in self._inboxes.items():
+            if received[0] in topics:
+                _put(inbox, received)
 
     def _on_lost(self, connection: Any) -> None:
         if connection is self._connection:
@@ -209,7 +218,7 @@ class Listening:
             pause_ms = PAUSES_MS[min(self._looks, len(PAUSES_MS) - 1)]
             self._looks += 1
             return pause_ms
-        if self._inboxes and self._connection is None:
+        if self._inboxes and self._connection is None and self._options.prepared:
             return max(1, round((self._listen_at - asyncio.get_running_loop().time()) * 1000))
         return LINGER_MS if self._known else None
 
@@ -219,7 +228,13 @@ class Listening:
                 await self._news.wait()
 
     async def _listen_if_possible(self) -> None:
-        """Where there is no connection for it, the looks go on, and do without notices."""
+        """Where there is no connection for it, the looks go on, and do without notices.
+
+        Behind a pooler nobody tries: another session would listen, and be handed to others.
+        """
+        if not self._options.prepared:
+            self._listens.set()
+            return
         loop = asyncio.get_running_loop()
         if self._connection is not None or loop.time() < self._listen_at:
             return
