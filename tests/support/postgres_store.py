@@ -51,8 +51,7 @@ def postgres_factory(url: str, namespace: str, **options: Any) -> BackendFactory
 
     @asynccontextmanager
     async def transaction(_: BackendAdapter) -> AsyncIterator[Transaction]:
-        cache = {} if options.get("prepared", True) else {"statement_cache_size": 0}
-        connection = await asyncpg.connect(url, **cache)
+        connection = await asyncpg.connect(url, statement_cache_size=100 if options.get("prepared", True) else 0)
         try:
             made = _Transaction(connection)
             await made.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -204,6 +205,8 @@ def _reason(exc: BaseException) -> str:
         return f"its certificate is not trusted ({exc.verify_message}). Give ssl_ca=, or use the name it was made for"
     if isinstance(exc, ssl.SSLError):
         return f"TLS failed ({exc})"
+    if isinstance(exc, socket.gaierror):
+        return f"the name of its host is not known ({exc.strerror}). Look at host="
     if isinstance(exc, TimeoutError):
         return "no answer within connect_timeout. Look at host=, port= and the firewall"
     if isinstance(exc, ConnectionRefusedError):

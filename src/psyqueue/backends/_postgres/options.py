@@ -133,4 +133,7 @@ def _place(options: PostgresOptions) -> str:
         port = parts.port or PORT_DEFAULT
     except ValueError as exc:
         raise InvalidOption("connection_string", "***", "is no URL") from exc
+    if parts.fragment:
+        way_out = "In a user name or password write it as %23"
+        raise InvalidOption("connection_string", "***", "holds a '#'", way_out)
     return f"PostgreSQL at {host}:{port}, schema {options.schema}"

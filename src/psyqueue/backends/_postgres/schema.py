@@ -90,6 +90,10 @@ def facts_frame() -> str:
     return _FRAMES["facts"]
 
 
+def removal(schema: str) -> str:
+    return filled(_FRAMES["remove"], schema)
+
+
 async def ensure(connection: Any, options: PostgresOptions, test_epoch_ms: int) -> None:
     """Create or upgrade the schema, if anything is missing. Raises StoreUnusable, SchemaTooNew."""
     if not await _is_complete(connection, options):

@@ -32,8 +32,8 @@ WORKERS_MAX = 32
 def demo(surface: Surface, path: Path | None, workers: int, keep: bool) -> int:
     """Count thousands of real files with real workers, kill one of them half-way, and check that nothing is lost.
 
-    Needs no store: it makes one in a temporary folder, or, with --backend redis://…, keys of its own on that server.
-    Exit code 0 only if every check holds.
+    Needs no store: it makes one in a temporary folder, or, with --backend redis://… or postgresql://…, keys or a schema
+    of its own on that server. Exit code 0 only if every check holds.
     """
     # A store that the environment names is not asked for: thousands of jobs do not belong there by accident.
     server = require_server(surface.url) if surface.is_url_given and surface.url else None

@@ -1,19 +1,23 @@
-"""Where the demo keeps its jobs: an SQLite file in its folder, or keys of its own on a Redis server."""
+"""Where the demo keeps its jobs: an SQLite file in its folder, or keys or a schema of its own on a server."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlencode
 
 from psyqueue.backend import Info
+from psyqueue.cli.postgres_store import SCHEMES, postgres_options
 from psyqueue.cli.redis_store import redis_options
 from psyqueue.config import parse_url
 from psyqueue.errors import ConfigError, PsyQueueError
 from psyqueue.ids import new_token
 
 DEMO_PREFIX = "psyqueue-demo-"
+DEMO_SCHEMA = "psyqueue_demo_"
 _SCANNED = 500
 
 
@@ -78,16 +82,51 @@ class RedisPlace:
             return f"its keys {options.base}* are still there ({exc})"
 
 
+class PostgresPlace:
+    """A schema of this demo alone, whose name begins with the one that the URL gives."""
+
+    def __init__(self, server: str) -> None:
+        parsed = parse_url(server)
+        self._place = parsed.shown
+        before = parsed.options.get("schema")
+        self._schema = f"{before}_{DEMO_SCHEMA}" if before else DEMO_SCHEMA
+        self._schema += new_token()[:8]
+        options = {**parsed.options, "schema": self._schema}
+        self.url = f"{parsed.address}?{urlencode(options)}"
+        options.pop("password", None)
+        self.shown = f"{parsed.shown}?{urlencode(options)}"
+
+    def words(self, info: Info) -> str:
+        return f"{info.store} {info.version} at {self._place}, schema {self._schema}"
+
+    def remove(self) -> str | None:
+        from psyqueue.backends._postgres.removal import remove  # noqa: PLC0415 - only for PostgreSQL stores
+
+        options = postgres_options(self.url)
+        assert options is not None
+        try:
+            with ThreadPoolExecutor(1) as thread:  # this one has a loop already, whose tasks are being cancelled
+                thread.submit(lambda: asyncio.run(remove(options))).result()
+        except PsyQueueError as exc:
+            return f"its schema {self._schema} is still there ({exc})"
+        return None
+
+
 def place_for(server: str | None, folder: Path) -> Place:
     """The place of one demo."""
-    return SqlitePlace(folder) if server is None else RedisPlace(server)
+    if server is None:
+        return SqlitePlace(folder)
+    return PostgresPlace(server) if parse_url(server).scheme in SCHEMES else RedisPlace(server)
 
 
 def require_server(url: str) -> str:
-    """The URL, if the demo can make keys of its own there. Raises ConfigError."""
-    if redis_options(url) is None:
+    """The URL, if the demo can make keys or a schema of its own there. Raises ConfigError."""
+    if redis_options(url) is None and postgres_options(url) is None:
         shown = parse_url(url).shown
         text = f"the demo makes a store of its own: it cannot use {shown!r}"
-        raise ConfigError(f"{text}. Leave --backend out for SQLite, or name a server, e.g. 'redis://localhost:6379'")
-    redis_options(RedisPlace(url).url)  # with the longer prefix, so that it fails here or not at all
+        servers = "'redis://localhost:6379' or 'postgresql://localhost/shop'"
+        raise ConfigError(f"{text}. Leave --backend out for SQLite, or name a server, e.g. {servers}")
+    own = place_for(url, Path()).url  # with the longer name, so that it fails here or not at all
+    redis_options(own)
+    postgres_options(own)
     return url
