@@ -57,6 +57,7 @@ from psyqueue.backend.reading import (
     Stored,
     Survives,
 )
+from psyqueue.backend.transactions import Transaction
 
 __all__ = [
     "NO_EFFECTS",
@@ -106,6 +107,7 @@ __all__ = [
     "StateWrite",
     "Stored",
     "Survives",
+    "Transaction",
     "Unique",
     "Verdict",
 ]

@@ -44,6 +44,7 @@ from psyqueue.backend.reading import (
     SessionInfo,
     Stored,
 )
+from psyqueue.backend.transactions import Transaction
 
 
 class SessionKeeper(Protocol):
@@ -110,6 +111,10 @@ class BackendAdapter(Protocol):
 
     def bind(self, connection: object) -> Bound:
         """Raises InvalidOption if the connection is not of `capabilities.binds`, or is open on another store."""
+        ...
+
+    async def begin(self) -> Transaction:
+        """A transaction of its own for a handler. Raises InvalidState unless `capabilities.has_transactions`."""
         ...
 
     # ── worker sessions: the lease ────────────────────────────────────────────────────────────────────────────────────

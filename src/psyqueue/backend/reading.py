@@ -209,12 +209,14 @@ class Info(Struct, frozen=True, kw_only=True):
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """How stores differ, as data. `binds`: kinds of connection that `bind` takes, as `module.Class`.
+    """How stores differ, as data.
 
+    `binds`: kinds of connection that `bind` takes, as `module.Class`. `has_transactions`: `begin` gives one.
     `test_clock`: the store's clock stands still at `state_rules.TEST_EPOCH_MS` and moves only by `advance_clock`.
     """
 
     batch_max: int = 500
     wakes_across_processes: bool = True
     binds: tuple[str, ...] = ()
+    has_transactions: bool = False
     test_clock: bool = False

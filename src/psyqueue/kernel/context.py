@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
 from psyqueue import codec
-from psyqueue.backend import Delivery, NewJob
+from psyqueue.backend import Delivery, NewJob, Transaction
 from psyqueue.clock import to_datetime
 from psyqueue.errors import TooLarge
+from psyqueue.kernel.run_transaction import Begin, RunTransaction
 
 log = logging.getLogger("psyqueue.job")
 
@@ -129,7 +131,17 @@ class Context:
     it to outside systems, so that they can turn away a writer that lost its lease.
     """
 
-    __slots__ = ("_delivery", "_follow_up", "_report", "_signals", "_state", "follow_ups", "job")
+    __slots__ = (
+        "_begin",
+        "_delivery",
+        "_follow_up",
+        "_report",
+        "_signals",
+        "_state",
+        "_transaction",
+        "follow_ups",
+        "job",
+    )
 
     def __init__(
         self,
@@ -138,6 +150,7 @@ class Context:
         signals: Signals,
         follow_up: FollowUp,
         report: Callable[[Any], None],
+        begin: Begin | None = None,
     ) -> None:
         self.job = RunningJob(delivery, payload)
         self.follow_ups: list[NewJob] = []
@@ -146,6 +159,8 @@ class Context:
         self._follow_up = follow_up
         self._report = report
         self._state: dict[str, Any] | None = None
+        self._begin = begin
+        self._transaction: RunTransaction | None = None
 
     @property
     def attempt(self) -> int:
@@ -190,6 +205,27 @@ class Context:
     def progress(self, value: Any) -> None:
         """Say how far it is: any JSON value up to 8 KB, from any thread. The last one is kept beside the job."""
         self._report(codec.encode(value, what="progress", bytes_max=8192))
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A connection in a transaction of the store's database: what is written there commits with the ack.
+
+        `async with ctx.transaction() as connection:`, an asyncpg connection. Leaving the block does not commit yet:
+        when the run has succeeded, its ack, its follow-ups and the writes are committed in one step, or none of them
+        is. A run that fails, is cancelled or has lost its lease rolls back; so does an error that leaves the block.
+        Raises InvalidState where the store has no transactions, and outside of `async def` handlers; StoreError.
+        """
+        if self._transaction is None:
+            self._transaction = RunTransaction(self._begin)
+        return self._transaction.enter()
+
+    @property
+    def has_transaction(self) -> bool:
+        """Whether one was asked for."""
+        return self._transaction is not None
+
+    def take_transaction(self) -> Transaction | None:
+        """For who ends the run: what is to be committed with it. Raises InvalidState inside the block."""
+        return None if self._transaction is None else self._transaction.take()
 
     def enqueue(self, name_or_call: Any, payload: Any = None, /, **options: Any) -> Any:
         """Enqueue a follow-up that exists if and only if this run succeeds: it commits in the same step as the ack.

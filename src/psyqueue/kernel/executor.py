@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from psyqueue import codec
 from psyqueue.backend import NO_EFFECTS, Ack, AnyOutcome, Cancelled, Dead, Delivery, Effects, Release
 from psyqueue.backend import Snooze as SnoozeOutcome
-from psyqueue.errors import HandlerTimeout, InvalidState
+from psyqueue.errors import HandlerTimeout, InvalidState, SessionLost, StoreError, TooLarge
 from psyqueue.kernel.aio import Isolated, call_in, call_later_ms
 from psyqueue.kernel.context import Context, Signals
-from psyqueue.kernel.run import Run
+from psyqueue.kernel.run import Run, with_progress
+from psyqueue.kernel.run_transaction import WAY_OUT
 from psyqueue.kernel.threads import Threads
 from psyqueue.outcome import DeadLetter, Misfit, Verdict, decide, error_json
 
 if TYPE_CHECKING:
+    from psyqueue.backend import Transaction
     from psyqueue.kernel.announcer import Announcer
     from psyqueue.kernel.children import Children
     from psyqueue.kernel.core import Core
     from psyqueue.kernel.handlers import HandlerSpec
     from psyqueue.outcome import Policy
 
+TOO_LARGE = "too_large"
 UNKNOWN_DELAY_MS = 1_000
 UNKNOWN_DELAY_CAP_MS = 60_000
 UNKNOWN_GIVE_UP_MS = 86_400_000
@@ -44,6 +49,7 @@ class Executor:
         children: Children,
         on_timeout: Callable[[Run], None],
         on_progress: Callable[[Run], None],
+        session_id: Callable[[], str],
     ) -> None:
         self._core = core
         self._find = core.handlers.find
@@ -54,6 +60,7 @@ class Executor:
         self._children = children
         self._on_timeout = on_timeout
         self._on_progress = on_progress
+        self._session_id = session_id
         self._loop = asyncio.get_running_loop()
 
     async def execute(self, run: Run) -> None:
@@ -96,6 +103,7 @@ class Executor:
             run.signals,
             functools.partial(self._core.follow_up, delivery),
             functools.partial(self._report, run),
+            self._begin,
         )
         cold = ctx.job.cold
         if cold.get("schema_version", 1) > spec.version:
@@ -108,13 +116,17 @@ class Executor:
             timer = call_later_ms(policy.timeout_ms, self._on_timeout, run)
         try:
             result, effects = await Isolated(self._through_chain(run, spec, ctx))
+            if run.stop_reason == "timeout":
+                # It took the cancel for an order to return: what it returned is not what it was asked for.
+                return self.stopped(run)
+            outcome = self._decide(delivery, policy, result=result, effects=effects)
+            transaction = ctx.take_transaction()
+            return outcome if transaction is None else await self._commit(run, policy, transaction, outcome)
         finally:
             if timer is not None:
                 timer.cancel()
-        if run.stop_reason == "timeout":
-            # It took the cancel for an order to return: what it returned is not what it was asked for.
-            return self.stopped(run)
-        return self._decide(delivery, policy, result=result, effects=effects)
+            if ctx.has_transaction:
+                await _roll_back(ctx)
 
     async def _through_chain(self, run: Run, spec: HandlerSpec, ctx: Context) -> tuple[Any, Effects]:
         """What came of it, and the follow-ups of a successful run as the enqueue middleware leaves them."""
@@ -129,6 +141,36 @@ class Executor:
         if not ctx.follow_ups or isinstance(result, Verdict):
             return result, NO_EFFECTS
         return result, Effects(jobs=await self._core.guard_follow_ups(ctx.follow_ups))
+
+    async def _begin(self) -> Transaction:
+        if asyncio.get_running_loop() is not self._loop:
+            raise InvalidState(f"a plain handler runs in a thread, outside of the worker's event loop. {WAY_OUT}")
+        return await self._core.backend.begin()
+
+    async def _commit(self, run: Run, policy: Policy, transaction: Transaction, outcome: AnyOutcome) -> AnyOutcome:
+        """The run's own writes and its ack, in one step; the outcome to send by itself where that did not happen.
+
+        Never an ack: where nobody knows whether the commit was done, a late ack would stand without the writes. Any
+        other outcome meets a job that has ended, or finds it as it was.
+        """
+        if not isinstance(outcome, Ack):
+            await transaction.rollback()
+            return outcome
+        if run.has_progress:
+            outcome = with_progress(run, outcome)
+        try:
+            settled = await transaction.commit(self._session_id(), outcome)
+        except TooLarge as exc:
+            return self.failed_after(run, exc, reason=TOO_LARGE)
+        except SessionLost:
+            return Release(job_id=run.delivery.id, completion_token=run.delivery.completion_token)
+        except StoreError as exc:
+            # The store's trouble is not the handler's: whatever it calls fatal, this is tried again.
+            return self._decide(run.delivery, replace(policy, retry_on=(Exception,), fatal=()), error=exc)
+        if settled.verdict == "conflict":
+            return self.conflicted(run)
+        run.settled = settled
+        return outcome
 
     async def _call(self, run: Run, spec: HandlerSpec, ctx: Context) -> Any:
         if spec.kind == "async":
@@ -216,6 +258,14 @@ def unknown_handler(delivery: Delivery) -> AnyOutcome:
         delay_ms=min(UNKNOWN_DELAY_CAP_MS, UNKNOWN_DELAY_MS << doublings),
         reason=f"unknown handler {delivery.name!r}",
     )
+
+
+async def _roll_back(ctx: Context) -> None:
+    """What was not taken to be committed. A block that is still open is rolled back by whoever is in it."""
+    with contextlib.suppress(InvalidState):
+        transaction = ctx.take_transaction()
+        if transaction is not None:
+            await transaction.rollback()
 
 
 def _decoded(body: bytes) -> Any:

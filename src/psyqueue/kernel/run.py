@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from psyqueue.backend import Delivery
-from psyqueue.kernel.context import Signals
+from msgspec.structs import replace
+
+from psyqueue.backend import Delivery, StateWrite
+from psyqueue.kernel.context import Signals, progress_key
 
 if TYPE_CHECKING:
-    from psyqueue.backend import AnyOutcome
+    from psyqueue.backend import AnyOutcome, Settled
 
 StopReason: TypeAlias = Literal["cancel", "lease-lost", "timeout", "release", "unasked"]
 """Why a run ended early: asked for, its session is gone, it took too long, the worker stops; or it was cancelled by
@@ -17,11 +19,15 @@ nobody we know, as every task is when its loop is torn down.
 """
 
 
+PROGRESS_KEPT_MS = 86_400_000
+
+
 class Run:
     """Mutable on purpose: one is made per job on the hot path, and only the worker that holds it touches it.
 
     `is_lost`: its session is gone, nothing that it says counts. `progress` is the last one reported, `has_progress`
-    says that it was not sent yet.
+    says that it was not sent yet. `settled`: the store's verdict, if the outcome went out with a transaction of the
+    run's own.
     """
 
     __slots__ = (
@@ -32,6 +38,7 @@ class Run:
         "outcome",
         "progress",
         "run_ms",
+        "settled",
         "signals",
         "stop_reason",
         "task",
@@ -46,6 +53,7 @@ class Run:
         self.is_interrupted = False
         self.is_lost = False
         self.run_ms = 0.0
+        self.settled: Settled | None = None
         self.progress: bytes | None = None
         self.has_progress = False
 
@@ -66,3 +74,16 @@ class Run:
         self.is_interrupted = True
         self.task.cancel()
         return True
+
+
+def progress_of(run: Run) -> StateWrite:
+    # In this order: what a thread reports from here on is either read now, or reported anew.
+    run.has_progress = False
+    assert run.progress is not None, run.delivery.id
+    return StateWrite(kind="put", key=progress_key(run.delivery.id), value=run.progress, ttl_ms=PROGRESS_KEPT_MS)
+
+
+def with_progress(run: Run, outcome: AnyOutcome) -> AnyOutcome:
+    """The end of a run, and with it the progress that had no call of its own yet."""
+    effects = outcome.effects
+    return replace(outcome, effects=replace(effects, writes=(*effects.writes, progress_of(run))))

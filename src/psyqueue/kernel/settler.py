@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from psyqueue.backend import AnyOutcome, Dead, Fetch, Keep, Op, Session, Settled, SettleReply
 from psyqueue.errors import NamespaceFrozen, StoreBusy, StoreError, StoreFull, StoreUnavailable, StoreUnusable, TooLarge
 from psyqueue.ids import new_token
+from psyqueue.kernel.executor import TOO_LARGE
 from psyqueue.kernel.slots import Entry
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ T = TypeVar("T")
 
 CLOSE_MS = 1_000
 """For closing a session. If the store is away for longer, the lease ends by itself."""
-TOO_LARGE = "too_large"
 
 
 class Settler:

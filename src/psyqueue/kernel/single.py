@@ -56,6 +56,7 @@ class _Single:
             children=self._children,
             on_timeout=self._timed_out,
             on_progress=self._progressed,
+            session_id=lambda: self._settler.session_id,
         )
         self._slots = Slots(
             executor,

@@ -15,13 +15,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from psyqueue.backend import AnyOutcome, Delivery, Effects, Keep, Release, StateWrite
+from psyqueue.backend import AnyOutcome, Delivery, Effects, Keep, Release
 from psyqueue.kernel.aio import call_later_ms, next_turn, settle_down, spawn
-from psyqueue.kernel.context import progress_key
 from psyqueue.kernel.executor import Executor
-from psyqueue.kernel.run import Run, StopReason
+from psyqueue.kernel.run import Run, StopReason, progress_of, with_progress
 
 if TYPE_CHECKING:
     from psyqueue.kernel.announcer import Announcer
@@ -33,7 +30,6 @@ ABANDON_MS = 5_000
 """A run that ignores its stop for this long is settled without it; its slot stays taken until it really ends."""
 PROGRESS_MS = 250
 """Progress alone makes a store call this often at most; the first one goes out at once."""
-PROGRESS_KEPT_MS = 86_400_000
 BREATH_MS = 2.0
 """A slot whose handlers never wait lets the others, and the worker's loop, have a turn this often."""
 JAM_MS = 1_000
@@ -164,8 +160,13 @@ class Slots:
         self._is_progress_due = bool(self._progressed)
 
     def put(self, run: Run) -> None:
-        """Hand the outcome to the loop; a run that no longer counts only frees its place."""
-        if run.is_lost:
+        """Hand the outcome to the loop; a run that is settled, or no longer counts, only frees its place."""
+        if run.settled is not None:
+            self.held -= 1
+            assert run.outcome is not None, run.delivery.id
+            if not run.is_lost or run.settled.verdict == "ok":
+                self._announcer.settled(run.delivery, run.outcome, run.settled)
+        elif run.is_lost:
             self.held -= 1
         else:
             assert run.outcome is not None, run.delivery.id
@@ -205,7 +206,7 @@ class Slots:
         for run in list(self._progressed)[:count]:
             del self._progressed[run]
             delivery = run.delivery
-            effects = Effects(writes=(_progress_of(run),))
+            effects = Effects(writes=(progress_of(run),))
             token = delivery.completion_token
             entries.append((run, Keep(job_id=delivery.id, completion_token=token, effects=effects)))
         self._is_progress_due = bool(self._progressed)
@@ -303,9 +304,10 @@ class Slots:
         if run.run_ms > 0:
             self._prefetch.note(run.run_ms)
         outcome = run.outcome or self._executor.stopped(run)
-        if run.has_progress:
+        if run.has_progress or run.settled is not None:
             self._forget_progress(run)
-            outcome = _with_progress(run, outcome)
+        if run.has_progress and run.settled is None:
+            outcome = with_progress(run, outcome)
         run.outcome = outcome
         self.put(run)
         if run.stop_reason is not None:
@@ -415,16 +417,3 @@ class Slots:
 
 def _any_run(run: Run) -> bool:  # noqa: ARG001 - a question that is always answered yes
     return True
-
-
-def _progress_of(run: Run) -> StateWrite:
-    # In this order: what a thread reports from here on is either read now, or reported anew.
-    run.has_progress = False
-    assert run.progress is not None, run.delivery.id
-    return StateWrite(kind="put", key=progress_key(run.delivery.id), value=run.progress, ttl_ms=PROGRESS_KEPT_MS)
-
-
-def _with_progress(run: Run, outcome: AnyOutcome) -> AnyOutcome:
-    """The end of a run, and with it the progress that had no call of its own yet."""
-    effects = outcome.effects
-    return replace(outcome, effects=replace(effects, writes=(*effects.writes, _progress_of(run))))

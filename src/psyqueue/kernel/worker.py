@@ -109,6 +109,7 @@ class Worker:
             children=self._children,
             on_timeout=self._timed_out,
             on_progress=self._progressed,
+            session_id=lambda: self._settler.session_id,
         )
         self._slots = Slots(
             executor,

@@ -16,7 +16,6 @@ from backends.redis.wires import (
     LIMIT_S,
     address_of,
     linked,
-    make_certificate,
     outcomes,
     tls_in_front_of,
     until,
@@ -27,6 +26,7 @@ from psyqueue.backends._redis.blocking import BlockingLink
 from psyqueue.backends._redis.faults import ReplyError
 from psyqueue.backends._redis.link import Link
 from psyqueue.errors import ForkedProcess, StoreUnavailable, StoreUnusable
+from support.certificates import make_certificate
 from support.servers import free_port
 from support.waiting import wait_until
 

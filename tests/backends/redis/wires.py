@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from psyqueue.backends._redis.address import Address
 from psyqueue.backends._redis.link import Link
@@ -53,17 +49,6 @@ async def until_reply(link: Link, is_it: Callable[[Any], bool], *command: Any) -
         while not is_it(reply := await link.call(*command)):
             pass
     return reply
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    command = ["openssl", *words.split(), "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
 
 
 @contextlib.asynccontextmanager

@@ -39,8 +39,10 @@ from psyqueue.backend import (
     SessionKeeper,
     SettleReply,
     Stored,
+    Transaction,
 )
 from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._memory import check, intake, lifecycle, maintenance, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
 from psyqueue.backends._memory.hub import Hub
@@ -148,6 +150,9 @@ class MemoryBackend:
 
     def bind(self, connection: object) -> Bound:
         raise InvalidOption("conn", connection, "the memory store has no transactions to join")
+
+    async def begin(self) -> Transaction:
+        raise no_transactions("in-memory")
 
     # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
     async def open_session(self, op: Op, session: Session) -> Renewal:

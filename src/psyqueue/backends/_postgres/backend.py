@@ -34,6 +34,7 @@ from psyqueue.backend import (
     SessionKeeper,
     SettleReply,
     Stored,
+    Transaction,
 )
 from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
 from psyqueue.backend.losses import lost_error
@@ -61,7 +62,10 @@ class PostgresBackend:
         self.options = options
         self._client = Client(options)
         self._capabilities = Capabilities(
-            wakes_across_processes=options.prepared, binds=binding.BINDS, test_clock=options.test_clock
+            wakes_across_processes=options.prepared,
+            binds=binding.BINDS,
+            has_transactions=True,
+            test_clock=options.test_clock,
         )
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,6 +103,9 @@ class PostgresBackend:
 
     def bind(self, connection: object) -> Bound:
         return binding.bind(self._client, connection)
+
+    async def begin(self) -> Transaction:
+        return await self._client.begin()
 
     # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
     async def open_session(self, op: Op, session: Session) -> Renewal:

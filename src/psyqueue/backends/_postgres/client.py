@@ -18,7 +18,8 @@ from psyqueue.backends._postgres.faults import AGAIN, CALL_ERRORS, leaves_in_dou
 from psyqueue.backends._postgres.keeper import Keeper
 from psyqueue.backends._postgres.listening import Listening
 from psyqueue.backends._postgres.options import PostgresOptions
-from psyqueue.backends._postgres.pool import Lender, OwnPool, Pool
+from psyqueue.backends._postgres.pool import Lender, OwnPool, Pool, UserPool
+from psyqueue.backends._postgres.transaction import PostgresTransaction
 from psyqueue.errors import ForkedProcess, StoreUnavailable
 from psyqueue.ids import new_token
 
@@ -33,6 +34,7 @@ class Client:
         self._options = options
         self._limit_s = options.statement_timeout_ms / 1000
         self._lender: Lender | None = None
+        self._for_handlers: Lender | None = None
         self._listening: Listening | None = None
         self._statements: dict[str, str] = {}
         self._process = os.getpid()
@@ -68,14 +70,18 @@ class Client:
             await lender.close()
             raise
         self._lender = lender
+        self._for_handlers = (
+            lender if options.pool is not None else UserPool(lambda: connect(options), options.max_size)
+        )
         self._listening = Listening(options, self, new_token())
 
     async def disconnect(self) -> None:
-        lender, listening = self._lender, self._listening
-        if lender is None or listening is None:
+        lender, for_handlers, listening = self._lender, self._for_handlers, self._listening
+        if lender is None or for_handlers is None or listening is None:
             return
         await listening.close()
-        self._lender = self._listening = None
+        self._lender = self._for_handlers = self._listening = None
+        await for_handlers.close()
         await lender.close()
 
     # ── what is connected ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,6 +95,12 @@ class Client:
         if self._lender is None:
             raise self._not_connected()
         return Keeper(self._options)
+
+    async def begin(self) -> PostgresTransaction:
+        """On a connection that no call of ours needs: handlers that wait for calls cannot take all of them."""
+        if self._for_handlers is None:
+            raise self._not_connected()
+        return await PostgresTransaction.begin(self, self._for_handlers, self._options.statement_timeout_ms)
 
     async def rows(self, name: str, /, *args: Any) -> Sequence[Any]:
         """What the function returns. Raises Refused, StoreError."""

@@ -71,7 +71,10 @@ class PostgresOptions:
         object.__setattr__(self, "place", _place(self))
 
     def arguments(self) -> dict[str, Any]:
-        """What asyncpg.connect takes. Nothing of it sets a session up: a pooler may hand out another one each time."""
+        """What asyncpg.connect takes. Nothing of it sets a session up: a pooler may hand out another one each time.
+
+        Files are read each time, since they are replaced while we run. Raises InvalidOption.
+        """
         where: dict[str, Any] = {"dsn": self.connection_string} if self.connection_string is not None else {}
         if self.connection_string is None:
             where = {"host": self.host, "port": self.port}
@@ -79,7 +82,7 @@ class PostgresOptions:
                 if getattr(self, option) is not None:
                     where[option] = getattr(self, option)
         if self.ssl is not False:
-            where["ssl"] = tls.create_default_context(cafile=self.ssl_ca) if self.ssl is True else self.ssl
+            where["ssl"] = _verifying(self.ssl_ca) if self.ssl is True else self.ssl
         return {
             **where,
             "timeout": self.connect_timeout_ms / 1000,
@@ -88,6 +91,13 @@ class PostgresOptions:
             "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": self.application_name},
         }
+
+
+def _verifying(ca: str | os.PathLike[str] | None) -> tls.SSLContext:
+    try:
+        return tls.create_default_context(cafile=ca)
+    except OSError as exc:  # SSLError is one
+        raise InvalidOption("ssl_ca", ca, f"cannot be read as certificates ({exc.strerror or exc})") from exc
 
 
 def _check_number(option: str, value: object, most: int) -> None:

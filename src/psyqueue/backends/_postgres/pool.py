@@ -125,6 +125,30 @@ class Pool:
             self._all_back.set()
 
 
+class UserPool(Pool):
+    """For connections that somebody else's code works on: what it set is undone before the next one gets them.
+
+    `close` waits for nobody: those that are out are cut, and their transactions with them.
+    """
+
+    async def release(self, connection: Connection) -> None:
+        try:
+            if not connection.is_closed():
+                await connection.reset(timeout=_CLOSE_S)
+        except BaseException as exc:
+            connection.terminate()
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            await super().release(connection)
+
+    async def close(self) -> None:
+        for connection in tuple(self._lent):
+            connection.terminate()
+        self._lent.clear()
+        await super().close()
+
+
 class OwnPool:
     """The caller's asyncpg.Pool, which he closes."""
 

@@ -34,9 +34,11 @@ from psyqueue.backend import (
     SessionKeeper,
     SettleReply,
     Stored,
+    Transaction,
 )
 from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
 from psyqueue.backend.losses import lost_error
+from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._redis import decoding
 from psyqueue.backends._redis.client import Client
 from psyqueue.backends._redis.encoding import (
@@ -109,6 +111,9 @@ class RedisBackend:
 
     def bind(self, connection: object) -> Bound:
         raise InvalidOption("conn", connection, "Redis has no transactions that a job could join", "Leave conn out")
+
+    async def begin(self) -> Transaction:
+        raise no_transactions("Redis")
 
     # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
     async def open_session(self, op: Op, session: Session) -> Renewal:

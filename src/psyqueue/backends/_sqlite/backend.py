@@ -34,8 +34,10 @@ from psyqueue.backend import (
     SessionKeeper,
     SettleReply,
     Stored,
+    Transaction,
 )
 from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._sqlite import binding, checks, maintenance, operating, reading, sessions, verbs
 from psyqueue.backends._sqlite import effects as shared
 from psyqueue.backends._sqlite.client import Client
@@ -102,6 +104,9 @@ class SqliteBackend:
     def bind(self, connection: object) -> Bound:
         self._client.require_open()
         return binding.bind(self._options, connection)
+
+    async def begin(self) -> Transaction:
+        raise no_transactions("SQLite")
 
     # ── worker sessions ───────────────────────────────────────────────────────────────────────────────────────────────
     async def open_session(self, op: Op, session: Session) -> Renewal:

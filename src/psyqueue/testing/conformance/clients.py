@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from psyqueue.backend import Dependency, Gate, Op, Unique
-from psyqueue.errors import InvalidOption, KeyConflict, NamespaceFrozen, SessionLost, StateConflict
-from psyqueue.testing.conformance.handle import LEASE_MS, PAGE_MAX, BackendFactory, Store, ack, job, put
+from psyqueue.errors import InvalidOption, InvalidState, KeyConflict, NamespaceFrozen, SessionLost, StateConflict
+from psyqueue.testing.conformance.handle import LEASE_MS, PAGE_MAX, BackendFactory, Store, ack, job, put, token_seed
 from psyqueue.testing.conformance.waking import Listener, Waiter, heard, woken
 
 
@@ -196,3 +197,43 @@ async def test_what_is_settled_in_a_transaction_is_true_if_it_commits(
         assert settled.verdict == "ok"
         await getattr(transaction, ending)()
     assert await store.status("a") == ("completed" if ending == "commit" else "active")
+
+
+# ── a transaction for a handler ───────────────────────────────────────────────────────────────────────────────────────
+async def test_a_store_without_transactions_says_so(store: Store) -> None:
+    if store.backend.capabilities.has_transactions:
+        pytest.skip("this store has them")
+    with pytest.raises(InvalidState):
+        await store.backend.begin()
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_a_transaction_of_the_store_commits_with_the_outcome(store: Store, ending: str) -> None:
+    if not store.backend.capabilities.has_transactions:
+        pytest.skip("this store has no transactions for handlers")
+    await store.add("a")
+    delivery = await store.dequeue_one()
+    transaction = await store.backend.begin()
+    await store.backend.bind(transaction.connection).enqueue((job("b"),))
+    if ending == "commit":
+        settled = await transaction.commit("s", ack(delivery))
+        assert (settled.verdict, settled.status) == ("ok", "completed")
+    await transaction.rollback()
+    expected = ["completed", "pending"] if ending == "commit" else ["active", None]
+    assert await store.statuses("a", "b") == expected
+
+
+async def test_an_outcome_that_does_not_count_takes_the_transaction_with_it(store: Store) -> None:
+    if not store.backend.capabilities.has_transactions:
+        pytest.skip("this store has no transactions for handlers")
+    await store.add("a")
+    await store.add("c")
+    delivery, other = await store.dequeue(count=2)
+    await store.settle(ack(delivery))
+    void = token_seed(0)
+    for late in (ack(delivery), replace(ack(other), completion_token=void)):
+        transaction = await store.backend.begin()
+        await store.backend.bind(transaction.connection).enqueue((job("b"),))
+        settled = await transaction.commit("s", late)
+        assert settled.verdict == ("already" if late.job_id == delivery.id else "lost")
+        assert await store.status("b") is None
