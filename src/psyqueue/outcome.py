@@ -170,14 +170,14 @@ def _decided(
                 job_id=job_id, completion_token=token, delay_ms=verdict.after_ms, reason=verdict.reason
             )
         case Cancel():
-            return Cancelled(job_id=job_id, completion_token=token, reason=verdict.reason)
+            return Cancelled(job_id=job_id, completion_token=token, reason=_kept(verdict.reason))
         case Retry(after_ms=int(after_ms)):
             error = error_json(verdict, delivery.attempt, at_ms)
             return RetryOutcome(job_id=job_id, completion_token=token, error=error, delay_ms=after_ms)
         case Retry():
             return _again(delivery, policy, verdict, chance, at_ms)
         case _:
-            return _dead(delivery, verdict.reason or "dead_letter", verdict, at_ms)
+            return _dead(delivery, _kept(verdict.reason) or "dead_letter", verdict, at_ms)
 
 
 def _dead(delivery: Delivery, reason: str, error: BaseException, at_ms: int) -> Dead:
@@ -219,6 +219,11 @@ def _message(error: BaseException) -> str:
 def _clean(text: str) -> str:
     """Lone surrogates (undecodable file names, for example) are no JSON."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def _kept(reason: str) -> str:
+    """As every store can keep it: PostgreSQL has no text with a NUL."""
+    return _clean(reason).replace("\0", "\\x00")
 
 
 def _fitted(fields: dict[str, Any]) -> bytes:

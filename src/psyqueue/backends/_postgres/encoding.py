@@ -260,7 +260,8 @@ def filter_of(where: Filter) -> str:
         "statuses": [NUMBER_OF[status] for status in where.statuses],
         "names": where.names,
         "lanes": where.lanes,
-        "text": where.text,
+        # A NUL, which jsonb cannot hold, is in no job; nor is what we look for instead: JSON escapes both.
+        "text": where.text.replace("\0", "\x01"),
         "reason": where.reason,
     }
     made = {name: value for name, value in plain.items() if value}

@@ -1,0 +1,124 @@
+"""What a store could stumble over: it is kept exactly, or refused, and every store says the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from psyqueue import Cancel, Context, DeadLetter, InvalidOption, PayloadError, PsyQueue
+from psyqueue.backends import memory, postgres, redis, sqlite
+
+AWKWARD = [
+    "o'r\"d",
+    "'; drop table jobs; --",
+    "%s %(x)s $1 :name ? {0} \\",
+    "a`b[c]*?",
+    "注文 🚚",
+    "a.b:c/d#e@f",
+    " padded ",
+    "NULL",
+]
+"""Names that may be."""
+FORBIDDEN = ["a\0b", "a\nb", "\x7f", "", "x" * 201, "\ud800"]
+VALUES = ["\0", "a\0b", "\\u0000", "\u2028\uffff", "'\"\\", "🚚", "\x01\x1f\x7f", {"\0": [None, "\0"]}]
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
+async def q(request: pytest.FixtureRequest, tmp_path: Path, namespace: str) -> AsyncIterator[PsyQueue]:
+    made: dict[str, Callable[[], Any]] = {
+        "memory": memory,
+        "sqlite": lambda: sqlite(path=tmp_path / "jobs.db"),
+        "redis": lambda: redis(url=request.getfixturevalue("redis_server").url, key_prefix=f"{namespace}:"),
+        "postgres": lambda: postgres(
+            connection_string=request.getfixturevalue("postgres_server").url, schema=namespace
+        ),
+    }
+    queue = PsyQueue().use(made[request.param]())
+    async with queue:
+        yield queue
+
+
+async def test_values_are_kept_exactly(q: PsyQueue) -> None:
+    @q.handle("echo", queue="q")
+    async def echo(ctx: Context) -> Any:
+        ctx.progress(ctx.job.payload)
+        return ctx.job.payload
+
+    for value in VALUES:
+        job = await q.enqueue("echo", value, meta={"of": value})
+        assert await q.process_next("q")
+        view = await job.refresh()
+        assert (view.payload, view.result, view.progress, view.meta) == (value, value, value, {"of": value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", {"a": "\udfff"}, 1j], ids=ascii)
+async def test_what_is_no_json_is_refused(q: PsyQueue, value: Any) -> None:
+    with pytest.raises(PayloadError):
+        await q.enqueue("echo", {"value": value})
+    assert len(await q.jobs()) == 0
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+async def test_names_are_never_interpreted(q: PsyQueue, name: str) -> None:
+    @q.handle(name, queue=name)
+    async def handler(ctx: Context) -> str:
+        return ctx.job.name
+
+    keys: dict[str, Any] = {"unique_key": name, "idempotency_key": name, "order_key": name}
+    job = await q.enqueue(name, {}, id=name, tenant=name, lane=name, **keys)
+    assert (await q.enqueue(name, {}, id="other", tenant=name, lane=name, **keys)).id == name
+    await q.pause(name)
+    assert not await q.process_next(name)
+    await q.resume(name)
+    for filters in ({"name": name}, {"queue": name}, {"text": name}):
+        assert [each.id for each in await q.jobs(**filters)] == [name]
+    assert await q.process_next(name)
+    assert (await job.refresh()).result == name
+
+
+@pytest.mark.parametrize("name", FORBIDDEN, ids=ascii)
+@pytest.mark.parametrize("option", ["id", "queue", "tenant", "lane", "unique_key", "idempotency_key", "order_key"])
+async def test_names_with_control_characters_are_refused(q: PsyQueue, option: str, name: str) -> None:
+    with pytest.raises(InvalidOption):
+        await q.enqueue("echo", {}, **{option: name})
+    assert len(await q.jobs()) == 0
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "'\"%s\\", "🚚" * 3_000], ids=ascii)
+async def test_whatever_a_handler_says_its_job_ends(q: PsyQueue, text: str) -> None:
+    """As an error, as the reason of a verdict, as a result."""
+
+    @q.handle("raise", queue="q", max_retries=0)
+    async def fail(ctx: Context) -> None:
+        raise ValueError(text)
+
+    @q.handle("bury", queue="q")
+    async def bury(ctx: Context) -> None:
+        raise DeadLetter(text)
+
+    @q.handle("cancel", queue="q")
+    async def cancel(ctx: Context) -> None:
+        raise Cancel(text)
+
+    @q.handle("return", queue="q")
+    async def answer(ctx: Context) -> str:
+        return text
+
+    ends = []
+    for name in ("raise", "bury", "cancel", "return"):
+        job = await q.enqueue(name, {})
+        assert await q.process_next("q")
+        ends.append((await job.refresh()).status)
+    assert ends == ["dead", "dead", "cancelled", "dead" if text == "\ud800" else "completed"]
+
+
+@pytest.mark.parametrize("text", ["\0", "%", "_", "'", "\\", "*", "[a"], ids=ascii)
+async def test_a_text_that_is_looked_for_is_no_pattern(q: PsyQueue, text: str) -> None:
+    await q.enqueue("echo", "plain")
+    await q.enqueue("echo", f"a{text}b", id="found")
+    found = [each.id for each in await q.jobs(text=text)]
+    # Payloads are looked at as the JSON that they are, which has no NUL.
+    assert found == ([] if text == "\0" else ["found"])
