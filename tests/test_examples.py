@@ -75,15 +75,20 @@ def run_example(path: Path, folder: Path, **environment: str) -> str:
 def test_example_prints_what_it_says(path: Path, tmp_path: Path, request: pytest.FixtureRequest):
     text = path.read_text(encoding="utf-8")
     stated = stated_lines(text)
-    environment = {"PSYQUEUE_URL": request.getfixturevalue("redis_server").url} if NEEDS_A_SERVER in text else {}
+    kind = "postgres_server" if "postgresql://" in text else "redis_server"
+    environment = {"PSYQUEUE_URL": request.getfixturevalue(kind).url} if NEEDS_A_SERVER in text else {}
     printed = run_example(path, tmp_path, **environment)
     assert differences(printed, stated) == []
     # A store below a long path meets other processes in a folder of its own name, which stays for them.
     assert [left.name for left in tmp_path.iterdir() if not left.name.startswith("psyqueue-")] == []
 
 
-def test_an_example_without_its_server_says_what_it_needs(tmp_path: Path):
-    (path,) = (path for path in EXAMPLES if NEEDS_A_SERVER in path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    "path",
+    [path for path in EXAMPLES if NEEDS_A_SERVER in path.read_text(encoding="utf-8")],
+    ids=lambda path: path.stem,
+)
+def test_an_example_without_its_server_says_what_it_needs(path: Path, tmp_path: Path):
     assert "Set PSYQUEUE_URL" in run_example(path, tmp_path)
 
 

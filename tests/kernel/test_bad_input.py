@@ -73,8 +73,8 @@ async def test_names_are_never_interpreted(q: PsyQueue, name: str) -> None:
     await q.pause(name)
     assert not await q.process_next(name)
     await q.resume(name)
-    for filters in ({"name": name}, {"queue": name}, {"text": name}):
-        assert [each.id for each in await q.jobs(**filters)] == [name]
+    for found in (await q.jobs(name=name), await q.jobs(queue=name), await q.jobs(text=name)):
+        assert [each.id for each in found] == [name]
     assert await q.process_next(name)
     assert (await job.refresh()).result == name
 
@@ -82,8 +82,9 @@ async def test_names_are_never_interpreted(q: PsyQueue, name: str) -> None:
 @pytest.mark.parametrize("name", FORBIDDEN, ids=ascii)
 @pytest.mark.parametrize("option", ["id", "queue", "tenant", "lane", "unique_key", "idempotency_key", "order_key"])
 async def test_names_with_control_characters_are_refused(q: PsyQueue, option: str, name: str) -> None:
+    options: dict[str, Any] = {option: name}
     with pytest.raises(InvalidOption):
-        await q.enqueue("echo", {}, **{option: name})
+        await q.enqueue("echo", {}, **options)
     assert len(await q.jobs()) == 0
 
 

@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from psyqueue import codec
-from psyqueue.backend import Delivery, NewJob, Transaction
+from psyqueue.backend import Delivery, NewJob
 from psyqueue.clock import to_datetime
-from psyqueue.errors import TooLarge
-from psyqueue.kernel.run_transaction import Begin, RunTransaction
+from psyqueue.errors import InvalidState, TooLarge
+from psyqueue.kernel.run_transaction import WAY_OUT, Transact
 
 log = logging.getLogger("psyqueue.job")
 
@@ -132,13 +132,12 @@ class Context:
     """
 
     __slots__ = (
-        "_begin",
         "_delivery",
         "_follow_up",
         "_report",
         "_signals",
         "_state",
-        "_transaction",
+        "_transact",
         "follow_ups",
         "job",
     )
@@ -150,7 +149,7 @@ class Context:
         signals: Signals,
         follow_up: FollowUp,
         report: Callable[[Any], None],
-        begin: Begin | None = None,
+        transact: Transact | None = None,
     ) -> None:
         self.job = RunningJob(delivery, payload)
         self.follow_ups: list[NewJob] = []
@@ -159,8 +158,7 @@ class Context:
         self._follow_up = follow_up
         self._report = report
         self._state: dict[str, Any] | None = None
-        self._begin = begin
-        self._transaction: RunTransaction | None = None
+        self._transact = transact
 
     @property
     def attempt(self) -> int:
@@ -214,18 +212,9 @@ class Context:
         is. A run that fails, is cancelled or has lost its lease rolls back; so does an error that leaves the block.
         Raises InvalidState where the store has no transactions, and outside of `async def` handlers; StoreError.
         """
-        if self._transaction is None:
-            self._transaction = RunTransaction(self._begin)
-        return self._transaction.enter()
-
-    @property
-    def has_transaction(self) -> bool:
-        """Whether one was asked for."""
-        return self._transaction is not None
-
-    def take_transaction(self) -> Transaction | None:
-        """For who ends the run: what is to be committed with it. Raises InvalidState inside the block."""
-        return None if self._transaction is None else self._transaction.take()
+        if self._transact is None:
+            raise InvalidState(f"a handler in a process of its own has no connection to the store. {WAY_OUT}")
+        return self._transact()
 
     def enqueue(self, name_or_call: Any, payload: Any = None, /, **options: Any) -> Any:
         """Enqueue a follow-up that exists if and only if this run succeeds: it commits in the same step as the ack.

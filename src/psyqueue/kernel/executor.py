@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +18,7 @@ from psyqueue.errors import HandlerTimeout, InvalidState, SessionLost, StoreErro
 from psyqueue.kernel.aio import Isolated, call_in, call_later_ms
 from psyqueue.kernel.context import Context, Signals
 from psyqueue.kernel.run import Run, with_progress
-from psyqueue.kernel.run_transaction import WAY_OUT
+from psyqueue.kernel.run_transaction import WAY_OUT, RunTransaction
 from psyqueue.kernel.threads import Threads
 from psyqueue.outcome import DeadLetter, Misfit, Verdict, decide, error_json
 
@@ -103,7 +103,7 @@ class Executor:
             run.signals,
             functools.partial(self._core.follow_up, delivery),
             functools.partial(self._report, run),
-            self._begin,
+            functools.partial(self._transact, run),
         )
         cold = ctx.job.cold
         if cold.get("schema_version", 1) > spec.version:
@@ -120,13 +120,13 @@ class Executor:
                 # It took the cancel for an order to return: what it returned is not what it was asked for.
                 return self.stopped(run)
             outcome = self._decide(delivery, policy, result=result, effects=effects)
-            transaction = ctx.take_transaction()
+            transaction = None if run.transaction is None else run.transaction.take()
             return outcome if transaction is None else await self._commit(run, policy, transaction, outcome)
         finally:
             if timer is not None:
                 timer.cancel()
-            if ctx.has_transaction:
-                await _roll_back(ctx)
+            if run.transaction is not None:
+                await run.transaction.roll_back()
 
     async def _through_chain(self, run: Run, spec: HandlerSpec, ctx: Context) -> tuple[Any, Effects]:
         """What came of it, and the follow-ups of a successful run as the enqueue middleware leaves them."""
@@ -141,6 +141,11 @@ class Executor:
         if not ctx.follow_ups or isinstance(result, Verdict):
             return result, NO_EFFECTS
         return result, Effects(jobs=await self._core.guard_follow_ups(ctx.follow_ups))
+
+    def _transact(self, run: Run) -> AbstractAsyncContextManager[Any]:
+        if run.transaction is None:
+            run.transaction = RunTransaction(self._begin)
+        return run.transaction.enter()
 
     async def _begin(self) -> Transaction:
         if asyncio.get_running_loop() is not self._loop:
@@ -258,14 +263,6 @@ def unknown_handler(delivery: Delivery) -> AnyOutcome:
         delay_ms=min(UNKNOWN_DELAY_CAP_MS, UNKNOWN_DELAY_MS << doublings),
         reason=f"unknown handler {delivery.name!r}",
     )
-
-
-async def _roll_back(ctx: Context) -> None:
-    """What was not taken to be committed. A block that is still open is rolled back by whoever is in it."""
-    with contextlib.suppress(InvalidState):
-        transaction = ctx.take_transaction()
-        if transaction is not None:
-            await transaction.rollback()
 
 
 def _decoded(body: bytes) -> Any:

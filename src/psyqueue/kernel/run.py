@@ -12,6 +12,7 @@ from psyqueue.kernel.context import Signals, progress_key
 
 if TYPE_CHECKING:
     from psyqueue.backend import AnyOutcome, Settled
+    from psyqueue.kernel.run_transaction import RunTransaction
 
 StopReason: TypeAlias = Literal["cancel", "lease-lost", "timeout", "release", "unasked"]
 """Why a run ended early: asked for, its session is gone, it took too long, the worker stops; or it was cancelled by
@@ -26,8 +27,8 @@ class Run:
     """Mutable on purpose: one is made per job on the hot path, and only the worker that holds it touches it.
 
     `is_lost`: its session is gone, nothing that it says counts. `progress` is the last one reported, `has_progress`
-    says that it was not sent yet. `settled`: the store's verdict, if the outcome went out with a transaction of the
-    run's own.
+    says that it was not sent yet. `transaction`: the handler asked for one. `settled`: the store's verdict, if the
+    outcome went out with that.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Run:
         "signals",
         "stop_reason",
         "task",
+        "transaction",
     )
 
     def __init__(self, delivery: Delivery) -> None:
@@ -54,6 +56,7 @@ class Run:
         self.is_lost = False
         self.run_ms = 0.0
         self.settled: Settled | None = None
+        self.transaction: RunTransaction | None = None
         self.progress: bytes | None = None
         self.has_progress = False
 
