@@ -11,6 +11,7 @@ import asyncpg
 
 from psyqueue.backend import BackendAdapter
 from psyqueue.backends._postgres import PostgresBackend, PostgresOptions
+from psyqueue.backends._postgres.marks import Marks
 from psyqueue.testing.conformance import BackendFactory, Transaction
 
 _numbers = itertools.count()
@@ -33,12 +34,13 @@ class _Transaction:
         await self._transaction.rollback()
 
 
-def postgres_factory(url: str, namespace: str, **options: Any) -> BackendFactory:
-    """Stores on the server at `url`; the names of their schemas begin with `namespace`."""
+def postgres_factory(url: str, namespace: str, marks: type[Marks] = Marks, **options: Any) -> BackendFactory:
+    """Stores on the server at `url`; the names of their schemas begin with `namespace`. `marks`: of each client."""
     schemas: dict[int, str] = {}
 
     async def opened(schema: str) -> BackendAdapter:
-        backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, test_clock=True, **options))
+        given = PostgresOptions(connection_string=url, schema=schema, test_clock=True, **options)
+        backend = PostgresBackend(given, marks())
         await backend.connect()
         schemas[id(backend)] = schema
         return backend

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from psyqueue.backends._postgres import PostgresBackend, PostgresOptions
+from psyqueue.backends._postgres.marks import Marks
 from psyqueue.testing.conformance.handle import Store
 
 R = TypeVar("R")
@@ -20,10 +21,12 @@ _IS_BLOCKED = """
 
 
 @asynccontextmanager
-async def opened(url: str, schema: str, client: str = "tester", **options: Any) -> AsyncIterator[Store]:
+async def opened(
+    url: str, schema: str, client: str = "tester", marks: Marks | None = None, **options: Any
+) -> AsyncIterator[Store]:
     """A client of the store in `schema`; whole at the end."""
     options = {"test_clock": True, **options}
-    backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, **options))
+    backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, **options), marks)
     await backend.connect()
     try:
         store = Store(backend, client=client)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from psyqueue.backend import (
     NO_EFFECTS,
     Amended,
@@ -51,6 +53,7 @@ from psyqueue.backends._postgres.encoding import (
     limits_arrays,
     place_of,
 )
+from psyqueue.backends._postgres.marks import Marks
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.errors import InvalidState
 
@@ -58,9 +61,10 @@ from psyqueue.errors import InvalidState
 class PostgresBackend:
     """All jobs in one schema of a database. Any number of processes and machines may use it."""
 
-    def __init__(self, options: PostgresOptions) -> None:
+    def __init__(self, options: PostgresOptions, marks: Marks | None = None) -> None:
         self.options = options
         self._client = Client(options)
+        self._marks = marks or Marks()
         self._capabilities = Capabilities(
             wakes_across_processes=options.prepared,
             binds=binding.BINDS,
@@ -95,8 +99,17 @@ class PostgresBackend:
         sent = Outcomes(outcomes)
         seed = fetch.token_seed if fetch is not None else ""
         wish = (None, 0, seed, 0) if fetch is None else (fetch.queues, fetch.count, seed, fetch.bytes_max)
-        rows = await self._client.rows("settle", op.client, op.channel, op.turn, session_id, *sent.arguments, *wish)
-        return decoding.settled_of(rows, outcomes, sent, seed)
+        rows = await self._client.rows(
+            "settle", op.client, op.channel, op.turn, session_id, *sent.arguments, *wish, self._marks.asked(fetch)
+        )
+        reply, marks = decoding.settled_of(rows, outcomes, sent, seed)
+        if fetch is None or fetch.count == 0:
+            return reply
+        whole_in_ms = self._marks.noted(fetch.queues, marks)
+        if whole_in_ms is None or len(reply.deliveries) >= fetch.count:
+            return reply
+        next_ms = whole_in_ms if reply.next_due_in_ms is None else min(whole_in_ms, reply.next_due_in_ms)
+        return replace(reply, next_due_in_ms=next_ms)
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
         return await self._client.listening.wait(queues, job_ids, timeout_ms)

@@ -52,7 +52,7 @@ class PostgresBound:
         check_outcomes(outcomes, None)
         sent = Outcomes(outcomes)
         reply = await self._call("settle_bound", session_id, *sent.arguments, idle_ms)
-        return decoding.settled_of([(reply,)], outcomes, sent, "").settled
+        return decoding.settled_of([(reply,)], outcomes, sent, "")[0].settled
 
     async def _call(self, name: str, *args: Any) -> str:
         known = await self._client.identity()

@@ -57,12 +57,16 @@ def _enqueued(found: list[Any]) -> tuple[Enqueued, ...]:
     return tuple(Enqueued(job_id, created, status_of(number)) for job_id, created, number in found)
 
 
-def settled_of(rows: Rows, outcomes: Sequence[AnyOutcome], sent: Outcomes, seed: str) -> SettleReply:
+def settled_of(
+    rows: Rows, outcomes: Sequence[AnyOutcome], sent: Outcomes, seed: str
+) -> tuple[SettleReply, dict[str, dict[str, Any]] | None]:
+    """The reply, and the marks of its queues."""
     head = _parsed(rows[0][0])
     deliveries = tuple([_delivery_of(row, seed) for row in rows[1:]]) if len(rows) > 1 else ()
-    return SettleReply(
+    reply = SettleReply(
         _settled(head, outcomes, sent), deliveries, tuple(head["asked"]), more=head["more"], next_due_in_ms=head["next"]
     )
+    return reply, head["w"]
 
 
 def _settled(head: dict[str, Any], outcomes: Sequence[AnyOutcome], sent: Outcomes) -> tuple[Settled, ...]:

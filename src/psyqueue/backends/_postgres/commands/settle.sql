@@ -1,9 +1,10 @@
 -- The heart: outcomes of deliveries, then what is due, then the next deliveries, in one step.
 -- Params: client (NULL: in the caller's own transaction), channel, turn; session id. Plain acks as arrays: job ids, numbers and
 --   seeds of the tokens, results (NULL element = null). The other outcomes in `outcomes` (includes/outcomes.sql), with their
---   bytes in `cargo`, in their order; keys: what their effects name. Fetch: queues (NULL: none), count 0..500, seed, bytes.
+--   bytes in `cargo`, in their order; keys: what their effects name. Fetch: queues (NULL: none), count 0..500, seed, bytes,
+--   marks (includes/marks.sql; NULL: none).
 -- Returns: first a row with `head`: JSON { acks: how many, a: NULL (all are ok) or [[verdict, status] …], o: [[verdict, status,
---   follow-up jobs] …], asked, more, next, d: numbers, seed }; then a row for each delivery.
+--   follow-up jobs] …], asked, more, next, d: numbers, seed, w: marks }; then a row for each delivery.
 -- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session.
 -- Cost: plain acks are one statement, deliveries two; some five small ones for each other outcome.
 -- Differs from the others: jobs that another step has locked are passed over, not waited for. The session's row is locked
@@ -12,7 +13,7 @@ CREATE FUNCTION @schema@.settle(
     p_client text, p_channel bigint, p_turn bigint, p_session text,
     p_ids text[], p_numbers bigint[], p_seeds text[], p_results bytea[],
     p_outcomes jsonb, p_cargo bytea[], p_keys text[],
-    p_queues text[], p_count int, p_seed text, p_bytes bigint
+    p_queues text[], p_count int, p_seed text, p_bytes bigint, p_marks jsonb
 ) RETURNS TABLE (
     head text, n bigint, id text, queue text, name text, payload bytea, cold bytea, fence int, attempt int, lost int,
     max_retries int, priority int, lane text, created_at_ms bigint, started_at_ms bigint, run_at_ms bigint, max_lost int,
@@ -26,11 +27,13 @@ DECLARE
     v_session bigint;
     acks jsonb;
     others jsonb;
+    marks jsonb;
     started bigint[] := '{}';
     is_fetching boolean := p_queues IS NOT NULL;
     has_outcomes boolean := p_ids IS NOT NULL OR p_outcomes IS NOT NULL;
     is_changed boolean := false;
     is_more boolean := false;
+    is_promoted boolean;
     next_ms bigint;
 BEGIN
     t := begin_step(p_client, p_channel, p_turn, 'settle');
@@ -57,13 +60,14 @@ BEGIN
         others := settle_others(v_session, p_outcomes, p_cargo, t.now_ms, t.mono_ms);
     END IF;
     IF is_fetching THEN
-        f := survey(p_queues, t.now_ms);
+        f := survey(p_queues, p_marks, t.now_ms);
         IF f.has_expired THEN
             is_more := (expire(p_queues, t.now_ms, 100)).more;
         END IF;
         IF f.first_due_ms <= t.now_ms THEN
             is_more := (promote_due(p_queues, t.now_ms, 500)).more OR is_more;
         END IF;
+        is_promoted := NOT is_more;
     END IF;
     -- Plain acks let nobody go; what does has noted that it changed something.
     IF t.has_followers OR has_changed() THEN
@@ -71,11 +75,13 @@ BEGIN
     END IF;
     IF is_fetching THEN
         -- Who finds nothing locks nothing, so that an idle worker writes nothing.
-        IF has_outcomes OR has_pending(p_queues) THEN
+        IF has_outcomes OR p_marks IS NOT NULL OR has_pending(p_queues) THEN
             IF NOT has_outcomes THEN
                 v_session := require_session(p_session, true);
             END IF;
-            d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, t.has_limits, f.lane_queues, t.now_ms, t.mono_ms);
+            d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, p_marks, t.has_limits, f.lane_queues, f.rewound,
+                is_promoted, t.now_ms, t.mono_ms);
+            marks := d.marks;
             started := d.numbers;
             is_changed := is_changed OR started <> '{}';
             is_more := is_more OR d.is_bounded;
@@ -87,7 +93,7 @@ BEGIN
         END IF;
     END IF;
     head := json_build_object('acks', coalesce(cardinality(p_ids), 0), 'a', acks, 'o', others, 'asked', asked_of(v_session),
-        'more', is_more, 'next', next_ms, 'd', started, 'seed', p_seed);
+        'more', is_more, 'next', next_ms, 'd', started, 'seed', p_seed, 'w', marks);
     IF p_client IS NOT NULL AND (is_changed OR has_changed()) THEN
         PERFORM keep_turn(p_client, p_channel, p_turn, 'settle', t.before, head, t.mono_ms);
     END IF;
@@ -106,28 +112,35 @@ CREATE FUNCTION @schema@.settled_before(p_reply jsonb, p_session text) RETURNS T
 #variable_conflict use_column
 BEGIN
     head := (p_reply || jsonb_build_object('asked', asked_of((SELECT s.n FROM session AS s WHERE s.id = p_session)),
-        'more', true, 'next', NULL))::text;
+        'more', true, 'next', NULL, 'w', NULL))::text;
     RETURN NEXT;
     RETURN QUERY SELECT NULL, d.*
     FROM deliveries_of(ARRAY(SELECT jsonb_array_elements_text(p_reply->'d')::bigint), p_reply->>'seed') AS d;
 END $$;
 
--- What the queues of a fetch have besides pending jobs.
+-- What the queues of a fetch have besides pending jobs. Behind a mark only what became due since.
 CREATE FUNCTION @schema@.survey(
-    p_queues text[], p_now bigint, OUT has_expired boolean, OUT first_due_ms bigint, OUT lane_queues text[]
+    p_queues text[], p_marks jsonb, p_now bigint, OUT has_expired boolean, OUT first_due_ms bigint, OUT lane_queues text[],
+    OUT rewound bigint
 ) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 BEGIN
     SELECT
         bool_or(EXISTS (
             SELECT 1 FROM job AS t
-            WHERE t.queue = q AND t.expires_at_ms IS NOT NULL AND t.expires_at_ms <= p_now AND t.status <= 2 AND NOT t.held
+            WHERE t.queue = u.q AND t.expires_at_ms IS NOT NULL AND t.expires_at_ms >= u.since AND t.expires_at_ms <= p_now
+                AND t.status <= 2 AND NOT t.held
         )),
-        min((SELECT t.run_at_ms FROM job AS t WHERE t.queue = q AND t.status = 1 AND NOT t.held
-            ORDER BY t.run_at_ms, t.n LIMIT 1)),
+        min((SELECT t.run_at_ms FROM job AS t
+            WHERE t.queue = u.q AND t.status = 1 AND NOT t.held AND t.run_at_ms >= u.since ORDER BY t.run_at_ms, t.n LIMIT 1)),
         -- A lane may be pruned while its first job comes in: that job counts, too.
-        array_agg(q) FILTER (WHERE EXISTS (SELECT 1 FROM lane AS l WHERE l.queue = q AND l.lane <> '')
-            OR EXISTS (SELECT 1 FROM job AS t WHERE t.queue = q AND t.lane <> '' AND t.status = 2 AND t.status <= 3))
-    INTO has_expired, first_due_ms, lane_queues FROM unnest(p_queues) AS u (q);
+        array_agg(u.q) FILTER (WHERE EXISTS (SELECT 1 FROM lane AS l WHERE l.queue = u.q AND l.lane <> '')
+            OR EXISTS (SELECT 1 FROM job AS t WHERE t.queue = u.q AND t.lane <> '' AND t.status = 2 AND t.status <= 3)),
+        (SELECT r.last_value + r.is_called::int FROM rewound AS r)
+    INTO has_expired, first_due_ms, lane_queues, rewound FROM (
+        SELECT q, CASE WHEN (p_marks->q->>'f')::boolean THEN 0 ELSE coalesce((p_marks->q->>'t')::bigint, 0) END AS since
+        FROM unnest(p_queues) AS a (q)
+    ) AS u;
 END $$;
 
 CREATE FUNCTION @schema@.has_pending(p_queues text[]) RETURNS boolean LANGUAGE plpgsql AS $$

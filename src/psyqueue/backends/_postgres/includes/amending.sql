@@ -40,6 +40,7 @@ BEGIN
         PERFORM follow_later(NULL, j.gate);
     END IF;
     IF j.status IN (1, 2) THEN
+        PERFORM note_rewound();
         PERFORM wake_queue(j.queue);
     END IF;
     RETURN true;
@@ -68,6 +69,7 @@ BEGIN
         PERFORM drop_job(j);
     ELSIF p_kind = 'priority' AND j.status <= 2 THEN
         j.priority := p_priority;
+        PERFORM note_rewound();
         PERFORM save(j);
         PERFORM wake_queue(j.queue);
     ELSIF p_kind = 'run_at' AND j.status <= 2 THEN

@@ -2,21 +2,29 @@
 
 -- Start up to `p_wanted` jobs of a lane. A job that does not fit into the bytes ends it, so that order is kept; the first of
 -- a fetch always fits. Rows that somebody else has locked are passed over: they are being started or changed.
+-- p_levels: marks to go by (of the default lane); NULL: look at the whole. pages: of the index, that were looked at.
 CREATE FUNCTION @schema@.start_some(
-    p_session bigint, p_queue text, p_lane text, p_wanted int, p_seed text, p_bytes bigint, p_is_first boolean, p_now bigint,
-    OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean
+    p_session bigint, p_queue text, p_lane text, p_levels jsonb, p_wanted int, p_seed text, p_bytes bigint,
+    p_is_first boolean, p_now bigint, OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean, OUT pages bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
     sizes bigint[];
     has_keys boolean;
 BEGIN
-    SELECT coalesce(array_agg(c.n), '{}'), p_bytes - coalesce(sum(c.size), 0), array_agg(c.size), bool_or(c.links & 1 > 0)
-    INTO numbers, bytes_left, sizes, has_keys FROM (
-        SELECT t.n, t.links, t.size FROM job AS t
-        WHERE t.queue = p_queue AND t.lane = p_lane AND t.status = 2 AND NOT t.held
-            AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
-        ORDER BY t.priority DESC, t.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED
-    ) AS c;
+    pages := pg_stat_get_xact_blocks_fetched('job_ready'::regclass);
+    IF p_levels IS NULL THEN
+        SELECT coalesce(array_agg(c.n), '{}'), p_bytes - coalesce(sum(c.size), 0), array_agg(c.size), bool_or(c.links & 1 > 0)
+        INTO numbers, bytes_left, sizes, has_keys FROM (
+            SELECT t.n, t.links, t.size FROM job AS t
+            WHERE t.queue = p_queue AND t.lane = p_lane AND t.status = 2 AND NOT t.held
+                AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
+            ORDER BY t.priority DESC, t.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED
+        ) AS c;
+    ELSE
+        SELECT coalesce(array_agg(c.n), '{}'), p_bytes - coalesce(sum(c.size), 0), array_agg(c.size), bool_or(c.links & 1 > 0)
+        INTO numbers, bytes_left, sizes, has_keys FROM seek(p_queue, p_levels, p_wanted, p_now) AS c;
+    END IF;
+    pages := pg_stat_get_xact_blocks_fetched('job_ready'::regclass) - pages;
     is_cut := bytes_left < 0 AND NOT (p_is_first AND cardinality(numbers) = 1);
     IF is_cut THEN
         bytes_left := p_bytes;
@@ -84,7 +92,7 @@ BEGIN
         SELECT u.place INTO i FROM unnest(lanes, turns, rooms) WITH ORDINALITY AS u (lane, turn, room, place)
         WHERE u.room > 0 ORDER BY u.turn, u.lane COLLATE "C" LIMIT 1;
         EXIT WHEN NOT FOUND;
-        s := start_some(p_session, p_queue, lanes[i], 1, p_seed, bytes_left, p_is_first AND numbers = '{}', p_now);
+        s := start_some(p_session, p_queue, lanes[i], NULL, 1, p_seed, bytes_left, p_is_first AND numbers = '{}', p_now);
         is_cut := s.is_cut;
         EXIT WHEN is_cut;
         IF s.numbers = '{}' THEN
@@ -107,10 +115,12 @@ BEGIN
     END IF;
 END $$;
 
--- p_has_limits: false if there are none; p_lane_queues: those of the queues that use lanes. numbers: of the jobs that were started, in the order in which they should run. is_bounded: a bound ended it.
+-- p_has_limits: false if there are none; p_lane_queues, p_rewound: from survey. numbers: of the jobs that were started, in the order in which
+-- they should run. is_bounded: a bound ended it. marks: those that are worth keeping (includes/marks.sql).
 CREATE FUNCTION @schema@.dequeue(
-    p_session bigint, p_queues text[], p_count int, p_seed text, p_bytes bigint, p_has_limits boolean, p_lane_queues text[],
-    p_now bigint, p_mono bigint, OUT numbers bigint[], OUT is_bounded boolean
+    p_session bigint, p_queues text[], p_count int, p_seed text, p_bytes bigint, p_marks jsonb, p_has_limits boolean,
+    p_lane_queues text[], p_rewound bigint, p_is_all_promoted boolean, p_now bigint, p_mono bigint,
+    OUT numbers bigint[], OUT is_bounded boolean, OUT marks jsonb
 ) LANGUAGE plpgsql AS $$
 DECLARE
     q text;
@@ -118,6 +128,8 @@ DECLARE
     has_limits boolean := false;
     has_lanes boolean;
     room bigint;
+    mark jsonb;
+    is_whole boolean;
     s record;
 BEGIN
     numbers := '{}';
@@ -148,7 +160,15 @@ BEGIN
             s := start_by_turn(p_session, q, room, p_count - cardinality(numbers), p_seed, bytes_left, numbers = '{}', p_now,
                 p_mono);
         ELSE
-            s := start_some(p_session, q, '', room::int, p_seed, bytes_left, numbers = '{}', p_now);
+            mark := p_marks->q;
+            is_whole := mark IS NULL OR (mark->>'f')::boolean OR (mark->>'s')::bigint <> p_rewound;
+            s := start_some(p_session, q, '', CASE WHEN NOT is_whole THEN mark->'l' END, room::int, p_seed, bytes_left,
+                numbers = '{}', p_now);
+            IF s.pages > 32 OR mark IS NOT NULL THEN
+                marks := coalesce(marks, '{}') || jsonb_build_object(q, mark_after(
+                    mark, s.numbers, is_whole, cardinality(s.numbers) < room AND NOT s.is_cut, s.pages, p_rewound,
+                    p_is_all_promoted, p_now));
+            END IF;
         END IF;
         numbers := numbers || s.numbers;
         bytes_left := s.bytes_left;

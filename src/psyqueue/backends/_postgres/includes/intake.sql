@@ -68,6 +68,7 @@ BEGIN
         PERFORM save(j);
         PERFORM wake_queue(j.queue);
     ELSIF j.status = 2 THEN
+        PERFORM note_rewound();
         PERFORM save(j);
         PERFORM wake_queue(j.queue);
     ELSE

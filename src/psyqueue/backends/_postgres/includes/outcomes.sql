@@ -17,7 +17,9 @@ CREATE FUNCTION @schema@.put_back(INOUT j @schema@.job, p_status int) LANGUAGE p
 BEGIN
     j.status := p_status;
     j.session := NULL;
-    IF p_status <> 2 THEN
+    IF p_status = 2 THEN
+        PERFORM note_rewound();
+    ELSE
         j.ready_number := NULL;
     END IF;
     PERFORM save(j);
