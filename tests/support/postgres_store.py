@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,8 +34,18 @@ class _Transaction:
         await self._transaction.rollback()
 
 
-def postgres_factory(url: str, namespace: str, marks: type[Marks] = Marks, **options: Any) -> BackendFactory:
-    """Stores on the server at `url`; the names of their schemas begin with `namespace`. `marks`: of each client."""
+def postgres_factory(
+    url: str,
+    namespace: str,
+    marks: type[Marks] = Marks,
+    *,
+    before: Callable[[str], Awaitable[None]] | None = None,
+    **options: Any,
+) -> BackendFactory:
+    """Stores on the server at `url`; the names of their schemas begin with `namespace`.
+
+    `marks`: of each client. `before`: called with the name of a schema before a new store is opened in it.
+    """
     schemas: dict[int, str] = {}
 
     async def opened(schema: str) -> BackendAdapter:
@@ -46,7 +56,10 @@ def postgres_factory(url: str, namespace: str, marks: type[Marks] = Marks, **opt
         return backend
 
     async def fresh() -> BackendAdapter:
-        return await opened(f"{namespace}_{next(_numbers)}")
+        schema = f"{namespace}_{next(_numbers)}"
+        if before is not None:
+            await before(schema)
+        return await opened(schema)
 
     async def again(first: BackendAdapter) -> BackendAdapter:
         return await opened(schemas[id(first)])

@@ -8,7 +8,9 @@ import traceback
 from pathlib import Path
 
 from psyqueue import PsyQueue
+from psyqueue.cli.surface import Surface
 from psyqueue.errors import ConfigError, PsyQueueError
+from psyqueue.kernel.stores import plugin_for
 
 
 def load_queue(target: str) -> PsyQueue:
@@ -62,3 +64,24 @@ def _what_instead(target: str, module_name: str, path: str, found: object, names
     if found is None:
         return f"{target!r}: module {module_name!r} has no {path!r}{hint}"
     return f"{target!r} is {type(found).__name__}, not a PsyQueue{hint}"
+
+
+def open_queue(surface: Surface, target: str) -> PsyQueue:
+    """The operator's queue; without a store of its own it gets that of the command line. Raises ConfigError."""
+    queue = load_queue(target)
+    has_store = _has_store(queue)
+    if has_store and surface.is_url_given:
+        raise ConfigError(f"{target} brings a store of its own; leave --backend out, or use() none there")
+    if not has_store and surface.url is not None:
+        queue.use(plugin_for(surface.url, {}))
+    elif not has_store:
+        raise ConfigError(f"{target} has no store: use() one there, or give --backend URL, e.g. 'sqlite:./jobs.db'")
+    return queue
+
+
+def _has_store(queue: PsyQueue) -> bool:
+    try:
+        queue.get_exposed("backend")
+    except ConfigError:
+        return False
+    return True

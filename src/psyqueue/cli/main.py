@@ -20,6 +20,7 @@ from psyqueue.cli.enqueue import enqueue
 from psyqueue.cli.jobs import jobs
 from psyqueue.cli.plugins import plugin_commands
 from psyqueue.cli.queues import queues
+from psyqueue.cli.schema import schema
 from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surface, exit_code_of
 from psyqueue.cli.worker import worker
 from psyqueue.cli.workers import workers
@@ -55,7 +56,7 @@ def cli(context: click.Context, backend: str | None, as_json: bool) -> None:
     context.obj = Surface(backend or None, is_given, as_json)
 
 
-for _command in (demo, worker, enqueue, jobs, queues, dead, workers, doctor, durability, check):
+for _command in (demo, worker, enqueue, jobs, queues, dead, workers, doctor, durability, check, schema):
     cli.add_command(_command)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from psyqueue import PsyQueue
-from psyqueue.cli.existing import require_store
+from psyqueue.cli.existing import as_it_is, require_store
 from psyqueue.errors import ConfigError, JobEnded, PayloadError, PsyQueueError, Refused, ResultTimeout, TooLarge
 
 DONE = 0
@@ -39,9 +39,10 @@ class Surface:
             raise ConfigError(f"no store named. Give --backend URL or set {URL_VARIABLE}, e.g. 'sqlite:./jobs.db'")
         return self.url
 
-    def queue(self) -> PsyQueue:
+    def queue(self, *, may_create: bool = False) -> PsyQueue:
         """A queue on the named store, without handlers, not started. Raises ConfigError."""
-        return PsyQueue.from_url(self.require_url(), name="psyqueue-cli")
+        url = self.require_url()
+        return PsyQueue.from_url(url if may_create else as_it_is(url), name="psyqueue-cli")
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +76,7 @@ def with_queue(surface: Surface, work: Callable[[PsyQueue], Awaitable[int]], *, 
 
     A command that only looks or changes does not create a store: StoreUnusable where there is none.
     """
-    queue = surface.queue()
+    queue = surface.queue(may_create=may_create)
     if not may_create:
         require_store(surface.require_url())
 

@@ -9,16 +9,13 @@ from typing import Any
 
 import click
 
-from psyqueue import PsyQueue
-from psyqueue.cli._load import load_queue
+from psyqueue.cli._load import open_queue
 from psyqueue.cli.logs import start_logging
 from psyqueue.cli.supervisor import Supervisor, SupervisorPlan
 from psyqueue.cli.surface import Surface, common
 from psyqueue.cli.worker_plan import PROCESSES_MAX, WorkerPlan, read_lease, read_pools
 from psyqueue.cli.worker_process import WorkerProcess, exit_hanging, exit_soon
 from psyqueue.clock import to_ms
-from psyqueue.errors import ConfigError
-from psyqueue.kernel.stores import plugin_for
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -53,7 +50,7 @@ def worker(surface: Surface, target: str, **options: Any) -> int:
     if options["processes"] > 1 or options["is_reload"]:
         return asyncio.run(_supervise(surface, plan, options))
     start_logging(plan.log_level)
-    queue = _open(surface, target)
+    queue = open_queue(surface, target)
     queue._core.on_hang = exit_hanging  # noqa: SLF001 - a process of its own may exit; a library may not
     code = asyncio.run(WorkerProcess(queue, plan).run(is_json=surface.is_json))
     exit_soon(code)
@@ -72,27 +69,6 @@ def _plan(target: str, options: dict[str, Any]) -> WorkerPlan:
         log_level=options["log_level"],
         supervisor_fd=options["supervisor_fd"],
     )
-
-
-def _open(surface: Surface, target: str) -> PsyQueue:
-    """The operator's queue; without a store of its own it gets that of the command line."""
-    queue = load_queue(target)
-    has_store = _has_store(queue)
-    if has_store and surface.is_url_given:
-        raise ConfigError(f"{target} brings a store of its own; leave --backend out, or use() none there")
-    if not has_store and surface.url is not None:
-        queue.use(plugin_for(surface.url, {}))
-    elif not has_store:
-        raise ConfigError(f"{target} has no store: use() one there, or give --backend URL, e.g. 'sqlite:./jobs.db'")
-    return queue
-
-
-def _has_store(queue: PsyQueue) -> bool:
-    try:
-        queue.get_exposed("backend")
-    except ConfigError:
-        return False
-    return True
 
 
 async def _supervise(surface: Surface, plan: WorkerPlan, options: dict[str, Any]) -> int:

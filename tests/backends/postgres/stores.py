@@ -11,6 +11,7 @@ import asyncpg
 
 from psyqueue.backends._postgres import PostgresBackend, PostgresOptions
 from psyqueue.backends._postgres.marks import Marks
+from psyqueue.backends._postgres.schema import Release
 from psyqueue.testing.conformance.handle import Store
 
 R = TypeVar("R")
@@ -22,11 +23,19 @@ _IS_BLOCKED = """
 
 @asynccontextmanager
 async def opened(
-    url: str, schema: str, client: str = "tester", marks: Marks | None = None, **options: Any
+    url: str,
+    schema: str,
+    client: str = "tester",
+    *,
+    marks: Marks | None = None,
+    release: Release | None = None,
+    **options: Any,
 ) -> AsyncIterator[Store]:
-    """A client of the store in `schema`; whole at the end."""
+    """A client of the store in `schema`; whole at the end. `release`: of which, by default this one."""
     options = {"test_clock": True, **options}
-    backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, **options), marks)
+    backend = PostgresBackend(
+        PostgresOptions(connection_string=url, schema=schema, **options), marks, release=release
+    )
     await backend.connect()
     try:
         store = Store(backend, client=client)

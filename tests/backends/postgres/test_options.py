@@ -22,6 +22,7 @@ SECRET = "s3cret"
         {"schema": ""},
         {"schema": "pg_x"},
         {"schema": "x" * 51},
+        {"schema_policy": "upgrade"},
         {"port": 0},
         {"port": "5432"},
         {"max_size": 0},

@@ -55,15 +55,19 @@ from psyqueue.backends._postgres.encoding import (
 )
 from psyqueue.backends._postgres.marks import Marks
 from psyqueue.backends._postgres.options import PostgresOptions
+from psyqueue.backends._postgres.schema import Release, this_release
 from psyqueue.errors import InvalidState
 
 
 class PostgresBackend:
     """All jobs in one schema of a database. Any number of processes and machines may use it."""
 
-    def __init__(self, options: PostgresOptions, marks: Marks | None = None) -> None:
+    def __init__(
+        self, options: PostgresOptions, marks: Marks | None = None, *, release: Release | None = None
+    ) -> None:
+        """`release`: which one to be, for tests of two side by side; by default this one."""
         self.options = options
-        self._client = Client(options)
+        self._client = Client(options, release or this_release())
         self._marks = marks or Marks()
         self._capabilities = Capabilities(
             wakes_across_processes=options.prepared,
@@ -79,7 +83,11 @@ class PostgresBackend:
 
     async def connect(self) -> Info:
         await self._client.connect()
-        return await self.info()
+        try:
+            return await self.info()
+        except BaseException:
+            await self._client.disconnect()
+            raise
 
     async def disconnect(self) -> None:
         await self._client.disconnect()

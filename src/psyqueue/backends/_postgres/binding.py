@@ -12,7 +12,6 @@ from psyqueue.backend.bounds import check_jobs, check_outcomes
 from psyqueue.backends._postgres import carriers, decoding
 from psyqueue.backends._postgres.encoding import Outcomes, intake_of
 from psyqueue.backends._postgres.faults import of_caller, of_callers_server
-from psyqueue.backends._postgres.schema import functions
 from psyqueue.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -70,9 +69,9 @@ class PostgresBound:
         raise of_callers_server(*found.error, self._client.place)
 
     async def _send(self, name: str, *args: Any) -> str:
-        schema = self._client.schema
+        schema, functions = self._client.schema, self._client.release.functions
         try:
-            return str(await self._carrier.value(lambda style: functions().plain_call(name, schema, style), args))
+            return str(await self._carrier.value(lambda style: functions.plain_call(name, schema, style), args))
         except carriers.errors() as exc:
             # Its schema, or the function in it, is not there.
             if any(getattr(each, "sqlstate", None) in ("3F000", "42883") for each in carriers.causes(exc)):

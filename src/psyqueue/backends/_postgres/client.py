@@ -11,7 +11,7 @@ from typing import Any, Final
 from psyqueue.backend import Info, SessionKeeper
 from psyqueue.backend.failpoints import failpoint
 from psyqueue.backend.state_rules import TEST_EPOCH_MS
-from psyqueue.backends._postgres import schema
+from psyqueue.backends._postgres import schema, upgrade
 from psyqueue.backends._postgres.connecting import connect
 from psyqueue.backends._postgres.facts import Facts, facts_of, require_usable, survives, warnings
 from psyqueue.backends._postgres.faults import AGAIN, CALL_ERRORS, leaves_in_doubt, translate
@@ -19,6 +19,8 @@ from psyqueue.backends._postgres.keeper import Keeper
 from psyqueue.backends._postgres.listening import Listening
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.backends._postgres.pool import Lender, OwnPool, Pool, UserPool
+from psyqueue.backends._postgres.presence import Presence
+from psyqueue.backends._postgres.schema import Release
 from psyqueue.backends._postgres.transaction import PostgresTransaction
 from psyqueue.errors import ForkedProcess, StoreUnavailable
 from psyqueue.ids import new_token
@@ -30,9 +32,11 @@ TRIES_MAX: Final = 20
 class Client:
     """Connected between `connect` and `disconnect`, both idempotent."""
 
-    def __init__(self, options: PostgresOptions) -> None:
+    def __init__(self, options: PostgresOptions, release: Release) -> None:
         self._options = options
         self._limit_s = options.statement_timeout_ms / 1000
+        self.release = release
+        self._presence: Presence | None = None
         self._lender: Lender | None = None
         self._for_handlers: Lender | None = None
         self._listening: Listening | None = None
@@ -60,7 +64,7 @@ class Client:
             try:
                 (row,) = await connection.fetch(schema.facts_frame())
                 require_usable(facts_of(row), options)
-                await schema.ensure(connection, options, TEST_EPOCH_MS)
+                await upgrade.ensure(connection, options, self.release, TEST_EPOCH_MS)
             finally:
                 await lender.release(connection)
         except CALL_ERRORS as exc:
@@ -74,11 +78,14 @@ class Client:
             lender if options.pool is not None else UserPool(lambda: connect(options), options.max_size)
         )
         self._listening = Listening(options, self, new_token())
+        self._presence = Presence(self._say_in_use)
 
     async def disconnect(self) -> None:
         lender, for_handlers, listening = self._lender, self._for_handlers, self._listening
         if lender is None or for_handlers is None or listening is None:
             return
+        if self._presence is not None:
+            await self._presence.close()
         await listening.close()
         self._lender = self._for_handlers = self._listening = None
         await for_handlers.close()
@@ -94,7 +101,7 @@ class Client:
     def keeper(self) -> SessionKeeper:
         if self._lender is None:
             raise self._not_connected()
-        return Keeper(self._options)
+        return Keeper(self._options, self.statement("renew"))
 
     async def begin(self) -> PostgresTransaction:
         """On a connection that no call of ours needs: handlers that wait for calls cannot take all of them."""
@@ -139,10 +146,21 @@ class Client:
         found: Sequence[Any] = await connection.fetch(statement, *args, timeout=self._limit_s)
         return found
 
+    async def _say_in_use(self) -> None:
+        if (lender := self._lender) is None:
+            return
+        connection = await lender.acquire()
+        try:
+            await upgrade.has_functions(connection, self._options, self.release, is_client=True)
+        except CALL_ERRORS as exc:
+            raise translate(exc, self._options.place) from exc
+        finally:
+            await lender.release(connection)
+
     def statement(self, name: str) -> str:
         found = self._statements.get(name)
         if found is None:
-            found = self._statements[name] = schema.functions().call(name, self._options.schema)
+            found = self._statements[name] = self.release.functions.call(name, self._options.schema)
         return found
 
     @property

@@ -64,7 +64,7 @@ _POOLED: Final = "hands each call to another session, as a pooler in transaction
 _UNUSABLE: Final = {
     "28": "does not let this user in. Look at user= and password=, and at the server's pg_hba.conf",
     "3D": "has no such database. Look at database=, or create it",
-    "42501": "does not allow this user what psyqueue needs. Grant it rights on the schema",
+    "42501": "does not allow this user what psyqueue needs. `psyqueue schema up --grant ROLE` gives it the rights",
     "42P01": "lacks a table of psyqueue: the schema was dropped or changed. Connect anew, or restore it",
     "26": _POOLED,
     "42P05": _POOLED,

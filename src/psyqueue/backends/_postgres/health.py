@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from psyqueue.backends._postgres import schema
+from psyqueue.backends._postgres import schema, upgrade
 from psyqueue.backends._postgres.connecting import connect
 from psyqueue.backends._postgres.facts import Facts, facts_of, require_usable
 from psyqueue.backends._postgres.faults import CALL_ERRORS, translate
 from psyqueue.backends._postgres.options import PostgresOptions
-from psyqueue.backends.migrations import Applied, load_migrations, plan
 from psyqueue.clock import SystemClock
 from psyqueue.errors import PsyQueueError
 
@@ -74,7 +73,7 @@ async def look(options: PostgresOptions) -> Health:
 
 async def _look(connection: Any, options: PostgresOptions) -> Health:
     async def rows(name: str, *args: Any) -> Sequence[Row]:
-        found: Sequence[Row] = await connection.fetch(schema.frame(name, options.schema, "health"), *args)
+        found: Sequence[Row] = await connection.fetch(schema.frame(f"health.{name}", options.schema), *args)
         return found
 
     quoted = f'"{options.schema}"'
@@ -91,7 +90,7 @@ async def _look(connection: Any, options: PostgresOptions) -> Health:
         prepared=await rows("prepared"),
         slots=await rows("slots"),
         tables=await rows("tables", quoted),
-        lacking=[row["lacks"] for row in await rows("lacking", quoted, schema.functions().suffix)],
+        lacking=[row["lacks"] for row in await rows("lacking", quoted, schema.this_release().functions.suffix)],
         careless=[row["role"] for row in await rows("careless", quoted)],
         way=(await rows("way"))[0],
         round_trips_ms=await _round_trips(connection, options),
@@ -104,20 +103,19 @@ async def _place(connection: Any, options: PostgresOptions, row: Row) -> Place:
     if not row["has_ledger"]:
         return Place(**seen)
     try:
-        ledger = [Applied(*each) for each in await connection.fetch(schema.frame("ledger", options.schema))]
-        missing = plan(load_migrations(schema.PACKAGE), ledger, options.place)
-        suffix = schema.functions().suffix
-        has_functions = await connection.fetchval(schema.frame("has_functions", options.schema), suffix)
+        found = await upgrade.look(connection, options, schema.this_release())
     except PsyQueueError as exc:
         return Place(**seen, problem=exc.message)
     except CALL_ERRORS as exc:
         return Place(**seen, problem=translate(exc, options.place).message)
-    return Place(**seen, number=len(ledger), missing=len(missing), has_functions=has_functions)
+    number = max((each.number for each in found.ledger), default=0)
+    missing = sum(each.phase == "pre" for each in found.missing)
+    return Place(**seen, number=number, missing=missing, has_functions=found.has_functions)
 
 
 async def _round_trips(connection: Any, options: PostgresOptions) -> Sequence[float]:
     clock, times = SystemClock(), []
-    statement = schema.frame("ping", options.schema, "health")
+    statement = schema.frame("health.ping", options.schema)
     for _ in range(ROUND_TRIPS):
         began_ms = clock.mono_ms()
         await connection.fetchval(statement)
@@ -136,7 +134,7 @@ async def _hears(connection: Any, options: PostgresOptions) -> bool:
 
     try:
         await connection.add_listener(_CHANNEL, on_notice)
-        await sender.fetchval(schema.frame("notify", options.schema, "health"), token)
+        await sender.fetchval(schema.frame("health.notify", options.schema), token)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(NOTICE_S):
                 await heard.wait()

@@ -8,7 +8,7 @@ from typing import Any
 
 from psyqueue.backend import Renewal
 from psyqueue.backend.failpoints import failpoint
-from psyqueue.backends._postgres import decoding, schema
+from psyqueue.backends._postgres import decoding
 from psyqueue.backends._postgres.connecting import connect
 from psyqueue.backends._postgres.faults import CALL_ERRORS, translate
 from psyqueue.backends._postgres.options import PostgresOptions
@@ -25,10 +25,10 @@ class Keeper:
     `close` may come from another thread.
     """
 
-    def __init__(self, options: PostgresOptions) -> None:
+    def __init__(self, options: PostgresOptions, statement: str) -> None:
         self._options = options
         self._limit_s = min(_REPLY_S, options.statement_timeout_ms / 1000)
-        self._statement = schema.functions().call("renew", options.schema)
+        self._statement = statement
         self._mutex = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None

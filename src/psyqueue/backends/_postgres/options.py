@@ -6,7 +6,7 @@ import os
 import re
 import ssl as tls
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from psyqueue.clock import Duration, to_ms
@@ -27,10 +27,12 @@ class PostgresOptions:
     `connection_string`, "postgresql://user:password@host:port/database", overrides host, port, database, user and
     password. `ssl`: True verifies the server against the system's authorities or those in the file `ssl_ca`; or an own
     `ssl.SSLContext`. `max_size`: connections at most. `schema`: everything lives in it; two stores in one database need
-    two of them. `pool`: an own asyncpg.Pool, which is used for all steps and not closed; connections that wait or
-    renew are made from the other options. `connect_timeout`: to be let in. `statement_timeout`: for a reply, then what
-    became of the call is unknown until it is repeated. `prepared`: False behind a pooler that hands each statement to
-    another connection. `test_clock`: the store's clock stands still and is moved by tests.
+    two of them. `schema_policy`: "create" makes and upgrades what is missing there when it connects, "require" raises
+    instead, and needs no rights on definitions. `pool`: an own asyncpg.Pool, which is used for all steps and not
+    closed; connections that wait or renew are made from the other options. `connect_timeout`: to be let in.
+    `statement_timeout`: for a reply, then what became of the call is unknown until it is repeated. `prepared`: False
+    behind a pooler that hands each statement to another connection. `test_clock`: the store's clock stands still and is
+    moved by tests.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -43,6 +45,7 @@ class PostgresOptions:
     ssl_ca: str | os.PathLike[str] | None = None
     max_size: int = 10
     schema: str = "psyqueue"
+    schema_policy: Literal["create", "require"] = "create"
     pool: Any = field(default=None, repr=False)
     connect_timeout: Duration = "5s"
     statement_timeout: Duration = "30s"
@@ -62,6 +65,8 @@ class PostgresOptions:
         if not isinstance(self.schema, str) or not _SCHEMA.fullmatch(self.schema) or self.schema.startswith("pg_"):
             way_out = "Give up to 50 letters, digits and underscores, such as 'psyqueue'"
             raise InvalidOption("schema", self.schema, "is no name for a schema", way_out)
+        if self.schema_policy not in ("create", "require"):
+            raise InvalidOption("schema_policy", self.schema_policy, "is neither 'create' nor 'require'")
         _check_number("port", self.port, _PORT_MAX)
         _check_number("max_size", self.max_size, _SIZE_MAX)
         _check_texts(self)

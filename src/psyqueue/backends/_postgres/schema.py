@@ -1,20 +1,22 @@
-"""The schema and its functions: what the files say, and how it gets into the database.
+"""The schema and its functions as the files have them.
 
 Functions have the digest of all of them in their names, and are never replaced: clients of two releases side by side do
-not meet, and who adds a function need not think of a version. Tables change by numbered migrations.
+not meet, and who adds a function need not think of a version. Tables change by numbered migrations. How both get into
+the database: upgrade.py.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeAlias
+from importlib.metadata import version
+from typing import Final, Literal, TypeAlias
 
-from psyqueue.backends._postgres.options import PostgresOptions
-from psyqueue.backends.migrations import Applied, load_migrations, plan
+from psyqueue.backends.migrations import Migration, load_migrations
 from psyqueue.backends.sql_files import load_statements, read_folder
-from psyqueue.errors import StoreUnusable
 
 PACKAGE: Final = "psyqueue.backends._postgres"
 Style: TypeAlias = Literal["$", "%s"]
@@ -25,13 +27,13 @@ _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 
 
 class Functions:
-    """The texts of all functions. `suffix` names the set."""
+    """The texts of all functions. `suffix` names the set, and changes with the tables that it was written for."""
 
-    def __init__(self) -> None:
-        parts = [*read_folder(PACKAGE, "includes").values(), *read_folder(PACKAGE, "commands").values()]
+    def __init__(self, parts: Sequence[str], migrations: Sequence[Migration]) -> None:
         text = _COMMENT.sub("", "\n".join(part.replace("\r\n", "\n") for part in parts))
         text = text.replace("@settings@", _FRAMES["settings"])
-        self.suffix = "_" + sha256(text.encode()).hexdigest()[:8]
+        digest = sha256("\n".join([text, *(each.checksum for each in migrations)]).encode())
+        self.suffix = "_" + digest.hexdigest()[:8]
         defined = _DEFINED.findall(text)
         self._types = {name: [each.split()[1] for each in given.split(",") if each.strip()] for name, given in defined}
         names = re.compile(rf"\b({'|'.join(sorted(self._types, key=len, reverse=True))})\(")
@@ -58,9 +60,20 @@ class Functions:
         return filled(text.replace("@params@", ", ".join(params)), schema)
 
 
+@dataclass(frozen=True)
+class Release:
+    """What a release of psyqueue needs in the database: numbered changes of the tables, and a set of functions."""
+
+    version: str
+    migrations: tuple[Migration, ...]
+    functions: Functions
+
+
 @cache
-def functions() -> Functions:
-    return Functions()
+def this_release() -> Release:
+    parts = (*read_folder(PACKAGE, "includes").values(), *read_folder(PACKAGE, "commands").values())
+    migrations = load_migrations(PACKAGE)
+    return Release(version("psyqueue"), migrations, Functions(parts, migrations))
 
 
 def filled(text: str, schema: str) -> str:
@@ -81,9 +94,13 @@ def topic_channel(schema: str) -> str:
     return f"{schema}:topic"
 
 
-def frame(name: str, schema: str, file: str = "ledger") -> str:
-    """A statement of the client's own: a section of a file."""
-    return filled(_FRAMES[f"{file}.{name}"], schema)
+def frame(name: str, schema: str, /, **values: object) -> str:
+    """The section of a frame with its places filled. What `text` brings is not looked through for places."""
+    found = filled(_FRAMES[name], schema)
+    for place, value in values.items():
+        if place != "text":
+            found = found.replace(f"@{place}@", str(value))
+    return found.replace("@text@", str(values.get("text", "")))
 
 
 def facts_frame() -> str:
@@ -92,46 +109,3 @@ def facts_frame() -> str:
 
 def removal(schema: str) -> str:
     return filled(_FRAMES["remove"], schema)
-
-
-async def ensure(connection: Any, options: PostgresOptions, test_epoch_ms: int) -> None:
-    """Create or upgrade the schema, if anything is missing. Raises StoreUnusable, SchemaTooNew."""
-    if not await _is_complete(connection, options):
-        async with connection.transaction():
-            await _create(connection, options, test_epoch_ms)
-    is_test_clock = await connection.fetchval(frame("is_test_clock", options.schema))
-    if is_test_clock != options.test_clock:
-        made = "with" if is_test_clock else "without"
-        raise StoreUnusable(f"{options.place} was made {made} test_clock=True. Open it so, or give another schema")
-
-
-async def _is_complete(connection: Any, options: PostgresOptions) -> bool:
-    """Read only: a role without rights on definitions gets by with what is there."""
-    schema = options.schema
-    if not await connection.fetchval(frame("has_ledger", schema), f'"{schema}".function_set'):
-        return False
-    if await _missing(connection, options):
-        return False
-    return bool(await connection.fetchval(frame("has_functions", schema), functions().suffix))
-
-
-async def _missing(connection: Any, options: PostgresOptions) -> tuple[Any, ...]:
-    rows = await connection.fetch(frame("ledger", options.schema))
-    ledger = [Applied(number, name, checksum) for number, name, checksum in rows]
-    return plan(load_migrations(PACKAGE), ledger, options.place)
-
-
-async def _create(connection: Any, options: PostgresOptions, test_epoch_ms: int) -> None:
-    """All of it in one transaction, under a lock: it is there, or it is not."""
-    schema = options.schema
-    await connection.execute(frame("lock", schema), schema)
-    for name in ("begin", "create_ledger", "create_sets"):
-        await connection.execute(frame(name, schema))
-    for migration in await _missing(connection, options):
-        await connection.execute(filled(migration.text, schema))
-        await connection.execute(frame("note", schema), migration.number, migration.name, migration.checksum)
-    await connection.execute(frame("start_clock", schema), test_epoch_ms if options.test_clock else None)
-    if not await connection.fetchval(frame("has_functions", schema), functions().suffix):
-        await connection.execute(frame("prepare", schema))
-        await connection.execute(filled(functions().text, schema))
-        await connection.execute(frame("note_functions", schema), functions().suffix, options.application_name)

@@ -73,6 +73,10 @@ class SqliteBackend:
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
+    def options(self) -> SqliteOptions:
+        return self._options
+
+    @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from psyqueue.backend.failpoints import failpoint
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends.migrations import Applied, Migration, load_migrations, plan
-from psyqueue.clock import SystemClock
+from psyqueue.clock import SystemClock, to_datetime
 from psyqueue.errors import StoreUnusable
 
 MIGRATIONS = load_migrations("psyqueue.backends._sqlite")
@@ -42,7 +42,7 @@ def _apply(connection: sqlite3.Connection, file: str, test_clock_ms: int | None,
     if names and _LEDGER not in names:
         text = f"{file} holds tables named psyqueue_… that are not ours ({min(names)}). Use another file"
         raise StoreUnusable(text, file=file)
-    ledger = [Applied(*row) for row in connection.execute(SQL["schema.ledger"])] if names else []
+    ledger = read_ledger(connection) if names else []
     missing = plan(known, ledger, file)
     if not names:
         connection.execute(SQL["schema.create_ledger"])
@@ -55,6 +55,13 @@ def _apply(connection: sqlite3.Connection, file: str, test_clock_ms: int | None,
     if missing:
         connection.execute(SQL["schema.start"], (test_clock_ms, now_ms, now_ms))
     return len(missing)
+
+
+def read_ledger(connection: sqlite3.Connection) -> list[Applied]:
+    """The schema is there."""
+    rows = connection.execute(SQL["schema.ledger"])
+    # No phase: the processes of one machine change over together, and none works on a schema that it does not know.
+    return [Applied(row[0], row[1], row[2], applied_at=to_datetime(row[3])) for row in rows]
 
 
 def split(script: str) -> Iterator[str]:

@@ -73,6 +73,10 @@ FROM pg_class AS c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p (
 WHERE c.relnamespace = to_regnamespace($1) AND c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, p.name)
     AND (p.name = 'SELECT' OR c.relname NOT IN ('migration', 'function_set', 'meta', 'clock'))
 UNION ALL
+SELECT 'UPDATE (seen_at) on function_set'
+FROM pg_class AS c WHERE c.relnamespace = to_regnamespace($1) AND c.relname = 'function_set'
+    AND NOT has_column_privilege(c.oid, 'seen_at', 'UPDATE')
+UNION ALL
 SELECT 'USAGE on sequence ' || c.relname
 FROM pg_class AS c WHERE c.relnamespace = to_regnamespace($1)
     AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END

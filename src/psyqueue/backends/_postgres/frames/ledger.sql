@@ -1,41 +1,21 @@
--- What is there already, and how it is made. Each section is one statement of the client's own.
--- name: ledger
-SELECT number, name, checksum FROM @schema@.migration ORDER BY number;
+-- What is there already. Each section is one statement of the client's own; nothing here defines anything.
+-- name: changes
+SELECT number, name, checksum, phase, applied_at FROM @schema@.migration ORDER BY number;
 
 -- name: has_ledger
-SELECT to_regclass($1) IS NOT NULL;
+SELECT to_regclass('@schema@.function_set') IS NOT NULL;
 
--- name: has_functions
-SELECT EXISTS (SELECT 1 FROM @schema@.function_set WHERE suffix = $1);
+-- name: is_long_unseen
+SELECT seen_at < now() - interval '@present_ms@ milliseconds' FROM @schema@.function_set WHERE suffix = $1;
 
--- name: lock
-SELECT pg_advisory_xact_lock(hashtextextended('psyqueue schema ' || $1, 0));
+-- name: sets
+SELECT suffix, version, number, made_at, seen_at FROM @schema@.function_set ORDER BY made_at, suffix;
 
--- name: prepare
-SELECT set_config('search_path', '@schema@, pg_temp', true), set_config('check_function_bodies', 'off', true);
-
--- name: begin
-CREATE SCHEMA IF NOT EXISTS @schema@;
-
--- name: create_ledger
-CREATE TABLE IF NOT EXISTS @schema@.migration (
-    number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
-);
-
--- name: create_sets
-CREATE TABLE IF NOT EXISTS @schema@.function_set (
-    suffix text PRIMARY KEY, version text NOT NULL, made_at timestamptz NOT NULL DEFAULT now()
-);
-
--- name: note
-INSERT INTO @schema@.migration (number, name, checksum) VALUES ($1, $2, $3);
-
--- name: note_functions
-INSERT INTO @schema@.function_set (suffix, version) VALUES ($1, $2) ON CONFLICT DO NOTHING;
-
--- name: start_clock
-INSERT INTO @schema@.clock (test_clock_ms, reaped_mono_ms)
-VALUES ($1, coalesce($1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)) ON CONFLICT DO NOTHING;
+-- name: say_in_use
+UPDATE @schema@.function_set SET seen_at = now() WHERE suffix = $1 RETURNING true;
 
 -- name: is_test_clock
 SELECT test_clock_ms IS NOT NULL FROM @schema@.clock;
+
+-- name: who
+SELECT current_user::text, current_database()::text;

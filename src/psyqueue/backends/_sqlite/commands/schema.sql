@@ -1,6 +1,6 @@
 -- Read and write the ledger of schema changes.
 -- Params: note: number, name, checksum (hex), instant in ms. start: the test clock or NULL, monotone now in ms.
--- Returns: foreign, has_ledger: one number; ledger: (number, name, checksum).
+-- Returns: foreign, has_ledger: one number; ledger: (number, name, checksum, applied_at_ms).
 -- Index: none; the ledger holds a handful of rows.
 -- Cost: a handful of rows.
 -- Differs from the others: SQLite keeps the schema in the same file, so a half-made one cannot exist.
@@ -20,7 +20,7 @@ CREATE TABLE psyqueue_schema (
 );
 
 -- name: ledger
-SELECT number, name, checksum FROM psyqueue_schema ORDER BY number;
+SELECT number, name, checksum, applied_at_ms FROM psyqueue_schema ORDER BY number;
 
 -- name: note
 INSERT INTO psyqueue_schema (number, name, checksum, applied_at_ms) VALUES (?, ?, ?, ?);
