@@ -26,12 +26,12 @@ OURS = "psyqueue"
 OURS_ALONE = {"W4", "W6", "memory", "calls"}
 CALLS_PER_JOB_MAX = 0.1
 # Per job that goes through a worker under load. Commands inside of scripts count; so do whole pages in the log.
-SERVED_PER_JOB_MAX = {
+SERVED_PER_JOB_MAX: dict[str, dict[str, float]] = {
     "sqlite": {},
     "redis": {"commands_per_job": 6, "reads_per_job": 0.1, "bytes_in_per_job": 300, "bytes_out_per_job": 300},
     "postgres": {"log_bytes_per_job": 2_000},
 }
-COUNTED = {"sqlite": set(), "redis": {"commands_per_job"}, "postgres": {"log_bytes_per_job"}}
+COUNTED: dict[str, set[str]] = {"sqlite": set(), "redis": {"commands_per_job"}, "postgres": {"log_bytes_per_job"}}
 NO_QUEUES = {"bare", "pgbench"}
 
 

@@ -33,9 +33,7 @@ async def opened(
 ) -> AsyncIterator[Store]:
     """A client of the store in `schema`; whole at the end. `release`: of which, by default this one."""
     options = {"test_clock": True, **options}
-    backend = PostgresBackend(
-        PostgresOptions(connection_string=url, schema=schema, **options), marks, release=release
-    )
+    backend = PostgresBackend(PostgresOptions(connection_string=url, schema=schema, **options), marks, release=release)
     await backend.connect()
     try:
         store = Store(backend, client=client)

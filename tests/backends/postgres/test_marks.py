@@ -14,7 +14,7 @@ from backends.postgres.stores import connected, opened
 from psyqueue.backend import Change, Unique
 from psyqueue.backends._postgres.encoding import Outcomes
 from psyqueue.backends._postgres.marks import PAGES_DEAR, WHOLE_MS, Marks
-from psyqueue.backends._postgres.schema import functions
+from psyqueue.backends._postgres.schema import this_release
 from psyqueue.job import PRIORITY_MAX
 from psyqueue.testing.conformance.handle import LEASE_MS, PAGE_MAX, Store, ack, job, release, retry
 from support.marks import Eager, Everlasting
@@ -171,7 +171,7 @@ class Watched(Marks):
 async def buffers(connection: asyncpg.Connection, schema: str, marks: str | None) -> int:
     """Pages that a fetch of one job touches, all of its statements together; the second time, when they are planned."""
     arguments = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, marks)
-    text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {functions().call('settle', schema)}"
+    text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {this_release().functions.call('settle', schema)}"
     found = 0
     for _ in range(2):
         transaction = connection.transaction()

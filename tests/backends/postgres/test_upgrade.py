@@ -89,7 +89,7 @@ async def test_a_release_that_is_rolled_back_makes_its_functions_again(postgres_
 
 async def test_clients_that_come_at_once_make_one_schema(postgres_server: Server, namespace: str) -> None:
     releases = [OLD, NEW] * 4
-    backends = [PostgresBackend(options_of(postgres_server.url, namespace), release) for release in releases]
+    backends = [PostgresBackend(options_of(postgres_server.url, namespace), release=release) for release in releases]
     await asyncio.gather(*(backend.connect() for backend in backends))
     assert {(await backend.info()).schema for backend in backends} == {len(NEW.migrations)}
     await asyncio.gather(*(backend.disconnect() for backend in backends))

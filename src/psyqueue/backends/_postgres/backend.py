@@ -62,9 +62,7 @@ from psyqueue.errors import InvalidState
 class PostgresBackend:
     """All jobs in one schema of a database. Any number of processes and machines may use it."""
 
-    def __init__(
-        self, options: PostgresOptions, marks: Marks | None = None, *, release: Release | None = None
-    ) -> None:
+    def __init__(self, options: PostgresOptions, marks: Marks | None = None, *, release: Release | None = None) -> None:
         """`release`: which one to be, for tests of two side by side; by default this one."""
         self.options = options
         self._client = Client(options, release or this_release())

@@ -53,11 +53,7 @@ class Client:
 
     async def _connect(self) -> None:
         options = self._options
-        lender: Lender = (
-            OwnPool(options.pool, self._limit_s, options.place)
-            if options.pool is not None
-            else Pool(lambda: connect(options), options.max_size, self._limit_s, options.place)
-        )
+        lender = self._pool(Pool)
         self._process = os.getpid()
         try:
             connection = await lender.acquire()
@@ -74,11 +70,15 @@ class Client:
             await lender.close()
             raise
         self._lender = lender
-        self._for_handlers = (
-            lender if options.pool is not None else UserPool(lambda: connect(options), options.max_size)
-        )
+        self._for_handlers = self._pool(UserPool)
         self._listening = Listening(options, self, new_token())
         self._presence = Presence(self._say_in_use)
+
+    def _pool(self, kind: type[Pool]) -> Lender:
+        options = self._options
+        if options.pool is not None:
+            return OwnPool(options.pool, self._limit_s, options.place)
+        return kind(lambda: connect(options), options.max_size, self._limit_s, options.place)
 
     async def disconnect(self) -> None:
         lender, for_handlers, listening = self._lender, self._for_handlers, self._listening

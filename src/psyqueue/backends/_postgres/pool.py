@@ -97,13 +97,16 @@ class Pool:
 
     async def close(self) -> None:
         """Idle ones at once, the others when they come back: what was accepted is finished first."""
+        await self._close_idle()
+        while self._users:
+            await self._all_back.wait()
+
+    async def _close_idle(self) -> None:
         self._is_closed = True
         idle, self._idle = self._idle, []
         self._left += len(idle)
         for connection in idle:
             await _close(connection)
-        while self._users:
-            await self._all_back.wait()
 
     def _is_awaited(self) -> bool:
         return any(not turn.done() for turn in self._waiting)
@@ -131,7 +134,17 @@ class UserPool(Pool):
     `close` waits for nobody: those that are out are cut, and their transactions with them.
     """
 
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int, wait_s: float, place: str) -> None:
+        super().__init__(connect, size, wait_s, place)
+        self._lent: set[Connection] = set()
+
+    async def acquire(self) -> Connection:
+        connection = await super().acquire()
+        self._lent.add(connection)
+        return connection
+
     async def release(self, connection: Connection) -> None:
+        self._lent.discard(connection)
         try:
             if not connection.is_closed():
                 await connection.reset(timeout=_CLOSE_S)
@@ -143,10 +156,9 @@ class UserPool(Pool):
             await super().release(connection)
 
     async def close(self) -> None:
-        for connection in tuple(self._lent):
+        for connection in self._lent:
             connection.terminate()
-        self._lent.clear()
-        await super().close()
+        await self._close_idle()
 
 
 class OwnPool:
