@@ -48,6 +48,7 @@ from psyqueue.backend import (
     Schedule,
     Snooze,
 )
+from psyqueue.backends._memory import MemoryBackend
 from psyqueue.job import LIVE, TERMINAL, UNSTARTED
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -203,11 +204,20 @@ class Actions(Race):
 
     @action(1, back=st.integers(1, 3))
     def come_late(self, back: int) -> None:
-        """A duplicate of a call that was answered long ago."""
+        """A duplicate of a call that was answered long ago.
+
+        Not under the last op that changed something: that is no duplicate but another call, to which a store may say
+        what was said then, or that this is another one.
+        """
         if self.turns[0] == 1:
             return
         effects = Effects(writes=())
         op = Op("client", 0, max(0, self.turns[0] - back))
+        model = self.sides[0].backend
+        assert isinstance(model, MemoryBackend)
+        last = model.store.turns.get((op.client, op.channel))
+        if last is not None and last.op == op:
+            return
         jobs = (self.new_job(Spec(again=0)),)
         self.same(f"late {op.turn}", lambda side, _: side.backend.enqueue(op, jobs, effects))
         self.look()
