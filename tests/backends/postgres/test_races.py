@@ -13,6 +13,8 @@ import pytest
 
 from backends.postgres.stores import beside, connected, opened
 from psyqueue.backend import Dependency, Effects, Gate, Idempotency, Unique
+from psyqueue.backends._postgres.encoding import Outcomes
+from psyqueue.backends._postgres.schema import this_release
 from psyqueue.errors import IdConflict, QueueFull, SessionLost
 from psyqueue.testing.conformance.handle import LEASE_MS, PAGE_MAX, Store, ack, add, job, retry
 from support.servers import Server
@@ -176,6 +178,31 @@ async def test_a_reaper_passes_over_a_session_in_the_middle_of_a_step(postgres_s
         await transaction.commit()
         assert (await store.backend.reap(PAGE_MAX)).ids == ("q-0001",)
         assert await store.statuses("q-0000", "q-0001") == ["completed", "pending"]
+
+
+async def test_a_fetch_and_a_reaper_that_come_at_once(postgres_server: Server, namespace: str) -> None:
+    """Whoever is first: the job is held by a session that is open, or pending."""
+    url = postgres_server.url
+    fetch = this_release().functions.call("settle", namespace)
+    wish = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, None)
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.fill(2)
+        await store.open_session()
+        await store.backend.reap(PAGE_MAX)
+        await store.advance(LEASE_MS + 1)
+        transaction = connection.transaction()
+        await transaction.start()
+        assert len(await connection.fetch(fetch, *wish)) == 2
+        assert (await store.backend.reap(PAGE_MAX)).ids == ()
+        await transaction.commit()
+        assert await store.statuses("q-0000", "q-0001") == ["active", "pending"]
+
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.fetch(this_release().functions.call("reap", namespace), PAGE_MAX)
+        with pytest.raises(SessionLost):
+            await beside(url, namespace, store.dequeue(), transaction.commit)
+        assert await store.statuses("q-0000", "q-0001") == ["pending", "pending"]
 
 
 async def test_schemas_made_at_once_are_made_once(postgres_server: Server, namespace: str) -> None:

@@ -1,0 +1,91 @@
+"""What a step costs, in things that can be counted: pages touched, functions called."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from backends.postgres.stores import connected, opened
+from psyqueue.backend import NO_EFFECTS, Ack, Fetch, NewJob
+from psyqueue.backends._postgres.encoding import Outcomes, intake_of
+from psyqueue.backends._postgres.schema import this_release
+from psyqueue.testing.conformance.handle import Store, job
+from support.servers import Server
+
+BATCH = 100
+
+
+async def cost(connection: asyncpg.Connection, schema: str, name: str, *arguments: Any) -> int:
+    """Pages that the call touches, which is done."""
+    text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {this_release().functions.call(name, schema)}"
+    plan = json.loads(await connection.fetchval(text, *arguments))[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+def settling(turn: int, acks: tuple[Ack, ...], seed: str, count: int) -> tuple[Any, ...]:
+    fetch = Fetch(queues=("q",), count=count, token_seed=seed)
+    return ("c", 0, turn, "s", *Outcomes(acks).arguments, fetch.queues, fetch.count, seed, fetch.bytes_max, None)
+
+
+def enqueueing(turn: int, *jobs: NewJob) -> tuple[Any, ...]:
+    return ("c", 0, turn, *intake_of(jobs, NO_EFFECTS))
+
+
+async def prepared(store: Store, connection: asyncpg.Connection, schema: str) -> None:
+    """Plans of all that is measured are made, and there is work."""
+    await store.open_session()
+    await store.fill(3 * BATCH)
+    await connection.execute(f'vacuum "{schema}".job, "{schema}".body')
+    for turn in (1, 2):
+        await cost(connection, schema, "settle", *settling(turn, (), f"warm-{turn}", 1))
+    await cost(connection, schema, "enqueue", *enqueueing(3, job("warm")))
+    await cost(connection, schema, "enqueue", *enqueueing(4, job("warm 1"), job("warm 2")))
+
+
+async def test_a_batch_of_acks_and_starts_touches_few_pages(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await prepared(store, connection, namespace)
+        held = await store.dequeue(count=BATCH)
+        acks = tuple(Ack(job_id=each.id, completion_token=each.completion_token) for each in held)
+        pages = await cost(connection, namespace, "settle", *settling(5, acks, "seed", BATCH))
+        assert await store.count("completed") == await store.count("active") - 2 == BATCH
+    assert pages / BATCH < 28
+
+
+async def test_an_enqueue_touches_few_pages(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await prepared(store, connection, namespace)
+        lone = await cost(connection, namespace, "enqueue", *enqueueing(5, job("lone")))
+        many = await cost(
+            connection, namespace, "enqueue", *enqueueing(6, *(job(f"m{number}") for number in range(BATCH)))
+        )
+    assert lone < 35
+    assert many / BATCH < 15
+
+
+@pytest.mark.parametrize(("verb", "calls_max"), [("settle", 10), ("enqueue", 5)])
+async def test_a_usual_step_is_a_handful_of_functions(
+    postgres_server: Server, namespace: str, verb: str, calls_max: int
+) -> None:
+    """Each is some ten µs: what nothing asks for, no limit, lane, sleeper or follower, is not called."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection, connected(url) as looker:
+        await prepared(store, connection, namespace)
+        held = await store.dequeue(count=10)
+        acks = tuple(Ack(job_id=each.id, completion_token=each.completion_token) for each in held)
+        await connection.execute("set track_functions = 'all'")
+        arguments = settling(5, acks, "seed", 10) if verb == "settle" else enqueueing(5, job("lone"))
+        await connection.fetch(this_release().functions.call(verb, namespace), *arguments)
+        await connection.close()
+        calls: dict[str, int] = {}
+        while not calls.get(verb + this_release().functions.suffix):
+            rows = await looker.fetch(
+                "select funcname, calls, pg_sleep(0.01) from pg_stat_user_functions where schemaname = $1", namespace
+            )
+            calls = {row["funcname"]: row["calls"] for row in rows}
+    assert sum(calls.values()) <= calls_max, calls
