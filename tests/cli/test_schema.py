@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 from typing import Any
 
@@ -136,6 +137,24 @@ def test_an_owner_and_an_application_by_the_commands_of_the_page(on_postgres, po
         assert on_postgres.json("schema", "status")["ok"]
     finally:
         asyncio.run(roles.drop())
+
+
+@pytest.mark.parametrize("place", ["part:kill:1", "part:kill:4", "commit:kill"])
+def test_a_process_that_is_killed_while_it_makes_the_schema_leaves_nothing(
+    on_postgres, postgres_server, namespace, place
+):
+    plan = {"PSYQUEUE_TEST": "1", "PSYQUEUE_FAILPOINT": f"postgres.schema.{place}"}
+    assert on_postgres.run("schema", "up", **plan).code == -signal.SIGKILL
+    assert not has_schema(postgres_server.url, namespace)
+    assert on_postgres.json("schema", "up")["ok"]
+
+
+def test_processes_that_come_at_once_make_one_schema(on_postgres):
+    running = [on_postgres.start("enqueue", "note", "--id", f"j{number}", store=True) for number in range(4)]
+    assert [each.end() for each in running] == [0] * 4
+    assert len(on_postgres.json("jobs", "ls")["items"]) == 4
+    status = on_postgres.json("schema", "status")
+    assert (status["ok"], len(status["function_sets"])) == (True, 1)
 
 
 def test_a_role_that_is_not_there_is_named(on_postgres, namespace):
