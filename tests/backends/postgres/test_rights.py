@@ -5,6 +5,7 @@ That its rights are enough is shown by the whole conformance suite (tests/confor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import asyncpg
@@ -19,6 +20,7 @@ from psyqueue.testing.conformance.handle import put
 from support.postgres_page import documented_sql
 from support.postgres_roles import GRANTS, Roles
 from support.servers import Server
+from support.waiting import wait_until
 
 MORE = "CREATE TABLE @schema@.more (n integer); CREATE SEQUENCE @schema@.more_numbers"
 USED = "    c := read_clock(true);\n"
@@ -79,6 +81,23 @@ LESS = {line: GRANTS.replace(line, "") for line in LINES if "REVOKE" not in line
 async def test_no_right_can_be_left_out(roles_with: Callable[[str], Roles], namespace: str, grants: str) -> None:
     with pytest.raises(StoreUnusable, match="schema up --grant ROLE"):
         await work_through_an_upgrade(roles_with(grants), namespace)
+
+
+async def test_a_connect_that_fails_leaves_no_connection(roles_with: Callable[[str], Roles], namespace: str) -> None:
+    """At its last step: the schema may be read, and no function called."""
+    roles = roles_with("\n".join(line for line in LINES if "EXECUTE" not in line))
+    await roles.prepare(namespace)
+    options = {"application_name": namespace, "schema_policy": "require"}
+    with pytest.raises(StoreUnusable, match="permission denied for function info"):
+        async with opened(roles.url_of("psyqueue_app"), namespace, **options):
+            pass
+
+    async def left() -> int:
+        async with connected(roles.url) as connection:
+            text = "select count(*) from pg_stat_activity where application_name = $1"
+            return int(await connection.fetchval(text, namespace))
+
+    assert await asyncio.to_thread(wait_until, lambda: asyncio.run(left()) == 0)
 
 
 @pytest.mark.parametrize(
