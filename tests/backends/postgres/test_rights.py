@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -75,6 +76,7 @@ ROWS = "SELECT, INSERT, UPDATE, DELETE ON ALL"
 LESS = {line: GRANTS.replace(line, "") for line in LINES if "REVOKE" not in line} | {
     f"without {right}": GRANTS.replace(ROWS, ROWS.replace(f", {right}", "")) for right in ("INSERT", "UPDATE", "DELETE")
 }
+LESS["without SELECT on sequences"] = GRANTS.replace("USAGE, SELECT ON ALL SEQ", "USAGE ON ALL SEQ")
 
 
 @pytest.mark.parametrize("grants", LESS.values(), ids=LESS.keys())
@@ -87,7 +89,7 @@ async def test_a_connect_that_fails_leaves_no_connection(roles_with: Callable[[s
     """At its last step: the schema may be read, and no function called."""
     roles = roles_with("\n".join(line for line in LINES if "EXECUTE" not in line))
     await roles.prepare(namespace)
-    options = {"application_name": namespace, "schema_policy": "require"}
+    options: dict[str, Any] = {"application_name": namespace, "schema_policy": "require"}
     with pytest.raises(StoreUnusable, match="permission denied for function info"):
         async with opened(roles.url_of("psyqueue_app"), namespace, **options):
             pass

@@ -77,9 +77,10 @@ SELECT 'UPDATE (seen_at) on function_set'
 FROM pg_class AS c WHERE c.relnamespace = to_regnamespace($1) AND c.relname = 'function_set'
     AND NOT has_column_privilege(c.oid, 'seen_at', 'UPDATE')
 UNION ALL
-SELECT 'USAGE on sequence ' || c.relname
-FROM pg_class AS c WHERE c.relnamespace = to_regnamespace($1)
-    AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END
+SELECT p.name || ' on sequence ' || c.relname
+FROM pg_class AS c, unnest(ARRAY['USAGE', 'SELECT']) AS p (name)
+WHERE c.relnamespace = to_regnamespace($1)
+    AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, p.name) END
 UNION ALL
 SELECT 'EXECUTE on function ' || f.proname
 FROM pg_proc AS f WHERE f.pronamespace = to_regnamespace($1) AND right(f.proname, length($2)) = $2
