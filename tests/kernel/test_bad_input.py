@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from psyqueue import Cancel, Context, DeadLetter, InvalidOption, PayloadError, PsyQueue
+from psyqueue import Cancel, Context, DeadLetter, InvalidOption, JobNotFound, PayloadError, PsyQueue
 from psyqueue.backends import memory, postgres, redis, sqlite
 
 AWKWARD = [
@@ -86,6 +86,16 @@ async def test_names_with_control_characters_are_refused(q: PsyQueue, option: st
     with pytest.raises(InvalidOption):
         await q.enqueue("echo", {}, **options)
     assert len(await q.jobs()) == 0
+
+
+@pytest.mark.parametrize("name", FORBIDDEN, ids=ascii)
+async def test_what_can_be_no_name_is_not_found(q: PsyQueue, name: str) -> None:
+    assert await q.get(name) is None
+    for look in (q.cancel, q.explain):
+        with pytest.raises(JobNotFound):
+            await look(name)
+    with pytest.raises(InvalidOption):
+        await q.jobs(queue=name)
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "'\"%s\\", "🚚" * 3_000], ids=ascii)

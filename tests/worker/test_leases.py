@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -311,7 +312,8 @@ def reap_from_a_thread(rig: Rig) -> list[str]:
         if type(rig.store).__name__ == "MemoryBackend":
             other = type(rig.store)(shared_with=rig.store)
         else:
-            other = type(rig.store)(rig.store._options)  # type: ignore[attr-defined]
+            known: Any = getattr(rig.store, "_client", rig.store)
+            other = type(rig.store)(known._options)  # type: ignore[call-arg]
         await other.connect()
         try:
             return list((await other.reap(100)).ids)

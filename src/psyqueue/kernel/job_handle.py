@@ -10,6 +10,7 @@ from msgspec import Struct
 from psyqueue.backend import Change, Filter
 from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import JobCancelled, JobDead, JobNotFound, ResultTimeout, StoreError
+from psyqueue.job import name_problem
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.context import progress_key
 from psyqueue.kernel.views import JobView, view_of
@@ -102,8 +103,10 @@ async def _outlast(core: Core, signal: Awaitable[bool]) -> None:
 
 
 async def get_view(core: Core, job_id: str) -> JobView | None:
-    """The job as it is now, None if there is none."""
+    """The job as it is now, None if there is none, as of what is no id at all: a store could not even look for it."""
     core.require_running()
+    if name_problem(job_id):
+        return None
     (stored,) = await core.backend.get((job_id,))
     if stored is None:
         return None
@@ -114,6 +117,8 @@ async def get_view(core: Core, job_id: str) -> JobView | None:
 async def cancel_job(core: Core, job_id: str) -> bool:
     """As JobHandle.cancel."""
     core.require_running()
+    if name_problem(job_id):
+        raise JobNotFound(job_id)
     where, change = Filter(ids=(job_id,)), Change(kind="cancel", reason="cancelled by request")
     amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))
     if job_id in amended.changed:
