@@ -15,6 +15,8 @@ from support.pooler import pooler_before
 from support.postgres_store import postgres_factory
 from support.servers import Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def backend_factory(postgres_server: Server, namespace: str) -> AsyncIterator[BackendFactory]:

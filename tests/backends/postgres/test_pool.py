@@ -18,6 +18,7 @@ from psyqueue.testing.conformance.handle import LEASE_MS
 from support.servers import Server
 
 PLACE = "PostgreSQL here"
+_SESSIONS = "select count(*) from pg_stat_activity where usename = $1"
 
 
 @asynccontextmanager
@@ -142,6 +143,42 @@ async def test_a_full_pool_does_not_lose_a_lease(postgres_server: Server, namesp
             await asyncio.to_thread(keeper.close)
 
 
+@asynccontextmanager
+async def limited(url: str, role: str, most: int, admin: asyncpg.Connection) -> AsyncIterator[str]:
+    """The URL of a role that may have so many connections, and may use the schema of its name."""
+    await admin.execute(f"""
+        create role "{role}" login connection limit {most};
+        grant usage on schema "{role}" to "{role}";
+        grant select, insert, update, delete on all tables in schema "{role}" to "{role}";
+        grant usage, select on all sequences in schema "{role}" to "{role}"
+    """)
+    try:
+        yield url.replace("postgres@", f"{role}@")
+    finally:
+        await admin.execute(f'drop owned by "{role}"; drop role "{role}"')
+
+
+async def test_a_lease_has_its_connection_before_the_server_is_full(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with (
+        opened(url, namespace),
+        connected(url) as admin,
+        limited(url, namespace, 2, admin) as low,
+        opened(low, namespace, "low", max_size=1) as store,
+    ):
+        await store.open_session()
+        keeper = store.backend.keeper()
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while await admin.fetchval(_SESSIONS, namespace) < 2:
+                    await asyncio.sleep(0)
+            with pytest.raises(asyncpg.TooManyConnectionsError):
+                await asyncpg.connect(low)
+            assert (await asyncio.to_thread(keeper.renew, "s")).open
+        finally:
+            await asyncio.to_thread(keeper.close)
+
+
 async def test_a_full_pool_of_the_callers_own_is_told(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
     async with (
@@ -168,22 +205,16 @@ async def test_a_pool_of_the_callers_own_that_is_closed_is_told(postgres_server:
 async def test_where_nobody_can_listen_the_store_is_looked_at(postgres_server: Server, namespace: str) -> None:
     """All connections of the role are in use by the pool: none is left for notices."""
     url = postgres_server.url
-    async with opened(url, namespace) as owner, connected(url) as admin:
-        await admin.execute(f"""
-            create role "{namespace}" login connection limit 1;
-            grant usage on schema "{namespace}" to "{namespace}";
-            grant select, insert, update, delete on all tables in schema "{namespace}" to "{namespace}";
-            grant usage, select on all sequences in schema "{namespace}" to "{namespace}"
-        """)
-        try:
-            low = url.replace("postgres@", f"{namespace}@")
-            async with opened(low, namespace, "low", max_size=1) as store:
-                for _ in range(3):  # whoever waits while it fails for the first time is woken
-                    await store.backend.wait(("q",), (), 100)
-                waiting = asyncio.ensure_future(store.backend.wait(("q",), (), 60_000))
-                await asyncio.sleep(0)
-                await owner.add("a")
-                assert await asyncio.wait_for(waiting, LIMIT_S)
-                assert await admin.fetchval(f'select count(*) from "{namespace}".sleeper') == 0
-        finally:
-            await admin.execute(f'drop owned by "{namespace}"; drop role "{namespace}"')
+    async with (
+        opened(url, namespace) as owner,
+        connected(url) as admin,
+        limited(url, namespace, 1, admin) as low,
+        opened(low, namespace, "low", max_size=1) as store,
+    ):
+        for _ in range(3):  # whoever waits while it fails for the first time is woken
+            await store.backend.wait(("q",), (), 100)
+        waiting = asyncio.ensure_future(store.backend.wait(("q",), (), 60_000))
+        await asyncio.sleep(0)
+        await owner.add("a")
+        assert await asyncio.wait_for(waiting, LIMIT_S)
+        assert await admin.fetchval(f'select count(*) from "{namespace}".sleeper') == 0

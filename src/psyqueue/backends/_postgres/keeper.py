@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -12,7 +13,7 @@ from psyqueue.backends._postgres import decoding
 from psyqueue.backends._postgres.connecting import connect
 from psyqueue.backends._postgres.faults import CALL_ERRORS, translate
 from psyqueue.backends._postgres.options import PostgresOptions
-from psyqueue.errors import StoreUnavailable
+from psyqueue.errors import PsyQueueError, StoreUnavailable
 
 _CLOSE_S = 1.0
 _REPLY_S = 5.0
@@ -20,9 +21,10 @@ _REPLY_S = 5.0
 
 
 class Keeper:
-    """One connection with a loop of its own, made when it is needed and again after a loss.
+    """One connection with a loop of its own, made at once, and again after a loss.
 
-    `close` may come from another thread.
+    At once, in a thread that ends with it: by the first renewal the server may have none left to give. `close` may come
+    from another thread.
     """
 
     def __init__(self, options: PostgresOptions, statement: str) -> None:
@@ -33,27 +35,40 @@ class Keeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None
         self._is_closed = False
+        threading.Thread(target=self._reserve, name="psyqueue-postgres-keeper", daemon=True).start()
+
+    def _reserve(self) -> None:
+        with self._mutex, contextlib.suppress(PsyQueueError):  # a renewal that fails, too, will tell
+            if not self._is_closed:
+                self._own_loop().run_until_complete(self._connected())
 
     def renew(self, session_id: str) -> Renewal:
         """Extend the lease to now + lease. Raises StoreError; the caller tries again until it knows."""
         with self._mutex:
             if self._is_closed:
                 raise StoreUnavailable("the keeper is closed", outcome="refused")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-            return self._loop.run_until_complete(self._renew(session_id))
+            return self._own_loop().run_until_complete(self._renew(session_id))
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    async def _connected(self) -> Any:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._options)
+        return self._connection
 
     async def _renew(self, session_id: str) -> Renewal:
         place = self._options.place
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._options)
+        connection = await self._connected()
         try:
             failpoint("postgres.renew.before")
-            reply = await self._connection.fetchval(self._statement, session_id, timeout=self._limit_s)
+            reply = await connection.fetchval(self._statement, session_id, timeout=self._limit_s)
             failpoint("postgres.renew.after")
             return decoding.renewal_of(reply)
         except CALL_ERRORS as exc:
-            connection, self._connection = self._connection, None
+            self._connection = None
             connection.terminate()
             raise translate(exc, place) from exc
 
