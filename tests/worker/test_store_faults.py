@@ -131,11 +131,12 @@ async def test_store_that_is_full_takes_the_outcome_when_it_has_room(rig, monkey
         job = await handler.enqueue()
         await until(lambda: rig.faults.calls["settle"] >= 4)
         rig.faults.calls.clear()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         for _ in range(2_000):
             await turns()
-            if rig.faults.calls["settle"] > 5:
-                break
-        assert rig.faults.calls["settle"] <= 5
+        pauses_most = (loop.time() - began) / 0.025  # each is shortened by chance, to a half at most
+        assert rig.faults.calls["settle"] <= 2 + pauses_most
         rig.faults.always.clear()
         assert await job.result(20) == "kept"
 
