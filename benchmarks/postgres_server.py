@@ -161,6 +161,8 @@ class Server:
         self._prepare(spec.place)
         self.port = free_port()
         options = SETTINGS | {"port": str(self.port)}
+        if spec.kind == "preload":
+            options["max_wal_size"] = "128MB"  # what is left of the log is copied for every run
         command = [spec.server, "-D", str(self._data), *(f"--{name}={value}" for name, value in options.items())]
         with self._log.open("wb") as log:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}

@@ -38,7 +38,7 @@ def session_facts(options: argparse.Namespace, folder: Path) -> Facts:
         "versions": machine.versions((OURS, *CLIENTS)),
         "servers": {},
         "left_out": {},
-        "method": METHOD | {"runs": options.runs},
+        "method": METHOD | {"runs": options.runs, "repeats_max": 0 if options.no_repeats else METHOD["repeats_max"]},
     }
 
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> Facts:
     with tempfile.TemporaryDirectory(prefix="psyqueue-bench-", dir=options.folder) as folder:
         Path(folder).chmod(0o711)  # a server that refuses to be root has to get at its own folder in it
         found = session_facts(options, Path(folder))
-        session = Session(Path(folder), is_smoke=options.smoke)
+        session = Session(Path(folder), is_smoke=options.smoke, repeats=not options.no_repeats)
         began_s = time.monotonic()
         found["lines"] = []
         for name in options.store:
@@ -132,6 +132,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer", nargs="*", choices=peers, default=peers, help="besides psyqueue itself")
     parser.add_argument("--offline", action="store_true", help="install no peer into the cache")
     parser.add_argument("--runs", type=int, default=3, help="rounds of each case (default 3)")
+    parser.add_argument("--no-repeats", action="store_true", help="keep disturbed runs, and go on")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: does everything still run?")
     parser.add_argument("--large", action="store_true", help="five times the sizes on PostgreSQL; hours with all peers")
     parser.add_argument("--list", action="store_true", help="print the names of all lines, measure nothing")

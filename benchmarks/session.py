@@ -53,16 +53,17 @@ def say(text: str) -> None:
 class Session:
     """Runs specs in fresh processes, each with a fresh folder that is gone afterwards."""
 
-    def __init__(self, folder: Path, *, is_smoke: bool) -> None:
+    def __init__(self, folder: Path, *, is_smoke: bool, repeats: bool) -> None:
         self._folder = folder
         self._is_smoke = is_smoke
+        self._repeats = repeats and not is_smoke
         self._stocks: dict[tuple[str, str, int], Path] = {}
         self.repeats_left = 0
         self.threads: dict[tuple[str, str], int] = {}
         self.spin_ms_best = math.inf
 
     def begin_store(self) -> None:
-        self.repeats_left = 0 if self._is_smoke else REPEATS_STORE_MAX
+        self.repeats_left = REPEATS_STORE_MAX if self._repeats else 0
 
     def measure(self, spec: Spec) -> Facts:
         """Raises Failed."""

@@ -21,11 +21,11 @@ class Spec:
     `n`: what is counted (jobs, samples, rows). `waiting`: how many jobs lie in the queue at the start, by default
     `n`. `variant` tells lines of one case apart. `threads`: workers of a peer that has threads. `idle_s`: for how
     long a worker at rest is watched. `payload_bytes`: of each job's JSON, by default one small integer.
-    `wait_ms_max`: handlers wait 0, 1, … up to so many milliseconds in turn. `tuned`: with settings of a peer that
-    are not its defaults, as its module says. `rounds`: of churn, with `n` jobs in all. `old`: another session holds
-    a transaction open meanwhile. `limit_s`: no further round after so long. `loop`: the event loop of an asyncio
-    queue. `folder`: for its files. `server`: the binary of the store; `url`, `server_pid`: where it runs, known
-    inside of the measurement.
+    `wait_ms_max`: handlers wait 0, 1, … up to so many milliseconds in turn. `batch`: how many jobs a peer takes at
+    once, 0: by its default. `rounds`: of churn, with `n` jobs in all. `old`: another session holds a transaction
+    open meanwhile. `limit_s`: no further round after so long. `loop`: the event loop of an asyncio queue. `folder`:
+    for its files. `server`: the binary of the store; `url`, `server_pid`: where it runs, known inside of the
+    measurement.
     """
 
     store: str
@@ -43,7 +43,7 @@ class Spec:
     idle_s: float = 0.0
     payload_bytes: int = 0
     wait_ms_max: int = 0
-    tuned: bool = False
+    batch: int = 0
     rounds: int = 1
     old: bool = False
     limit_s: float = 0.0

@@ -29,7 +29,9 @@ def enqueue_one_by_one(put: Callable[[int], object], n: int) -> Facts:
 
 
 def churned(rates: Sequence[float], size: int, ran: int) -> Facts:
-    """Of rounds of `size` jobs each. Raises RuntimeError if a job did not run."""
+    """Of rounds of `size` jobs each. Raises RuntimeError if a job did not run, or there was no second round."""
+    if len(rates) < 2:
+        raise RuntimeError("the time was over before the second round")
     if ran < size * len(rates):
         raise RuntimeError(f"only {ran} of {size * len(rates)} jobs ran")
     rounded = [round(rate) for rate in rates]

@@ -24,11 +24,15 @@ print(_of_descendants([1, 4], {1: [(2, 5)], 2: [(3, 7)], 9: [(8, 100)]}))
     assert run("-c", text).stdout == "12\n"
 
 
-def test_rounds_whose_jobs_did_not_all_run_have_no_rate():
-    text = "from benchmarks.peers.figures import churned; print(churned([4.0, 2.0], 5, 10)); churned([4.0, 2.0], 5, 9)"
-    done = run("-c", text)
+@pytest.mark.parametrize(
+    ("rates", "ran", "says"),
+    [([4.0, 2.0], 9, "only 9 of 10 jobs ran"), ([4.0], 5, "the time was over before the second round")],
+)
+def test_rounds_whose_jobs_did_not_all_run_have_no_ratio(rates, ran, says):
+    text = "from benchmarks.peers.figures import churned; print(churned([4.0, 2.0], 5, 10)); "
+    done = run("-c", f"{text} churned({rates}, 5, {ran})")
     assert "'value': 0.5" in done.stdout
-    assert "only 9 of 10 jobs ran" in done.stderr
+    assert says in done.stderr
 
 
 SERVER = """

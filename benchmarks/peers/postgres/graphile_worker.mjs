@@ -3,7 +3,7 @@ import { drive, load, spec } from '../node.mjs'
 
 const { Logger, makeWorkerUtils, run } = (await load('graphile-worker')).default
 const { Client } = (await load('pg')).default
-const tuned = { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
+const tuned = { localQueue: { size: spec.batch }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
 const logger = new Logger(() => () => {})
 const looker = new Client({ connectionString: spec.url })
 let utils
@@ -21,7 +21,7 @@ await drive({
     return rows[0].yes
   },
   async work(handler) {
-    const worker = { concurrentJobs: spec.concurrency, ...(spec.tuned ? tuned : {}) }
+    const worker = { concurrentJobs: spec.concurrency, ...(spec.batch ? tuned : {}) }
     const runner = await run({
       connectionString: spec.url,
       concurrency: spec.concurrency,

@@ -6,7 +6,7 @@ const { Client } = (await load('pg')).default
 const looker = new Client({ connectionString: spec.url })
 const isLatency = ['latency_between', 'produce'].includes(spec.kind)
 const boss = new PgBoss({ connectionString: spec.url, schedule: false, useListenNotify: isLatency })
-const batch = spec.tuned ? { batchSize: 100, burstWhenBatchFull: true } : { localConcurrency: spec.concurrency }
+const batch = spec.batch ? { batchSize: spec.batch, burstWhenBatchFull: true } : { localConcurrency: spec.concurrency }
 
 await drive({
   async open() {

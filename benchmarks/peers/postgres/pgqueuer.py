@@ -1,7 +1,7 @@
 """pgqueuer on asyncpg. It deletes a job that is done and logs that; a run ends when none is left in its table.
 
-Its worker bounds no concurrency: it takes batches of 10 and runs what it has. Tuned: batches of 100 (larger ones were
-no faster). One connection for all, as its own examples have it; who enqueues with 100 callers has a pool of ten.
+Its worker bounds no concurrency: it takes batches of 10 by default, and runs what it has. Larger ones are faster. One
+connection for all, as its own examples have it; who enqueues with 100 callers has a pool of ten.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Queue:
         async def noop(job: Any) -> None:
             recorder.start(json.loads(job.payload))
 
-        await manager.run(**({"batch_size": 100} if self._spec.tuned else {}))
+        await manager.run(**({"batch_size": self._spec.batch} if self._spec.batch else {}))
 
 
 KINDS = Kinds(Queue)
