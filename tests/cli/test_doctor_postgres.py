@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -91,8 +92,9 @@ class Rig(Doctor):
 
 
 @pytest.fixture
-def rig(cli, own_servers) -> Iterator[Rig]:
-    """A sound server, with a store in which all is well."""
+def rig(cli, own_servers, monkeypatch) -> Iterator[Rig]:
+    """A sound server, with a store in which all is well. How fast this machine is just now is no finding."""
+    monkeypatch.setattr(doctor_postgres, "ROUND_TRIP_MS_MAX", math.inf)
     with contextlib.ExitStack() as stack:
         made = Rig(cli, own_servers.postgres(durable=True), stack)
         cli.make_active("slow")
@@ -470,8 +472,7 @@ def test_a_pooler_that_swallows_notices_is_found(rig, monkeypatch):
     monkeypatch.setattr(health, "NOTICE_S", 0.2)
     with without_notices(rig.server.url) as url:
         found = rig.checks("--backend", url)
-    # The front itself may be slow.
-    assert [name for name, each in found.items() if not each["ok"] and name != "round trip"] == ["notices"]
+    assert [name for name, each in found.items() if not each["ok"]] == ["notices"]
     assert "session mode; else give prepared=False" in found["notices"]["advice"]
 
 
