@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from backends.postgres.stores import connected, opened
-from psyqueue.backends._postgres.faults import translate, unreachable
+from psyqueue.backends._postgres.faults import of_callers_server, translate, unreachable
 from psyqueue.errors import InvalidState, StoreBusy, StoreFull, StoreUnavailable, StoreUnusable
 from psyqueue.testing.conformance.handle import job
 from support.servers import Server
@@ -38,6 +38,8 @@ async def refuse(url: str, schema: str, code: str, times: int) -> None:
     [
         ("53100", StoreFull, "disk is full"),
         ("53200", StoreBusy, "out of memory"),
+        ("25006", StoreUnavailable, "read-only"),
+        ("0A000", StoreUnavailable, "read-only"),
         ("40001", StoreBusy, "again and again"),
         ("40P01", StoreBusy, "again and again"),
         ("55P03", StoreBusy, "holds a lock"),
@@ -46,7 +48,7 @@ async def refuse(url: str, schema: str, code: str, times: int) -> None:
         ("58030", StoreUnusable, "its own files"),
         ("26000", StoreUnusable, "prepared=False"),
         ("42P05", StoreUnusable, "prepared=False"),
-        ("42501", StoreUnusable, "Grant it"),
+        ("42501", StoreUnusable, "--grant ROLE"),
         ("XX001", StoreUnusable, "corrupt"),
         ("XX000", StoreUnusable, "defect"),
     ],
@@ -75,7 +77,7 @@ async def test_a_step_that_was_in_somebodys_way_is_done_again(
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"), [("lock_timeout=50", "holds a lock"), ("statement_timeout=50", "statement_timeout")]
+    ("setting", "words"), [("lock_timeout=50", "holds a lock"), ("statement_timeout=2000", "statement_timeout")]
 )
 async def test_limits_that_the_server_sets_are_kept_and_told(
     postgres_server: Server, namespace: str, setting: str, words: str
@@ -126,4 +128,4 @@ def test_a_server_that_lets_nobody_in_did_nothing(code: str, words: str) -> None
 
 
 def test_a_transaction_of_the_caller_that_was_ended_for_idling_is_his_to_begin_again() -> None:
-    assert isinstance(translate(error("25P03"), PLACE), InvalidState)
+    assert isinstance(of_callers_server("25P03", "words", None, PLACE), InvalidState)

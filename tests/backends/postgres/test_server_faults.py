@@ -22,6 +22,7 @@ import pytest
 from backends.postgres.stores import connected
 from backends.troubles import LEASE_MS, Held, enqueued_at_last
 from psyqueue import PsyQueue
+from psyqueue.backends._postgres.faults import CALL_ERRORS
 from psyqueue.errors import StoreFull, StoreUnavailable, StoreUnusable
 from support.servers import Server, spawn
 from support.store_at import place_on, store_at
@@ -279,7 +280,7 @@ async def test_clients_that_are_thrown_out_under_load_run_nothing_twice(server, 
     async def handler(n: int) -> int:
         starts[n] += 1
         if next(turn) % 10 == 0:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # another was quicker
+            with contextlib.suppress(*CALL_ERRORS):  # another was quicker
                 async with connected(server.url) as killer:
                     await killer.fetchval(_THROW_OUT)
         return n

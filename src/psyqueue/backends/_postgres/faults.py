@@ -81,10 +81,12 @@ _BUSY: Final = {
     "25P04": "the server ended the transaction (its transaction_timeout)",
     "53200": "the server is out of memory for this",
 }
+_READ_ONLY: Final = "is read-only: a replica, perhaps. Point psyqueue to the primary"
 _REFUSED_NOW: Final = {
     "53300": "has no connection left. Raise its max_connections, or lower max_size=",
     "57P03": "is starting or stopping. Try again soon",
-    "25006": "is read-only: a replica, perhaps. Point psyqueue to the primary",
+    "25006": _READ_ONLY,
+    "0A000": _READ_ONLY,  # a replica refuses to read the one table of ours that is not logged
 }
 
 
@@ -224,7 +226,7 @@ def leaves_in_doubt(exc: BaseException) -> bool:
     was made while the server took no writes may stay so.
     """
     if isinstance(exc, asyncpg.PostgresError):
-        return exc.sqlstate == "25006"
+        return exc.sqlstate in ("25006", "0A000")
     return not isinstance(exc, UnicodeEncodeError)
 
 
