@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from support.kernel import next_turn
 from support.servers import Server
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
@@ -33,6 +34,8 @@ class TlsFront:
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        # Of a handshake that failed the writer may have neither this transport nor one of TLS to close.
+        raw = writer.transport
         try:
             first = await reader.readexactly(len(_SSL_REQUEST))
             if first == _SSL_REQUEST:
@@ -44,8 +47,10 @@ class TlsFront:
                 self.plain += 1
             await self._hand_on(first, reader, writer)
         except (OSError, EOFError):
-            writer.transport.abort()
+            pass
         finally:
+            raw.abort()
+            writer.transport.abort()
             self._tasks.discard(task)
 
     async def _hand_on(self, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,10 +60,12 @@ class TlsFront:
         await asyncio.gather(_pump(reader, to_server), _pump(back, writer))
 
     async def _close(self) -> None:
+        await next_turn()  # whoever was let in last begins
         for writer in self._writers:
             writer.transport.abort()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
+        await next_turn()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
