@@ -25,6 +25,7 @@ from psyqueue.backends._postgres.transaction import PostgresTransaction
 from psyqueue.errors import ForkedProcess, StoreUnavailable
 from psyqueue.ids import new_token
 
+_CANCEL_S: Final = 2.0
 TRIES_MAX: Final = 20
 """A step that met a deadlock is taken back whole; who was in its way has gone on, so it is done again at once."""
 
@@ -133,6 +134,10 @@ class Client:
                     return await self._fetched(connection, statement, args)
             return await self._fetched(connection, statement, args)
         except BaseException as exc:
+            if isinstance(exc, TimeoutError):
+                # Not cut at once: its request to cancel the statement is on the way, and would be cut with it.
+                with contextlib.suppress(*CALL_ERRORS):
+                    await connection.close(timeout=_CANCEL_S)
             if leaves_in_doubt(exc):
                 connection.terminate()
             if isinstance(exc, CALL_ERRORS):
