@@ -1,16 +1,19 @@
-"""The whole suite once more as docs/backends/postgres.md says: by an application that may define nothing.
+"""The whole suite once more as docs/backends/postgres.md says: by an application that may define nothing, behind a pooler.
 
-One role owns each schema and fills it, another has the rights that the page prints, and works.
+One role owns each schema and fills it, another has the rights that the page prints, and works; with `prepared=False`, as
+each of its transactions gets another session. Both at once, since neither can mend what the other breaks.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
 
 from psyqueue.testing.conformance import *  # noqa: F403 - the suite
 from psyqueue.testing.conformance import BackendFactory
+from support.pooler import pooler_before
 from support.postgres_roles import Roles
 from support.postgres_store import postgres_factory
 from support.servers import Server
@@ -19,6 +22,10 @@ from support.servers import Server
 @pytest.fixture
 async def backend_factory(postgres_server: Server, namespace: str) -> AsyncIterator[BackendFactory]:
     roles = Roles(postgres_server.url, namespace)
-    url = roles.url_of("psyqueue_app")
-    yield postgres_factory(url, namespace, before=roles.prepare, schema_policy="require")
+    async with pooler_before(postgres_server) as pooler:
+        role = urlsplit(roles.url_of("psyqueue_app")).netloc.rpartition("@")[0]
+        place = urlsplit(pooler.url)
+        url = place._replace(netloc=f"{role}@{place.netloc.rpartition('@')[2]}").geturl()
+        yield postgres_factory(url, namespace, before=roles.prepare, schema_policy="require", prepared=False)
+        assert pooler.swaps > 0
     await roles.drop()
