@@ -158,17 +158,26 @@ BEGIN
     RETURN CASE WHEN FOUND THEN ARRAY[p_n] ELSE '{}' END;
 END $$;
 
--- The numbers of those whose ids were free.
+-- The numbers of those whose ids were free. That all are is tried first: with ON CONFLICT each row is looked for before it is
+-- written, and confirmed behind that. (Here an element of an array is found at once; unnest would copy each array.)
 CREATE FUNCTION @schema@.insert_bodies(
     p_numbers bigint[], p_ids text[], p_digests bytea[], p_extras bytea[], p_colds bytea[], p_payloads bytea[]
 ) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     made bigint[];
 BEGIN
+    BEGIN
+        INSERT INTO body (n, id, digest, extras, cold, payload)
+        SELECT p_numbers[i], p_ids[i], p_digests[i], p_extras[i], p_colds[i], p_payloads[i]
+        FROM generate_series(1, cardinality(p_ids)) AS i;
+        RETURN p_numbers;
+    EXCEPTION WHEN unique_violation THEN
+        NULL;  -- taken back; now each by itself
+    END;
     WITH made_now AS (
         INSERT INTO body AS b (n, id, digest, extras, cold, payload)
-        SELECT u.n, u.id, u.digest, u.extras, u.cold, u.payload
-        FROM unnest(p_numbers, p_ids, p_digests, p_extras, p_colds, p_payloads) AS u (n, id, digest, extras, cold, payload)
+        SELECT p_numbers[i], p_ids[i], p_digests[i], p_extras[i], p_colds[i], p_payloads[i]
+        FROM generate_series(1, cardinality(p_ids)) AS i
         ON CONFLICT (id) DO NOTHING RETURNING b.n
     )
     SELECT coalesce(array_agg(m.n), '{}') INTO made FROM made_now AS m;
@@ -184,24 +193,22 @@ CREATE FUNCTION @schema@.insert_jobs(
 DECLARE
     is_all boolean := cardinality(p_made) = cardinality(p_ids);
 BEGIN
-    WITH made_now AS (
-        INSERT INTO job AS t (
-            n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
-            queue, lane, name
-        )
-        SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + v.expires_in,
-            coalesce(v.priority, 0), coalesce(v.max_retries, 3), coalesce(v.max_lost, 2), v.size,
-            CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, v.id, v.queue, coalesce(v.lane, ''), v.name
-        FROM (
-            SELECT u.*, greatest(p_now + coalesce(u.delay, 0), coalesce(u.run_at_ms, p_now)) AS run_at,
-                octet_length(u.payload) + octet_length(u.cold) AS size
-            FROM unnest(p_numbers, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities, p_max_retries,
-                p_max_lost, p_delays, p_run_ats, p_expires)
-            AS u (n, id, queue, name, payload, cold, lane, priority, max_retries, max_lost, delay, run_at_ms, expires_in)
-            WHERE is_all OR u.n = ANY (p_made)
-        ) AS v
-        RETURNING t.status
+    INSERT INTO job (
+        n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
+        queue, lane, name
     )
-    SELECT count(*) FILTER (WHERE m.status <> 2) = 0 AND is_all INTO is_all FROM made_now AS m;
+    SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + p_expires[v.i],
+        coalesce(p_priorities[v.i], 0), coalesce(p_max_retries[v.i], 3), coalesce(p_max_lost[v.i], 2),
+        octet_length(p_payloads[v.i]) + octet_length(p_colds[v.i]), CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END,
+        p_ids[v.i], p_queues[v.i], coalesce(p_lanes[v.i], ''), p_names[v.i]
+    FROM (
+        SELECT i, p_numbers[i] AS n, greatest(p_now + coalesce(p_delays[i], 0), coalesce(p_run_ats[i], p_now)) AS run_at
+        FROM generate_series(1, cardinality(p_ids)) AS i
+        WHERE is_all OR p_numbers[i] = ANY (p_made)
+    ) AS v;
+    IF is_all AND (p_delays IS NOT NULL OR p_run_ats IS NOT NULL) THEN
+        is_all := (SELECT bool_and(coalesce(u.delay, 0) <= 0 AND coalesce(u.run_at, p_now) <= p_now)
+            FROM unnest(p_delays, p_run_ats) AS u (delay, run_at));
+    END IF;
     RETURN is_all;
 END $$;
