@@ -178,7 +178,7 @@ BEGIN
         UPDATE job AS t SET status = 4, completed_at_ms = p_now, session = NULL, cancel_requested = false, reason = '',
             result = o.result
         FROM unnest(p_ids, p_numbers, p_seeds, p_results) AS o (id, n, seed, result)
-        WHERE t.n = o.n AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3 AND t.links = 0
+        WHERE t.n = ANY (ARRAY[o.n]) AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3 AND t.links = 0
         RETURNING t.id, t.queue
     )
     SELECT array_agg(e.id), array_agg(DISTINCT e.queue) FILTER (WHERE p_has_limits) INTO done, done_queues FROM ended AS e;
