@@ -163,7 +163,8 @@ BEGIN
 END $$;
 
 -- Acks without effects of different jobs. Those of jobs that nothing waits for are one statement, which decides by itself;
--- `status + 0`, since an index of the active jobs looks empty to the planner, and would be read once for each ack.
+-- `status + 0`, since an index of the active jobs looks empty to the planner, and would be read once for each ack; no `n = n`,
+-- since by the order of that the planner would rather walk over all jobs, once, and compare each with each ack.
 CREATE FUNCTION @schema@.ack_plain(
     p_session bigint, p_ids text[], p_numbers bigint[], p_seeds text[], p_results bytea[], p_has_limits boolean,
     p_has_sleepers boolean, p_now bigint, p_mono bigint, OUT verdicts jsonb, OUT is_changed boolean
