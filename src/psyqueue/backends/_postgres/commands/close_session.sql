@@ -1,7 +1,7 @@
 -- Close a session and release what it holds, untouched.
 -- Params: op; session id; limit 1..500.
 -- Returns: JSON [ids of the released jobs, more]. Closed before, or unknown: nothing.
--- Index: session by id, job_active.
+-- Index: session by id, job_running.
 -- Cost: some three statements for each job.
 -- Differs from the others: waits for a step of the session that is on its way.
 CREATE FUNCTION @schema@.close_session(p_client text, p_channel bigint, p_turn bigint, p_id text, p_limit int)
@@ -27,7 +27,7 @@ BEGIN
             PERFORM note_change();
         END IF;
     END IF;
-    FOR j IN SELECT h.* FROM job AS h WHERE h.session = s.n AND h.status = 3 ORDER BY h.n LIMIT p_limit + 1 FOR NO KEY UPDATE
+    FOR j IN SELECT h.* FROM job AS h WHERE h.session = s.n AND h.status = 3 ORDER BY h.n + 0 LIMIT p_limit + 1 FOR NO KEY UPDATE
     LOOP
         IF cardinality(ids) = p_limit THEN
             is_more := true;

@@ -1,7 +1,7 @@
 -- Jobs that match, in full: queue by queue, status by status.
 -- Params: filter (includes/reading.sql), cursor (JSON, NULL: from the start), limit 1..500.
 -- Returns: first a row with the next cursor as `head` (NULL: that was all), then views_of.
--- Index: job_unstarted, job_active, job_ended, each in its own order.
+-- Index: job_unstarted, job_running, job_ended, each in its own order.
 -- Cost: 1,000 jobs looked at; some three statements for each that is returned.
 -- Differs from the others: ended jobs come in the order in which they ended, because an index of that order is there.
 CREATE FUNCTION @schema@.list_jobs(p_where jsonb, p_cursor jsonb, p_limit int) RETURNS TABLE (

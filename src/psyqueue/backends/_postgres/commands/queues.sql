@@ -1,7 +1,7 @@
 -- Queues by name, with exact counts.
 -- Params: prefix, after (NULL: from the start), limit 1..500.
 -- Returns: a row for each: name, counts by status (an array), creation of the oldest pending job, lanes in use, settings.
--- Index: job_unstarted, job_ended, job_active, job_lane; limits by name.
+-- Index: job_unstarted, job_ended, job_running, job_lane; limits by name.
 -- Cost: the jobs of each queue are counted in an index: 100 ms for a million. Nothing keeps a count: that would be a row
 --   which every step of the queue has to write.
 -- Differs from the others: counts when it is asked.
@@ -57,5 +57,5 @@ BEGIN
     INTO unstarted FROM job WHERE queue = p_queue AND status <= 2;
     SELECT ARRAY[count(*) FILTER (WHERE status = 4), count(*) FILTER (WHERE status = 5), count(*) FILTER (WHERE status = 6)]
     INTO ended FROM job WHERE queue = p_queue AND status >= 4;
-    RETURN unstarted || active_of(p_queue, NULL) || ended;
+    RETURN unstarted || active_of(p_queue, NULL, NULL) || ended;
 END $$;

@@ -1,7 +1,7 @@
 -- Open sessions by id.
 -- Params: after (NULL: from the start), limit 1..500.
 -- Returns: a row for each: as registered, jobs held, ms until its lease ends (may be negative).
--- Index: session by id, job_active.
+-- Index: session by id, job_running.
 -- Cost: limit rows, and a count of the jobs of each.
 -- Differs from the others: in nothing.
 CREATE FUNCTION @schema@.sessions(p_after text, p_limit int) RETURNS TABLE (

@@ -1,13 +1,12 @@
 -- What an operator does to one job. As _memory/operating.py.
 
-CREATE FUNCTION @schema@.drop_job(j @schema@.job) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.drop_jobs(p_numbers bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF j.unique_key IS NOT NULL THEN
-        DELETE FROM unique_key AS u WHERE u.key = j.unique_key AND u.n = j.n;
-    END IF;
-    DELETE FROM error AS e WHERE e.n = j.n;
-    DELETE FROM job AS t WHERE t.n = j.n;
-    DELETE FROM body AS b WHERE b.n = j.n;
+    DELETE FROM unique_key AS u USING job AS t
+    WHERE t.n = ANY (p_numbers) AND t.unique_key IS NOT NULL AND u.key = t.unique_key AND u.n = t.n;
+    DELETE FROM error AS e WHERE e.n = ANY (p_numbers);
+    DELETE FROM job AS t WHERE t.n = ANY (p_numbers);
+    DELETE FROM body AS b WHERE b.n = ANY (p_numbers);
     PERFORM note_change();
 END $$;
 
@@ -66,7 +65,7 @@ BEGIN
     ELSIF p_kind = 'replay' AND j.status = 5 THEN
         RETURN replay(j, p_now);
     ELSIF p_kind = 'delete' AND j.status >= 4 AND NOT is_needed(j) THEN
-        PERFORM drop_job(j);
+        PERFORM drop_jobs(ARRAY[j.n]);
     ELSIF p_kind = 'priority' AND j.status <= 2 THEN
         j.priority := p_priority;
         PERFORM note_rewound();

@@ -22,10 +22,35 @@ CREATE FUNCTION @schema@.level_of(l @schema@.limits, p_mono bigint) RETURNS bigi
     )
 $$;
 
--- Jobs that run now, of a queue (lane NULL) or of a lane in it. There are as many as workers hold.
-CREATE FUNCTION @schema@.active_of(p_queue text, p_lane text) RETURNS bigint LANGUAGE plpgsql AS $$
+-- Sessions that hold jobs, one look into the index for each: few, where active jobs may be many.
+CREATE FUNCTION @schema@.holders() RETURNS TABLE (session bigint) LANGUAGE plpgsql ROWS 10 AS $$
+#variable_conflict use_column
 BEGIN
-    RETURN (SELECT count(*) FROM job WHERE status = 3 AND queue = p_queue AND (p_lane IS NULL OR lane = p_lane));
+    RETURN QUERY WITH RECURSIVE held (n) AS (
+        (SELECT t.session FROM job AS t WHERE t.status = 3 ORDER BY t.session LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.session FROM job AS t WHERE t.status = 3 AND t.session > h.n ORDER BY t.session LIMIT 1)
+        FROM held AS h WHERE h.n IS NOT NULL
+    )
+    SELECT h.n FROM held AS h WHERE h.n IS NOT NULL;
+END $$;
+
+-- Jobs that run now, of a queue (lane NULL) or of a lane in it, counted up to `p_max` (NULL: all).
+CREATE FUNCTION @schema@.active_of(p_queue text, p_lane text, p_max bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_lane <> '' THEN
+        RETURN (SELECT count(*) FROM (
+            SELECT 1 FROM job AS t
+            WHERE t.queue = p_queue AND t.lane = p_lane AND t.lane <> '' AND t.status = 3 AND t.status <= 3 LIMIT p_max
+        ) AS counted);
+    END IF;
+    RETURN (SELECT count(*) FROM (
+        SELECT 1 FROM holders() AS h CROSS JOIN LATERAL (
+            SELECT 1 FROM job AS t
+            WHERE t.session = h.session AND t.queue = p_queue AND t.status = 3 AND (p_lane IS NULL OR t.lane = p_lane)
+            OFFSET 0  -- for each session its own part of the index; flattened, it would be all of it
+        ) AS held LIMIT p_max
+    ) AS counted);
 END $$;
 
 -- How many starts the limits of the queue or lane allow now.
@@ -41,7 +66,7 @@ BEGIN
         RETURN 0;
     END IF;
     IF l.active_max IS NOT NULL THEN
-        room := least(room, l.active_max - active_of(p_queue, p_lane));
+        room := least(room, l.active_max - active_of(p_queue, p_lane, l.active_max));
     END IF;
     IF l.starts_per_minute IS NOT NULL THEN
         room := least(room, level_of(l, p_mono) / 60000);
@@ -99,9 +124,18 @@ BEGIN
         WHERE queue = p_queue AND pending_max IS NOT NULL AND (NOT is_lane OR lane = p_lane)
         ORDER BY is_lane FOR NO KEY UPDATE
     LOOP
-        SELECT count(*) INTO found_count FROM (
-            SELECT 1 FROM job WHERE queue = p_queue AND status <= 2 AND (NOT l.is_lane OR lane = p_lane) LIMIT l.pending_max
-        ) AS counted;
+        IF l.is_lane AND p_lane <> '' THEN
+            SELECT count(*) INTO found_count FROM (
+                SELECT 1 FROM job AS t
+                WHERE t.queue = p_queue AND t.lane = p_lane AND t.lane <> '' AND t.status <= 2 AND t.status <= 3
+                LIMIT l.pending_max
+            ) AS counted;
+        ELSE
+            SELECT count(*) INTO found_count FROM (
+                SELECT 1 FROM job AS t WHERE t.queue = p_queue AND t.status <= 2 AND (NOT l.is_lane OR t.lane = p_lane)
+                LIMIT l.pending_max
+            ) AS counted;
+        END IF;
         IF found_count >= l.pending_max THEN
             PERFORM refuse('QUEUE_FULL',
                 jsonb_build_array(p_queue, CASE WHEN l.is_lane THEN p_lane END, l.pending_max));

@@ -6,31 +6,36 @@ BEGIN
         ORDER BY queue LIMIT 1);
 END $$;
 
--- First what is too old, then what is too much; oldest end first, never a job that is needed or held.
-CREATE FUNCTION @schema@.prune_kind(p_queue text, p_statuses smallint[], p_keep bigint[], p_limit int, p_now bigint)
-RETURNS text[] LANGUAGE plpgsql AS $$
+-- First what is too old, then what is too much; oldest end first, never a job that is needed or held. `counted`: how many
+-- were counted for that.
+CREATE FUNCTION @schema@.prune_kind(
+    p_queue text, p_statuses smallint[], p_keep bigint[], p_limit int, p_now bigint, OUT ids text[], OUT counted bigint
+) LANGUAGE plpgsql AS $$
 DECLARE
     excess bigint;
-    ids text[] := '{}';
-    j job;
+    numbers bigint[];
     v_status smallint;
 BEGIN
-    excess := -p_keep[2];
+    counted := 0;
     FOREACH v_status IN ARRAY p_statuses LOOP
-        excess := excess + (SELECT count(*) FROM (
+        counted := counted + (SELECT count(*) FROM (
             SELECT 1 FROM job AS t WHERE t.queue = p_queue AND t.status = v_status AND t.status >= 4 LIMIT p_keep[2] + p_limit
-        ) AS counted);
+        ) AS found);
     END LOOP;
-    FOR j IN SELECT t.* FROM job AS t
-        WHERE t.n = ANY (ARRAY(SELECT h.n FROM oldest_ended(p_queue, p_statuses, p_limit) AS h))
-        ORDER BY t.completed_at_ms, t.n FOR NO KEY UPDATE SKIP LOCKED
-    LOOP
-        EXIT WHEN j.completed_at_ms > p_now - p_keep[1] AND cardinality(ids) >= excess;
-        CONTINUE WHEN j.status <> ALL (p_statuses) OR j.held;
-        ids := ids || j.id;
-        PERFORM drop_job(j);
-    END LOOP;
-    RETURN ids;
+    excess := counted - p_keep[2];
+    numbers := ARRAY(
+        SELECT t.n FROM job AS t WHERE t.n = ANY (ARRAY(SELECT h.n FROM oldest_ended(p_queue, p_statuses, p_limit) AS h))
+        ORDER BY t.n FOR NO KEY UPDATE SKIP LOCKED
+    );
+    -- Looked at again behind the locks: since then nobody can change them, or need them.
+    SELECT array_agg(o.n), coalesce(array_agg(o.id ORDER BY o.place), '{}') INTO numbers, ids FROM (
+        SELECT t.n, t.id, t.completed_at_ms, row_number() OVER (ORDER BY t.completed_at_ms, t.n) AS place FROM job AS t
+        WHERE t.n = ANY (numbers) AND t.status + 0 = ANY (p_statuses) AND NOT t.held
+            AND (t.links & 8 = 0 OR NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = t.n))
+    ) AS o WHERE o.completed_at_ms <= p_now - p_keep[1] OR o.place <= excess;
+    IF numbers IS NOT NULL THEN
+        PERFORM drop_jobs(numbers);
+    END IF;
 END $$;
 
 -- The `p_limit` that ended first, of those that may be deleted.
@@ -46,7 +51,7 @@ BEGIN
     ) AS found ORDER BY found.completed_at_ms, found.n LIMIT p_limit;
 END $$;
 
--- Keys, state, records, ops, fires, sessions and lanes whose time is over. True: there may be more.
+-- Keys, state, records, ops, fires and sessions whose time is over. True: there may be more.
 CREATE FUNCTION @schema@.prune_aged(p_limit int, p_mono bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     gone bigint;
@@ -79,14 +84,55 @@ BEGIN
         ORDER BY s.closed_mono_ms LIMIT p_limit FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS gone = ROW_COUNT;
     is_more := is_more OR gone >= p_limit;
-    -- A lane without jobs or settings that has no claim saved up or lost: forgetting it changes no order.
+    RETURN is_more;
+END $$;
+
+-- A lane without jobs or settings that has no claim saved up or lost: forgetting it changes no order. True: there may be more.
+CREATE FUNCTION @schema@.prune_lanes(p_limit int) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    r round;
+    queues text[];
+    lanes text[];
+    gone bigint;
+BEGIN
+    SELECT * INTO r FROM round WHERE what = 'lane';
+    SELECT array_agg(w.queue ORDER BY w.queue, w.lane), array_agg(w.lane ORDER BY w.queue, w.lane) INTO queues, lanes FROM (
+        SELECT t.queue, t.lane FROM lane AS t WHERE (t.queue, t.lane) > (r.queue, r.key)
+        ORDER BY t.queue, t.lane LIMIT p_limit * 10
+    ) AS w;
+    PERFORM go_on_at('lane', queues[p_limit * 10], lanes[p_limit * 10]);
     DELETE FROM lane AS t USING (
-        SELECT l.queue, l.lane FROM lane AS l
+        SELECT l.queue, l.lane FROM unnest(queues, lanes) AS u (queue, lane) JOIN lane AS l ON l.queue = u.queue AND l.lane = u.lane
         WHERE l.lane <> '' AND l.turn <= coalesce((SELECT q.turn FROM queue_turn AS q WHERE q.queue = l.queue), 0)
             AND NOT EXISTS (SELECT 1 FROM job AS j WHERE j.queue = l.queue AND j.lane = l.lane AND j.lane <> '' AND j.status <= 3)
             AND NOT EXISTS (SELECT 1 FROM limits AS s WHERE s.queue = l.queue AND s.is_lane AND s.lane = l.lane)
-        LIMIT p_limit FOR UPDATE SKIP LOCKED
+        LIMIT p_limit FOR UPDATE OF l SKIP LOCKED
     ) AS o WHERE t.queue = o.queue AND t.lane = o.lane;
     GET DIAGNOSTICS gone = ROW_COUNT;
-    RETURN is_more OR gone >= p_limit;
+    RETURN gone >= p_limit;
+END $$;
+
+-- Gates where nobody has a place or waits for one.
+CREATE FUNCTION @schema@.prune_gates(p_limit int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    keys text[];
+BEGIN
+    keys := ARRAY(SELECT g.key FROM gate AS g WHERE g.key > (SELECT key FROM round WHERE what = 'gate')
+        ORDER BY g.key LIMIT p_limit * 10);
+    PERFORM go_on_at('gate', '', keys[p_limit * 10]);
+    DELETE FROM gate AS g WHERE g.key = ANY (ARRAY(
+        SELECT t.key FROM gate AS t WHERE t.key = ANY (keys) AND t.places = 0
+            AND NOT EXISTS (SELECT 1 FROM job AS w WHERE w.gate = t.key AND w.status = 0 AND w.needs_left = 0 AND NOT w.held)
+        LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ));
+END $$;
+
+-- The next look begins there; NULL: from the start. Two who look at once do not wait for each other here.
+CREATE FUNCTION @schema@.go_on_at(p_what text, p_queue text, p_key text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE round AS r SET queue = coalesce(p_queue, ''), key = coalesce(p_key, '') WHERE r.what = ANY (ARRAY(
+        SELECT t.what FROM round AS t
+        WHERE t.what = p_what AND (t.queue, t.key) IS DISTINCT FROM (coalesce(p_queue, ''), coalesce(p_key, ''))
+        FOR NO KEY UPDATE SKIP LOCKED
+    ));
 END $$;

@@ -12,7 +12,7 @@ BEGIN
     IF is_paused(l, p_now) THEN
         codes := codes || ('paused:' || p_where);
     END IF;
-    IF l.active_max IS NOT NULL AND active_of(p_queue, p_lane) >= l.active_max THEN
+    IF l.active_max IS NOT NULL AND active_of(p_queue, p_lane, l.active_max) >= l.active_max THEN
         codes := codes || ('limit:' || p_where);
     END IF;
     IF l.starts_per_minute IS NOT NULL AND level_of(l, p_mono) < 60000 THEN
@@ -85,8 +85,10 @@ BEGIN
         ORDER BY queue LIMIT 1;
     SELECT queue INTO q FROM job WHERE queue >= p_from AND (queue > p_from OR NOT p_is_behind) AND status >= 4
         ORDER BY queue LIMIT 1;
-    SELECT min(queue COLLATE "C") INTO found_queue FROM job
-        WHERE queue >= p_from AND (queue > p_from OR NOT p_is_behind) AND status = 3;
+    SELECT min(held.queue COLLATE "C") INTO found_queue FROM holders() AS h CROSS JOIN LATERAL (
+        SELECT t.queue FROM job AS t WHERE t.session = h.session AND t.status = 3 AND t.queue >= p_from
+            AND (t.queue > p_from OR NOT p_is_behind) ORDER BY t.queue LIMIT 1
+    ) AS held;
     SELECT min(v COLLATE "C") INTO first_queue FROM (VALUES (first_queue), (q), (found_queue)) AS u (v);
     RETURN first_queue;
 END $$;
@@ -96,7 +98,12 @@ CREATE FUNCTION @schema@.group_of(p_queue text, p_status int, p_key bigint, p_n 
 RETURNS SETOF @schema@.job LANGUAGE plpgsql AS $$
 BEGIN
     IF p_status = 3 THEN
-        RETURN QUERY SELECT t.* FROM job AS t WHERE t.queue = p_queue AND t.status = 3 AND t.n > p_n ORDER BY t.n LIMIT p_limit;
+        RETURN QUERY SELECT t.* FROM job AS t WHERE t.n = ANY (ARRAY(
+            SELECT held.n FROM holders() AS h CROSS JOIN LATERAL (
+                SELECT a.n FROM job AS a WHERE a.session = h.session AND a.queue = p_queue AND a.status = 3 AND a.n > p_n
+                ORDER BY a.n + 0 LIMIT p_limit
+            ) AS held ORDER BY held.n LIMIT p_limit
+        )) AND t.queue = p_queue AND t.status + 0 = 3 ORDER BY t.n;
     ELSIF p_status >= 4 THEN
         RETURN QUERY SELECT t.* FROM job AS t WHERE t.queue = p_queue AND t.status = p_status AND t.status >= 4
             AND (t.completed_at_ms, t.n) > (p_key, p_n) ORDER BY t.completed_at_ms, t.n LIMIT p_limit;
