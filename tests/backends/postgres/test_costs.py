@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ from backends.postgres.stores import connected, opened
 from psyqueue.backend import NO_EFFECTS, Ack, Fetch, NewJob
 from psyqueue.backends._postgres.encoding import Outcomes, intake_of
 from psyqueue.backends._postgres.schema import this_release
-from psyqueue.testing.conformance.handle import Store, job
+from psyqueue.testing.conformance.handle import Store, cancelled, dead, job, release, retry, snooze
 from support.servers import Server
 
 BATCH = 100
@@ -117,18 +118,41 @@ async def test_a_usual_step_is_a_handful_of_functions(
 ) -> None:
     """Each is some ten µs: what nothing asks for, no limit, lane, sleeper or follower, is not called."""
     url = postgres_server.url
-    async with opened(url, namespace) as store, connected(url) as connection, connected(url) as looker:
+    async with opened(url, namespace) as store, connected(url) as connection:
         await prepared(store, connection, namespace)
         held = await store.dequeue(count=10)
         acks = tuple(Ack(job_id=each.id, completion_token=each.completion_token) for each in held)
-        await connection.execute("set track_functions = 'all'")
         arguments = settling(5, acks, "seed", 10) if verb == "settle" else enqueueing(5, job("lone"))
-        await connection.fetch(this_release().functions.call(verb, namespace), *arguments)
-        await connection.close()
+        calls = await functions_called(url, namespace, verb, *arguments)
+    assert sum(calls.values()) <= calls_max, calls
+
+
+async def test_outcomes_that_are_no_acks_go_in_sets(postgres_server: Server, namespace: str) -> None:
+    """Twenty of each kind in one call: no function is called once a job."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await prepared(store, connection, namespace)
+        held = await store.dequeue(count=BATCH)
+        kinds = (retry, dead, release, cancelled, partial(snooze, delay_ms=1_000))
+        outcomes = tuple(kinds[number % len(kinds)](each) for number, each in enumerate(held))
+        arguments = ("c", 0, 5, "s", *Outcomes(outcomes).arguments, None, 0, "seed", 1 << 20, None)
+        calls = await functions_called(url, namespace, "settle", *arguments)
+        counts = [await store.count(status) for status in ("scheduled", "dead", "cancelled")]
+    assert sum(calls.values()) <= 15, calls
+    assert counts == [40, 20, 20]
+
+
+async def functions_called(url: str, schema: str, verb: str, *arguments: Any) -> dict[str, int]:
+    """How often which function of the schema was called by a call, which is done."""
+    functions = this_release().functions
+    async with connected(url) as looker:
+        async with connected(url) as connection:
+            await connection.execute("set track_functions = 'all'")
+            await connection.fetch(functions.call(verb, schema), *arguments)
         calls: dict[str, int] = {}
-        while not calls.get(verb + this_release().functions.suffix):
+        while not calls.get(verb + functions.suffix):
             rows = await looker.fetch(
-                "select funcname, calls, pg_sleep(0.01) from pg_stat_user_functions where schemaname = $1", namespace
+                "select funcname, calls, pg_sleep(0.01) from pg_stat_user_functions where schemaname = $1", schema
             )
             calls = {row["funcname"]: row["calls"] for row in rows}
-    assert sum(calls.values()) <= calls_max, calls
+    return calls

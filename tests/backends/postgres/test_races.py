@@ -64,6 +64,39 @@ async def test_parents_that_end_at_once_enable_their_child_once(postgres_server:
         assert await store.dequeue_ids() == ["child"]
 
 
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_a_child_that_comes_while_one_call_ends_both_its_parents(
+    postgres_server: Server, namespace: str, ending: str
+) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.enqueue(job("one"), job("two"))
+        both = [ack(each) for each in await store.dequeue(count=2)]
+        transaction = connection.transaction()
+        await transaction.start()
+        await store.backend.bind(connection).settle("s", both)
+        child = store.add("child", needs=(Dependency("one"), Dependency("two")))
+        reply = await beside(url, namespace, child, getattr(transaction, ending))
+        assert reply.status == ("pending" if ending == "commit" else "waiting")
+        if ending == "rollback":
+            await store.settle(*both)
+        assert await store.dequeue_ids() == ["child"]
+
+
+async def test_one_call_that_ends_both_parents_while_their_child_comes(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.enqueue(job("one"), job("two"))
+        both = [ack(each) for each in await store.dequeue(count=2)]
+        transaction = connection.transaction()
+        await transaction.start()
+        child = job("child", needs=(Dependency("one"), Dependency("two")))
+        await store.backend.bind(connection).enqueue((child,))
+        settled = (await beside(url, namespace, store.settle(*both), transaction.commit)).settled
+        assert [each.verdict for each in settled] == ["ok", "ok"]
+        assert await store.dequeue_ids() == ["child"]
+
+
 async def test_a_place_of_a_gate_is_given_once(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
     async with opened(url, namespace) as store, connected(url) as connection:

@@ -6,7 +6,8 @@
 -- Returns: first a row with `head`: JSON { acks: how many, a: NULL (all are ok) or [[verdict, status] …], o: [[verdict, status,
 --   follow-up jobs] …], asked, more, next, d: numbers, seed, w: marks }; then a row for each delivery.
 -- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session.
--- Cost: plain acks are one statement, deliveries two; some five small ones for each other outcome.
+-- Cost: plain acks are one statement, deliveries two, what else has no effects and ends or puts back jobs without links three;
+--   some five small ones for each of the rest.
 -- Differs from the others: jobs that another step has locked are passed over, not waited for. The session's row is locked
 --   against its end, not against its renewal.
 CREATE FUNCTION @schema@.settle(
@@ -208,19 +209,4 @@ BEGIN
             verdicts := verdicts || jsonb_build_array(jsonb_build_array(s.verdict, s.status));
         END IF;
     END LOOP;
-END $$;
-
-CREATE FUNCTION @schema@.settle_others(
-    p_session bigint, p_outcomes jsonb, p_cargo bytea[], p_now bigint, p_mono bigint
-) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-    verdicts jsonb := '[]';
-    o jsonb;
-    s record;
-BEGIN
-    FOR o IN SELECT * FROM jsonb_array_elements(p_outcomes) LOOP
-        s := settle_one(o, p_session, p_cargo, p_now, p_mono);
-        verdicts := verdicts || jsonb_build_array(jsonb_build_array(s.verdict, s.status, s.followed));
-    END LOOP;
-    RETURN verdicts;
 END $$;

@@ -104,6 +104,97 @@ BEGIN
     status := j.status;
 END $$;
 
+-- All of a call, in its order. Without effects, and each of another job, none changes what another one finds: those of jobs
+-- that nothing waits for go in a handful of statements.
+CREATE FUNCTION @schema@.settle_others(
+    p_session bigint, p_outcomes jsonb, p_cargo bytea[], p_now bigint, p_mono bigint
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    verdicts jsonb := '[]';
+    done jsonb;
+    o record;
+    s record;
+BEGIN
+    IF (
+        SELECT count(DISTINCT u.o->'n') = count(*) AND NOT bool_or(u.o ? 'effects')
+        FROM jsonb_array_elements(p_outcomes) AS u (o)
+    ) THEN
+        done := settle_plain(p_session, p_outcomes, p_cargo, p_now);
+    END IF;
+    FOR o IN SELECT u.o AS outcome, done->(u.place::text) AS status
+        FROM jsonb_array_elements(p_outcomes) WITH ORDINALITY AS u (o, place) ORDER BY u.place
+    LOOP
+        IF o.status IS NOT NULL THEN
+            verdicts := verdicts || jsonb_build_array(jsonb_build_array('o', o.status, NULL));
+            CONTINUE;
+        END IF;
+        s := settle_one(o.outcome, p_session, p_cargo, p_now, p_mono);
+        verdicts := verdicts || jsonb_build_array(jsonb_build_array(s.verdict, s.status, s.followed));
+    END LOOP;
+    RETURN verdicts;
+END $$;
+
+CREATE FUNCTION @schema@.status_after(p_kind text, p_is_asked boolean, p_is_last boolean) RETURNS int
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN p_kind = 'c' THEN 6 WHEN p_kind = 'd' THEN 5 WHEN p_is_asked THEN 6
+        WHEN p_kind = 'r' AND p_is_last THEN 5 WHEN p_kind = 'l' THEN 2 ELSE 1
+    END
+$$;
+
+-- As `apply_outcome`, of jobs without links: { place: status } of those that were settled, NULL: none was.
+CREATE FUNCTION @schema@.settle_plain(p_session bigint, p_outcomes jsonb, p_cargo bytea[], p_now bigint) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+BEGIN
+    WITH settled AS (
+        UPDATE job AS t SET
+            status = status_after(o.kind, t.cancel_requested, t.attempt > t.max_retries),
+            session = NULL, cancel_requested = false,
+            completed_at_ms = CASE WHEN status_after(o.kind, t.cancel_requested, t.attempt > t.max_retries) >= 4 THEN p_now END,
+            ready_number = CASE WHEN status_after(o.kind, t.cancel_requested, t.attempt > t.max_retries) <> 1
+                THEN t.ready_number END,
+            run_at_ms = CASE WHEN status_after(o.kind, t.cancel_requested, t.attempt > t.max_retries) = 1
+                THEN p_now + o.delay ELSE t.run_at_ms END,
+            attempt = t.attempt - (o.kind IN ('s', 'l') AND NOT t.cancel_requested)::int,
+            reason = CASE
+                WHEN o.kind = 'd' OR o.kind = 's' AND NOT t.cancel_requested OR o.kind = 'c' AND o.reason <> '' THEN o.reason
+                WHEN o.kind = 'r' AND NOT t.cancel_requested AND t.attempt > t.max_retries THEN 'exhausted'
+                ELSE t.reason
+            END
+        FROM (
+            SELECT u.place, u.o->>'kind' AS kind, u.o->>'id' AS id, (u.o->>'n')::bigint AS n, u.o->>'seed' AS seed,
+                (u.o->>'delay')::bigint AS delay, coalesce(u.o->>'reason', '') AS reason, p_cargo[(u.o->>'at')::int] AS error
+            FROM jsonb_array_elements(p_outcomes) WITH ORDINALITY AS u (o, place) ORDER BY 4
+        ) AS o
+        WHERE t.n = o.n AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3 AND t.links = 0
+            AND o.kind IN ('r', 'd', 's', 'l', 'c')
+        RETURNING t.n, t.id, t.queue, t.status, o.place, o.kind, o.error
+    ), noted AS (
+        INSERT INTO error (n, number, error)
+        SELECT s.n, coalesce((SELECT max(e.number) FROM error AS e WHERE e.n = s.n), 0) + 1, s.error
+        FROM settled AS s WHERE s.kind IN ('r', 'd') RETURNING n, number
+    )
+    SELECT jsonb_object_agg(s.place, s.status) AS done, array_agg(s.id) FILTER (WHERE s.status >= 4) AS ended,
+        array_agg(DISTINCT s.queue) AS queues, array_agg(DISTINCT s.queue) FILTER (WHERE s.status < 4) AS back,
+        bool_or(s.status = 2) AS is_rewound, (SELECT array_agg(e.n) FROM noted AS e WHERE e.number > 20) AS full_
+    INTO r FROM settled AS s;
+    IF r.done IS NULL THEN
+        RETURN NULL;
+    END IF;
+    PERFORM note_change();
+    IF r.full_ IS NOT NULL THEN
+        DELETE FROM error AS e WHERE e.n = ANY (r.full_)
+            AND e.number <= (SELECT max(f.number) FROM error AS f WHERE f.n = e.n) - 20;
+    END IF;
+    IF r.is_rewound THEN
+        PERFORM note_rewound();
+    END IF;
+    PERFORM wake_jobs(r.ended), wake_queues(r.back), wake_crowded(r.queues);
+    RETURN r.done;
+END $$;
+
 -- The number of an open session. With `p_is_kept` it stays open until the step is over; renewals of it go on meanwhile.
 CREATE FUNCTION @schema@.require_session(p_id text, p_is_kept boolean) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
