@@ -15,7 +15,7 @@ import pytest
 
 from backends.postgres.stores import connected, opened
 from backends.postgres.test_costs import cost, enqueueing, settling
-from psyqueue.testing.conformance.handle import DAY_MS, LEASE_MS, PAGE_MAX, Store, job
+from psyqueue.testing.conformance.handle import DAY_MS, LEASE_MS, PAGE_MAX, Store, ack, job
 from support.servers import Server
 
 CROWD = 100_000
@@ -127,6 +127,52 @@ async def test_pruning_looks_at_what_has_ended(
         await store.advance(DAY_MS + 1)
         assert await bounded(connection, namespace, "prune", 1) < 250
         assert set(await store.statuses(*ids)) == {None}
+
+
+@statistics
+async def test_pruning_passes_over_a_queue_that_keeps_all(
+    postgres_server: Server, namespace: str, has_statistics: bool
+) -> None:
+    crowd = crowded(postgres_server.url, namespace, COMPLETED, "a", has_statistics=has_statistics)
+    async with crowd as (store, connection):
+        await store.limit("a", retain_ended=None)
+        assert await bounded(connection, namespace, "prune", 1) < 250
+
+
+@statistics
+@pytest.mark.parametrize("status", [PENDING, COMPLETED])
+async def test_queues_reads_an_index_once(
+    postgres_server: Server, namespace: str, status: int, has_statistics: bool
+) -> None:
+    """Exact counts are as many entries as there are jobs, and rows that no vacuum has seen; each is read once."""
+    crowd = crowded(postgres_server.url, namespace, status, "a", has_statistics=has_statistics)
+    async with crowd as (store, connection):
+        await store.add("one", "b")
+        index = "job_unstarted" if status == PENDING else "job_ended"
+        size = await connection.fetchval(
+            "SELECT (pg_relation_size('job') + pg_relation_size($1::regclass)) / 8192", index
+        )
+        assert await bounded(connection, namespace, "queues", "", None, 10) < size * 1.2
+        infos, _ = await store.backend.queues("", None, 10)
+        assert [(info.queue, sum(info.counts.values())) for info in infos] == [("a", CROWD), ("b", 1)]
+
+
+async def test_room_that_pruning_frees_is_used_again(postgres_server: Server, namespace: str) -> None:
+    """Rounds of jobs in, out and deleted; the server's own cleaning is done by hand, so that it is done in each."""
+    sizes = []
+    async with opened(postgres_server.url, namespace) as store, connected(postgres_server.url) as connection:
+        await store.limit(retain_ended=(0, 0))
+        await connection.execute(f'SET search_path = "{namespace}"')
+        for number in range(6):
+            await store.enqueue(*(job(f"{number}-{each}", payload=b"x" * 500) for each in range(PAGE_MAX)))
+            await store.settle(*(ack(each) for each in await store.dequeue(count=PAGE_MAX)))
+            await store.advance(1)
+            assert (await store.backend.prune(PAGE_MAX)).count == PAGE_MAX
+            await connection.execute("VACUUM job, body")
+            sizes.append(
+                await connection.fetchval("SELECT pg_total_relation_size('job') + pg_total_relation_size('body')")
+            )
+    assert sizes[-1] <= sizes[1] * 1.1, sizes
 
 
 async def test_pruning_counts_in_pieces(postgres_server: Server, namespace: str) -> None:

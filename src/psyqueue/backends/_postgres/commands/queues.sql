@@ -2,8 +2,8 @@
 -- Params: prefix, after (NULL: from the start), limit 1..500.
 -- Returns: a row for each: name, counts by status (an array), creation of the oldest pending job, lanes in use, settings.
 -- Index: job_unstarted, job_ended, job_running, job_lane; limits by name.
--- Cost: the jobs of each queue are counted in an index: 100 ms for a million. Nothing keeps a count: that would be a row
---   which every step of the queue has to write.
+-- Cost: the jobs of each queue are counted, each once, in an index: 0.3 s for a million; several times that where no vacuum
+--   has seen the rows yet. Nothing keeps a count: that would be a row which every step of the queue has to write.
 -- Differs from the others: counts when it is asked.
 CREATE FUNCTION @schema@.queues(p_prefix text, p_after text, p_limit int) RETURNS TABLE (
     name text, counts bigint[], oldest_pending_at_ms bigint, lanes bigint, has_limits boolean, paused_until_ms bigint,
@@ -32,8 +32,9 @@ BEGIN
         l := limits_of(q, NULL);
         name := q;
         counts := counts_of(q);
+        -- In the order of the index, status as a range: by number alone, the planner may walk through all jobs by theirs.
         oldest_pending_at_ms := (SELECT j.created_at_ms FROM job AS j
-            WHERE j.queue = q AND j.status = 2 AND j.status <= 2 ORDER BY j.n LIMIT 1);
+            WHERE j.queue = q AND j.status >= 2 AND j.status <= 2 ORDER BY j.status, j.n LIMIT 1);
         lanes := (SELECT count(DISTINCT j.lane) FROM job AS j WHERE j.queue = q AND j.lane <> '' AND j.status <= 3);
         has_limits := l.queue IS NOT NULL;
         paused_until_ms := l.paused_until_ms;
@@ -48,14 +49,12 @@ BEGIN
     END LOOP;
 END $$;
 
+-- A count of its own for each status: it is the index alone that is read, and nothing is looked at row by row.
 CREATE FUNCTION @schema@.counts_of(p_queue text) RETURNS bigint[] LANGUAGE plpgsql AS $$
-DECLARE
-    unstarted bigint[];
-    ended bigint[];
 BEGIN
-    SELECT ARRAY[count(*) FILTER (WHERE status = 0), count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2)]
-    INTO unstarted FROM job WHERE queue = p_queue AND status <= 2;
-    SELECT ARRAY[count(*) FILTER (WHERE status = 4), count(*) FILTER (WHERE status = 5), count(*) FILTER (WHERE status = 6)]
-    INTO ended FROM job WHERE queue = p_queue AND status >= 4;
-    RETURN unstarted || active_of(p_queue, NULL, NULL) || ended;
+    RETURN ARRAY(SELECT (SELECT count(*) FROM job AS t WHERE t.queue = p_queue AND t.status = s AND t.status <= 2)
+            FROM generate_series(0, 2) AS s ORDER BY s)
+        || active_of(p_queue, NULL, NULL)
+        || ARRAY(SELECT (SELECT count(*) FROM job AS t WHERE t.queue = p_queue AND t.status = s AND t.status >= 4)
+            FROM generate_series(4, 6) AS s ORDER BY s);
 END $$;

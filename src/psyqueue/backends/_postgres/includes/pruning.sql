@@ -2,8 +2,10 @@
 
 CREATE FUNCTION @schema@.next_ended_queue(p_from text, p_is_behind boolean) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT queue FROM job WHERE queue >= p_from AND (queue > p_from OR NOT p_is_behind) AND status >= 4
-        ORDER BY queue LIMIT 1);
+    IF NOT p_is_behind AND EXISTS (SELECT 1 FROM job AS t WHERE t.queue = p_from AND t.status >= 4) THEN
+        RETURN p_from;
+    END IF;
+    RETURN (SELECT t.queue FROM job AS t WHERE t.queue > p_from AND t.status >= 4 ORDER BY t.queue LIMIT 1);
 END $$;
 
 -- First what is too old, then what is too much; oldest end first, never a job that is needed or held. `counted`: how many

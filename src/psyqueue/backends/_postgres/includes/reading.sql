@@ -74,23 +74,27 @@ BEGIN
     RETURN true;
 END $$;
 
--- The first name of a queue with jobs, from `p_from` on or behind it.
+-- The first name of a queue with jobs, from `p_from` on or behind it. One look into each index: with both in one condition it
+-- would walk through all jobs of `p_from`.
 CREATE FUNCTION @schema@.next_queue(p_from text, p_is_behind boolean) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    found_queue text;
-    first_queue text;
-    q text;
 BEGIN
-    SELECT queue INTO first_queue FROM job WHERE queue >= p_from AND (queue > p_from OR NOT p_is_behind) AND status <= 2
-        ORDER BY queue LIMIT 1;
-    SELECT queue INTO q FROM job WHERE queue >= p_from AND (queue > p_from OR NOT p_is_behind) AND status >= 4
-        ORDER BY queue LIMIT 1;
-    SELECT min(held.queue COLLATE "C") INTO found_queue FROM holders() AS h CROSS JOIN LATERAL (
-        SELECT t.queue FROM job AS t WHERE t.session = h.session AND t.status = 3 AND t.queue >= p_from
-            AND (t.queue > p_from OR NOT p_is_behind) ORDER BY t.queue LIMIT 1
-    ) AS held;
-    SELECT min(v COLLATE "C") INTO first_queue FROM (VALUES (first_queue), (q), (found_queue)) AS u (v);
-    RETURN first_queue;
+    IF NOT p_is_behind AND (
+        EXISTS (SELECT 1 FROM job AS t WHERE t.queue = p_from AND t.status <= 2)
+        OR EXISTS (SELECT 1 FROM job AS t WHERE t.queue = p_from AND t.status >= 4)
+        OR active_of(p_from, NULL, 1) > 0
+    ) THEN
+        RETURN p_from;
+    END IF;
+    RETURN (SELECT min(u.q COLLATE "C") FROM (
+        (SELECT t.queue AS q FROM job AS t WHERE t.queue > p_from AND t.status <= 2 ORDER BY t.queue LIMIT 1)
+        UNION ALL
+        (SELECT t.queue FROM job AS t WHERE t.queue > p_from AND t.status >= 4 ORDER BY t.queue LIMIT 1)
+        UNION ALL
+        SELECT held.queue FROM holders() AS h CROSS JOIN LATERAL (
+            SELECT t.queue FROM job AS t WHERE t.session = h.session AND t.status = 3 AND t.queue > p_from
+            ORDER BY t.queue LIMIT 1
+        ) AS held
+    ) AS u);
 END $$;
 
 -- A chunk of a group, in its order: key, then number. The key is the end of ended jobs, 0 of others.
@@ -108,8 +112,9 @@ BEGIN
         RETURN QUERY SELECT t.* FROM job AS t WHERE t.queue = p_queue AND t.status = p_status AND t.status >= 4
             AND (t.completed_at_ms, t.n) > (p_key, p_n) ORDER BY t.completed_at_ms, t.n LIMIT p_limit;
     ELSE
-        RETURN QUERY SELECT t.* FROM job AS t WHERE t.queue = p_queue AND t.status = p_status AND t.status <= 2
-            AND t.n > p_n ORDER BY t.n LIMIT p_limit;
+        -- In the order of the index, status as a range: by number alone, the planner may walk through all jobs by theirs.
+        RETURN QUERY SELECT t.* FROM job AS t WHERE t.queue = p_queue AND t.status >= p_status AND t.status <= p_status
+            AND t.status <= 2 AND t.n > p_n ORDER BY t.status, t.n LIMIT p_limit;
     END IF;
 END $$;
 
