@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from backends.postgres.stores import opened
-from psyqueue.backend import Change, Delivery, Dependency, Effects, Gate, NewJob, Unique
+from psyqueue.backend import AnyOutcome, Change, Delivery, Dependency, Effects, Gate, NewJob, Unique
 from psyqueue.errors import SessionLost, UnknownDependency
+from psyqueue.job import Status
 from psyqueue.testing.conformance.handle import (
     DAY_MS,
     LEASE_MS,
@@ -31,7 +32,7 @@ from support.servers import Server
 
 CLIENTS, CALLS = 8, 250
 QUEUES = ("q", "r")
-ENDED = frozenset({"completed", "dead", "cancelled"})
+ENDED: tuple[Status, ...] = ("completed", "dead", "cancelled")
 
 
 @dataclass(slots=True)
@@ -66,15 +67,14 @@ class Actor:
         queue = draw.choice(QUEUES)
         match draw.randrange(6):
             case 0:
-                how = draw.choice(("existing", "replace"))
-                return job(next(self._names), queue, unique=Unique(f"key-{draw.randrange(5)}", on_conflict=how))
+                key = f"key-{draw.randrange(5)}"
+                unique = draw.choice((Unique(key), Unique(key, on_conflict="replace")))
+                return job(next(self._names), queue, unique=unique)
             case 1:
                 return job(next(self._names), queue, gate=Gate(f"gate-{draw.randrange(3)}", 2))
             case 2:
                 parents = set(draw.choices(self._ledger.known[-30:] or [""], k=2)) - {""}
-                return job(
-                    next(self._names), queue, needs=tuple(Dependency(each, tuple(sorted(ENDED))) for each in parents)
-                )
+                return job(next(self._names), queue, needs=tuple(Dependency(each, ENDED) for each in parents))
             case 3:
                 return job(next(self._names), queue, lane=f"lane-{draw.randrange(3)}")
             case 4:
@@ -93,7 +93,7 @@ class Actor:
     async def settle(self) -> None:
         """Settles all that is held, with follow-ups where chance says so, and fetches."""
         draw = self._random
-        outcomes = []
+        outcomes: list[AnyOutcome] = []
         for each in self._held:
             how = draw.choice((ack, ack, ack, retry, dead, release, cancelled, lambda d: snooze(d, 500), keep))
             if how is ack and draw.random() < 0.3:
@@ -110,9 +110,9 @@ class Actor:
             return
         for settled in reply.settled:
             assert settled.verdict in {"ok", "lost", "conflict"}, settled
-            for each in settled.effects:
-                self._ledger.note(each.job_id, each.created)
-        kept = {each.job_id for each in reply.settled if each.verdict != "lost" and each.status == "active"}
+            for follow_up in settled.effects:
+                self._ledger.note(follow_up.job_id, follow_up.created)
+        kept = {one.job_id for one in reply.settled if one.verdict != "lost" and one.status == "active"}
         self._held = [each for each in self._held if each.id in kept] + list(reply.deliveries)
 
     async def amend(self) -> None:
@@ -166,7 +166,7 @@ async def test_a_crowd_that_does_anything(postgres_server: Server, namespace: st
         await Actor(stores[0], CLIENTS, ledger, seed).finish()
         ids = sorted(ledger.made)
         found = {each: status for each, status in zip(ids, await statuses(stores[0], ids), strict=True) if status}
-        assert set(found.values()) <= ENDED, found
+        assert set(found.values()) <= set(ENDED), found
         assert len(ledger.pruned) == len(set(ledger.pruned))
         assert set(ids) - found.keys() == set(ledger.pruned)
         assert len(found) + len(ledger.pruned) > CALLS
