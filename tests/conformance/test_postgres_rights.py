@@ -1,7 +1,7 @@
-"""The whole suite once more as docs/backends/postgres.md says: by an application that may define nothing, behind a pooler.
+"""The whole suite once more as docs/backends/postgres.md says: an application that may define nothing, behind a pooler.
 
-One role owns each schema and fills it, another has the rights that the page prints, and works; with `prepared=False`, as
-each of its transactions gets another session. Both at once, since neither can mend what the other breaks.
+One role owns each schema and fills it, another has the rights that the page prints, and works; with `prepared=False`,
+as each of its transactions gets another session. Both at once, since neither can mend what the other breaks.
 """
 
 from __future__ import annotations
