@@ -132,7 +132,7 @@ def guarded(own_servers):
         ("postgresql://low:s3cr3t-wrong@{place}", "does not let this user in. Look at user= and password="),
         ("postgresql://nobody:s3cr3t@{place}", "does not let this user in. Look at user= and password="),
         ("postgresql://low:s3cr3t@{place}_none", "has no such database. Look at database="),
-        ("postgresql://low:s3cr3t@{place}", "does not allow this user what psyqueue needs"),
+        ("postgresql://low:s3cr3t@{place}", "may not make or change the schema (permission"),
         ("postgresql://low:s3cr3t@localhost:1/postgres", "nobody listens there. Is the server running"),
         ("postgresql://low:s3cr3t@no.such.host.invalid", "the name of its host is not known"),
         ("postgresql://low:s3cr3t@{place}?schema=a-b", "option schema='a-b': is no name for a schema"),
