@@ -331,7 +331,7 @@ async def test_only_a_handler_on_the_loop_can_have_it(shop: Shop, mode: Any) -> 
     job = await shop.q.enqueue("order", {})
     await shop.drain()
     error = (await shop.rig.view(job)).errors[-1]
-    assert (error["code"], "async def" in error["message"]) == ("INVALID_STATE", True)
+    assert (error.get("code"), "async def" in error["message"]) == ("INVALID_STATE", True), error
 
 
 def outside(ctx: Context) -> None:
