@@ -63,6 +63,8 @@ BEGIN
     ELSIF p_kind = 'finish' AND j.status <= 2 THEN
         PERFORM end_job(j, 4, p_now, p_reason, p_result);
     ELSIF p_kind = 'replay' AND j.status = 5 THEN
+        -- As who enqueues with this key: one who found it free relies on that.
+        PERFORM lock_keys(ARRAY[' u ' || j.unique_key]);
         RETURN replay(j, p_now);
     ELSIF p_kind = 'delete' AND j.status >= 4 AND NOT is_needed(j) THEN
         PERFORM drop_jobs(ARRAY[j.n]);

@@ -168,8 +168,9 @@ BEGIN
                 (u.o->>'delay')::bigint AS delay, coalesce(u.o->>'reason', '') AS reason, p_cargo[(u.o->>'at')::int] AS error
             FROM jsonb_array_elements(p_outcomes) WITH ORDINALITY AS u (o, place) ORDER BY 4
         ) AS o
-        WHERE t.n = o.n AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3 AND t.links = 0
-            AND o.kind IN ('r', 'd', 's', 'l', 'c')
+        -- No equality, as in `ack_plain`.
+        WHERE t.n = ANY (ARRAY[o.n]) AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3
+            AND t.links = 0 AND o.kind IN ('r', 'd', 's', 'l', 'c')
         RETURNING t.n, t.id, t.queue, t.status, o.place, o.kind, o.error
     ), noted AS (
         INSERT INTO error (n, number, error)
