@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backends.postgres.stores import beside, connected, opened
-from psyqueue.backend import Dependency, Effects, Gate, Idempotency, Unique
+from psyqueue.backend import Change, Dependency, Effects, Gate, Idempotency, Unique
 from psyqueue.backends._postgres.encoding import Outcomes
 from psyqueue.backends._postgres.schema import this_release
 from psyqueue.errors import IdConflict, QueueFull, SessionLost
@@ -296,3 +296,16 @@ async def test_a_crowd_does_everything_once(postgres_server: Server, namespace: 
         assert len(runs) == jobs_count
         assert await a.count("completed") == jobs_count
         assert most <= active_max + len(stores) * 3  # ours lags behind the store's by the replies on their way
+
+
+async def test_a_replay_waits_for_who_found_its_unique_key_free(postgres_server: Server, namespace: str) -> None:
+    """An enqueue locks its key, looks, and writes. Nothing else could stop it in between."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.add("dead", unique=Unique("k"))
+        await store.kill(await store.dequeue_one())
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 1))", f"{namespace} u k")
+        replay = store.amend(Change(kind="replay"), "dead")
+        assert (await beside(url, namespace, replay, transaction.commit)).changed == ("dead",)
