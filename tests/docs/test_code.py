@@ -133,7 +133,7 @@ def test_check_sees_a_wrong_output(printed, code):
 def test_commands_of_the_readme_are_those_that_ci_runs():
     set_up = "python3 -m venv .venv && . .venv/bin/activate"
     demo = "pip install . && psyqueue demo"
-    tests = "pip install -e '.[test,servers]' && pytest -n auto"
+    tests = "pip install -e '.[test,servers]' && pytest -n auto --dist worksteal"
     readme, ci = text_of(README), text_of(ROOT / ".ci" / "run")
     assert f"    {set_up}\n    {demo}\n    {tests}\n" in readme
     assert f"    {set_up}\n" in text_of(ROOT / "CONTRIBUTING.md")
@@ -144,4 +144,4 @@ def test_commands_of_the_readme_are_those_that_ci_runs():
     picked = subprocess.run(
         ["bash", "-c", f"sed -n {expression} README.md"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert picked.stdout == "pytest -n auto\n"
+    assert picked.stdout == "pytest -n auto --dist worksteal\n"

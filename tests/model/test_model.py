@@ -34,4 +34,4 @@ def test_every_verb_takes_part():
         if isinstance(node, ast.Attribute)
     }
     verbs = {name for name, _ in inspect.getmembers(BackendAdapter) if not name.startswith("_")}
-    assert verbs - called == {"wait", "publish", "subscribe", "bind", "capabilities"}
+    assert verbs - called == {"wait", "publish", "subscribe", "bind", "begin", "capabilities"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -100,6 +101,14 @@ def follow(ctx: Context, ok: bool) -> str:
 def many(ctx: Context, count: int) -> None:
     for n in range(count):
         ctx.enqueue("after", {"n": n}, queue="later")
+
+
+def enter_transaction(ctx: Context) -> None:
+    async def enter() -> None:
+        async with ctx.transaction():
+            pass
+
+    asyncio.run(enter())
 
 
 def _write(path: str, text: str) -> None:

@@ -458,6 +458,7 @@ def test_loop_that_is_torn_down_uses_up_no_attempt(store, place):
     from worker.conftest import _plugin
 
     seen = []
+    over = threading.Event()
     rig = Rig(_plugin(store, place, test_clock=False))
 
     @rig.q.handle("h", queue="q", max_retries=0)
@@ -469,9 +470,8 @@ def test_loop_that_is_torn_down_uses_up_no_attempt(store, place):
 
     @rig.q.handle("t", queue="q", max_retries=0)
     def thread(ctx):
-        tick = threading.Event()
-        while not ctx.cancelled:
-            tick.wait(0.005)
+        while not ctx.cancelled and not over.wait(0.005):
+            pass
 
     statuses = []
 
@@ -497,6 +497,7 @@ def test_loop_that_is_torn_down_uses_up_no_attempt(store, place):
         runner.run(look(jobs))
         attempts = [view.attempt for view in runner.run(_views(rig, jobs))]
         runner.run(rig.store.disconnect())
+    over.set()
     assert statuses == ["pending"] * 7
     assert attempts == [0] * 7
     assert sorted(seen) == [0, 1, 2]

@@ -17,6 +17,7 @@ from psyqueue.backends import memory, postgres, sqlite
 from psyqueue.backends._postgres import transaction
 from psyqueue.errors import StoreUnavailable
 from support.servers import Server
+from worker.process_handlers import enter_transaction
 from worker.rig import Rig, soon, started
 
 QUICK: dict[str, Any] = {"queue": "q", "backoff": "fixed", "backoff_base": "1ms", "backoff_jitter": False}
@@ -327,19 +328,11 @@ async def test_a_stray_coroutine_in_the_block_is_refused_and_rolled_back(shop: S
 
 @pytest.mark.parametrize("mode", ["thread", "process"])
 async def test_only_a_handler_on_the_loop_can_have_it(shop: Shop, mode: Any) -> None:
-    shop.q.handle("order", outside, mode=mode, max_retries=0, **QUICK)
+    shop.q.handle("order", enter_transaction, mode=mode, max_retries=0, **QUICK)
     job = await shop.q.enqueue("order", {})
     await shop.drain()
     error = (await shop.rig.view(job)).errors[-1]
     assert (error.get("code"), "async def" in error["message"]) == ("INVALID_STATE", True), error
-
-
-def outside(ctx: Context) -> None:
-    async def enter() -> None:
-        async with ctx.transaction():
-            pass
-
-    asyncio.run(enter())
 
 
 async def test_a_pool_of_the_callers_own_gives_the_connection(postgres_server: Server, namespace: str) -> None:
