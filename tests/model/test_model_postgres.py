@@ -1,6 +1,7 @@
 """Random histories have the same outcome on PostgreSQL as on the model.
 
 All of them on one server, a twentieth on each of the versions in wheels, where the functions are the same; a tenth
+with marks.
 """
 
 from __future__ import annotations
