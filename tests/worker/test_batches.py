@@ -104,8 +104,10 @@ async def test_lone_job_costs_a_sleeping_worker_two_settles(rig):
         go_on.set()
         await rig.told.first("job:completed", job.id)
         await asleep(worker)
-    # A wait may say once too often that there is something; a third settle for each job would make it 30.
-    assert 20 <= rig.faults.calls["settle"] - before < 25
+    settles_made = rig.faults.calls["settle"] - before
+    # A look that PostgreSQL was asked for before the job was started may say afterwards that it is there.
+    seen_late = range(21, 25) if type(rig.store).__name__ == "PostgresBackend" else ()
+    assert settles_made == 20 or settles_made in seen_late
 
 
 async def test_outcomes_that_gather_while_a_call_is_away_go_out_with_the_next(rig):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from backends.redis.test_bounds import Store, job
 from psyqueue.backend import Op
+from psyqueue.errors import SchemaTooNew, StoreUnusable
 
 
 async def test_connects_at_the_same_time_make_one_connection(redis_server, namespace):
@@ -24,4 +27,18 @@ async def test_calls_on_their_way_are_finished_before_a_disconnect(redis_server,
     await asyncio.sleep(0)
     await store.backend.disconnect()
     assert [reply[0].job_id for reply in await asyncio.gather(*calls)] == [f"j{n}" for n in range(50)]
+    store.client.close()
+
+
+@pytest.mark.parametrize(
+    ("schema", "error", "says"),
+    [(1, StoreUnusable, "Run its jobs with that version to their end"), (99, SchemaTooNew, "Upgrade it")],
+)
+async def test_keys_of_another_schema_are_left_alone(redis_server, namespace, schema, error, says):
+    store = Store(redis_server, namespace)
+    meta = f"{namespace}:{{{namespace}}}:meta"
+    store.client.hset(meta, "schema", schema)
+    with pytest.raises(error, match=says):
+        await store.backend.connect()
+    assert store.client.hget(meta, "schema") == str(schema).encode()
     store.client.close()

@@ -5,31 +5,20 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Final
 
 import asyncpg
 
 from psyqueue.backends._postgres.carriers import causes
+from psyqueue.backends.refusals import refusal
 from psyqueue.errors import (
-    IdConflict,
     InvalidOption,
     InvalidState,
-    KeyConflict,
-    NamespaceFrozen,
-    NamespaceMoved,
     PsyQueueError,
-    QueueFull,
-    RateLimitError,
-    Refused,
-    SessionLost,
-    StaleOp,
-    StateConflict,
     StoreBusy,
     StoreFull,
     StoreUnavailable,
     StoreUnusable,
-    UnknownDependency,
 )
 
 REFUSED: Final = "PQ001"
@@ -45,21 +34,6 @@ CALL_ERRORS: Final = (
 )
 """All that a call can end with. TimeoutError is an OSError."""
 
-_REFUSALS: dict[str, Callable[..., Refused]] = {
-    "ID_CONFLICT": IdConflict,
-    "KEY_CONFLICT": KeyConflict,
-    "UNKNOWN_DEPENDENCY": UnknownDependency,
-    "QUEUE_FULL": QueueFull,
-    "STATE_CONFLICT": StateConflict,
-    "RATE_LIMIT_EXCEEDED": RateLimitError,
-    "NAMESPACE_MOVED": NamespaceMoved,
-    "NAMESPACE_FROZEN": lambda mode: NamespaceFrozen(
-        f"the namespace is {mode}: its jobs are about to be moved. Try again later"
-    ),
-    "SESSION_LOST": SessionLost,
-    "INVALID_STATE": InvalidState,
-    "STALE_OP": lambda turn: StaleOp(f"a late duplicate: turn {turn} of its channel was done since"),
-}
 _POOLED: Final = "hands each call to another session, as a pooler in transaction mode does. Give prepared=False"
 _UNUSABLE: Final = {
     "28": "does not let this user in. Look at user= and password=, and at the server's pg_hba.conf",
@@ -116,7 +90,7 @@ def _of_state(code: str, said: str, detail: str | None, place: str) -> PsyQueueE
     text = f"{code} {said}".strip()
     if code == REFUSED:
         name, *facts = json.loads(detail or "[]")
-        return _REFUSALS[name](*facts)
+        return refusal(name, facts)
     if code in ("53100", "53400"):
         return StoreFull(f"{place}: the server's disk is full; nothing was written. Free some room", server=place)
     if words := _found(_REFUSED_NOW, code):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -32,20 +32,11 @@ from psyqueue.backend import (
     Verdict,
 )
 from psyqueue.backends._redis.encoding import INITIALS, LENGTHS, Rest
+from psyqueue.backends.refusals import refusal
 from psyqueue.errors import (
-    IdConflict,
-    InvalidState,
-    KeyConflict,
-    NamespaceFrozen,
-    NamespaceMoved,
-    QueueFull,
-    RateLimitError,
     Refused,
-    SessionLost,
     StaleOp,
-    StateConflict,
     StoreUnusable,
-    UnknownDependency,
 )
 from psyqueue.job import STATUSES, Status
 
@@ -64,31 +55,13 @@ _settings_of = msgspec.msgpack.Decoder(list[Any]).decode
 def unless_refused(reply: list[Any]) -> Any:
     """The reply of a verb with an op. Raises what the script refused."""
     if reply[0] == _REFUSED:
-        raise refusal(reply[1:])
+        raise refused(reply[1:])
     return reply[1]
 
 
-def refusal(words: Sequence[Any]) -> Refused:
-    code = words[0].decode()
+def refused(words: Sequence[Any]) -> Refused:
     facts = [each.decode() if isinstance(each, bytes) else each for each in words[1:]]
-    return _REFUSALS[code](*facts)
-
-
-_REFUSALS: dict[str, Callable[..., Refused]] = {
-    "ID_CONFLICT": IdConflict,
-    "KEY_CONFLICT": KeyConflict,
-    "UNKNOWN_DEPENDENCY": UnknownDependency,
-    "QUEUE_FULL": QueueFull,
-    "STATE_CONFLICT": StateConflict,
-    "RATE_LIMIT_EXCEEDED": RateLimitError,
-    "NAMESPACE_MOVED": NamespaceMoved,
-    "NAMESPACE_FROZEN": lambda mode: NamespaceFrozen(
-        f"the namespace is {mode}: its jobs are about to be moved. Try again later"
-    ),
-    "SESSION_LOST": SessionLost,
-    "INVALID_STATE": InvalidState,
-    "STALE_OP": lambda turn: StaleOp(f"a late duplicate: turn {turn} of its channel was done since"),
-}
+    return refusal(words[0].decode(), facts)
 
 
 # ── the hot path ──────────────────────────────────────────────────────────────────────────────────────────────────────
