@@ -326,3 +326,13 @@ def shop(cli):
     """The same, with a module `shop.py` of handlers."""
     (cli.folder / "shop.py").write_text(SHOP)
     return cli
+
+
+@pytest.fixture
+def some_files(tmp_path):
+    """A folder for the demo, which counts Python files."""
+    made = tmp_path / "files"
+    made.mkdir()
+    for number in range(18):
+        (made / f"module_{number}.py").write_text(f"def f{number}(): ...\n")
+    return made

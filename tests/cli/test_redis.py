@@ -1,4 +1,4 @@
-"""Every command on a Redis or Valkey server, named by `--backend` or by PSYQUEUE_URL."""
+"""What the commands do on a Redis or Valkey server alone; what they do on every server: test_on_servers.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-
-from support.waiting import wait_until
 
 SECRET = "s3cr3t"
 
@@ -27,35 +25,6 @@ def keys_of(server: Any, pattern: str) -> list[str]:
         return [key.decode() for key in client.keys(pattern)]
 
 
-# ── every command ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_jobs_are_enqueued_looked_at_and_changed(on_redis):
-    job_id = on_redis.json("enqueue", "note", '{"text": "hi"}')["id"]
-    on_redis.json("enqueue", "note", '{"text": "later"}', "--delay", "1h", "--id", "later")
-    listed = on_redis.json("jobs", "ls", "--queue", "note")["items"]
-    assert {item["id"]: item["status"] for item in listed} == {job_id: "pending", "later": "scheduled"}
-    assert on_redis.json("jobs", "show", job_id)["payload"] == {"text": "hi"}
-    assert [each["code"] for each in on_redis.json("jobs", "explain", "later")["reasons"]] == ["run_at", "no_worker"]
-    assert on_redis.json("jobs", "cancel", "later")["cancelled"] == ["later"]
-    assert on_redis.json("jobs", "rm", "later", "--yes")["deleted"] == ["later"]
-
-
-def test_queues_are_listed_paused_and_resumed(on_redis):
-    on_redis.enqueue("note", {"text": "hi"})
-    on_redis.json("queues", "pause", "note")
-    (item,) = on_redis.json("queues", "ls")["items"]
-    assert (item["queue"], item["state"], item["counts"]["pending"]) == ("note", "paused", 1)
-    on_redis.json("queues", "resume", "note")
-    assert on_redis.json("queues", "ls", "--prefix", "n")["items"][0]["state"] == "stalled"
-
-
-def test_dead_jobs_are_listed_replayed_and_purged(on_redis):
-    first, second = on_redis.make_dead("mail", "other")
-    assert {item["id"] for item in on_redis.json("dead", "ls")["items"]} == {first, second}
-    assert on_redis.json("jobs", "retry", first)["retried"] == [first]
-    assert on_redis.json("dead", "replay", "--dry-run")["matching"] == 1
-    assert on_redis.json("dead", "purge", "--yes")["purged"] == 1
-
-
 def test_a_worker_runs_jobs_of_a_server_and_is_seen(on_redis):
     worker = on_redis.start("worker", "shop:bare", "--name", "till", store=True)
     worker.line("psyqueue worker ready")
@@ -67,18 +36,6 @@ def test_a_worker_runs_jobs_of_a_server_and_is_seen(on_redis):
     assert worker.end() == 0
     assert on_redis.json("workers", "ls")["items"] == []
     assert on_redis.json("check") == {"ok": True, "problems": [], "complete": True}
-
-
-def test_several_processes_share_the_jobs_of_a_server(on_redis):
-    arguments = ("worker", "shop:bare", "--processes", "2", "--backend", on_redis.url)
-    supervisor = on_redis.start(*arguments)
-    supervisor.line("psyqueue worker ready", count=2)
-    ids = [on_redis.enqueue("note", {"text": str(number)}) for number in range(4)]
-    for job_id in ids:
-        on_redis.wait_for_status(job_id, "completed")
-    supervisor.send(signal.SIGTERM)
-    assert supervisor.end() == 0
-    assert sorted(on_redis.notes()) == ["0", "1", "2", "3"]
 
 
 def test_durability_is_the_servers(on_redis):
@@ -101,46 +58,11 @@ def test_a_command_that_looks_makes_no_store(on_redis, redis_server, namespace, 
 
 
 # ── the demo ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.fixture
-def files(tmp_path):
-    made = tmp_path / "files"
-    made.mkdir()
-    for number in range(18):
-        (made / f"module_{number}.py").write_text(f"def f{number}(): ...\n")
-    return made
-
-
-def test_the_demo_kills_a_worker_on_a_server_and_leaves_nothing_there(on_redis, files, redis_server, namespace):
-    answer = on_redis.run("demo", "--path", files, "--json", "--backend", on_redis.url, store=False)
-    assert answer.code == 0, answer
-    found = answer.json
-    assert (found["ok"], found["processed"], found["lost"], found["run_after_ack"]) == (True, 18, 0, 0)
-    assert found["reclaimed"] == len(found["held_by_killed"]) >= 1
-    assert f"key_prefix={namespace}:psyqueue-demo-" in found["store"]
-    assert keys_of(redis_server, f"{namespace}:*") == []
-
-
-def test_the_demo_leaves_the_store_of_the_environment_alone(on_redis, files, redis_server, namespace):
-    answer = on_redis.run("demo", "--path", files, "--json", store=True)
+def test_the_demo_leaves_the_store_of_the_environment_alone(on_redis, some_files, redis_server, namespace):
+    answer = on_redis.run("demo", "--path", some_files, "--json", store=True)
     assert answer.code == 0, answer
     assert answer.json["store"].startswith("sqlite:")
     assert keys_of(redis_server, f"{namespace}:*") == []
-
-
-def test_an_interrupted_demo_leaves_no_keys(on_redis, files, redis_server, namespace):
-    running = on_redis.start("demo", "--path", files, "--backend", on_redis.url)
-    pids = running.line(rf"worker processes on \w+ [\d.]+ at \S+, keys {namespace}:psyqueue-demo-\w+:…: pids ([\d, ]+)")
-    on_redis.pids += [int(pid) for pid in pids[1].split(",")]
-    running.send(signal.SIGINT)
-    assert running.end() == 128 + signal.SIGINT
-    assert wait_until(lambda: keys_of(redis_server, f"{namespace}:*") == [])
-
-
-def test_a_kept_demo_can_be_looked_at(on_redis, files, tmp_path):
-    answer = on_redis.run("demo", "--path", files, "--keep", "--json", "--backend", on_redis.url, TMPDIR=str(tmp_path))
-    assert answer.code == 0, answer
-    looked = on_redis.call("queues", "ls", "--json", "--backend", answer.json["store"], store=False)
-    assert looked.json["items"][0]["counts"]["completed"] == 18
 
 
 @pytest.mark.parametrize("url", ["memory:", "sqlite:./jobs.db"])
