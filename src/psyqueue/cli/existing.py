@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
+from psyqueue.cli.postgres_store import SCHEMES
 from psyqueue.cli.redis_store import redis_options, require_namespace
 from psyqueue.cli.sqlite_store import require_file, sqlite_file
 from psyqueue.config import parse_url
-
-POSTGRES_SCHEMES = ("postgres", "postgresql")
 
 
 def require_store(url: str) -> None:
@@ -24,6 +23,6 @@ def require_store(url: str) -> None:
 def as_it_is(url: str) -> str:
     """The address under which a store is used as it is: a PostgreSQL store makes or upgrades no schema then."""
     parsed = parse_url(url)
-    if parsed.scheme not in POSTGRES_SCHEMES:
+    if parsed.scheme not in SCHEMES:
         return url
     return f"{parsed.address}?{urlencode({**parsed.options, 'schema_policy': 'require'})}"

@@ -17,7 +17,7 @@ PRESENT_MS: Final = 600_000
 
 
 class Presence:
-    """Calls `say` every PRESENT_MS between `start` and `close`. A failure is for the next time to mend."""
+    """Calls `say` every PRESENT_MS until `close`. A failure is for the next time to mend."""
 
     def __init__(self, say: Callable[[], Awaitable[None]]) -> None:
         self._say = say
