@@ -171,6 +171,10 @@ async def test_twenty_thousand_jobs_need_no_more_memory_than_the_first_thousands
     assert after - before < 100_000, "5 bytes a job"
 
 
+def runs_alive() -> set[Run]:
+    return {each for each in gc.get_objects() if isinstance(each, Run)}
+
+
 async def test_runs_and_results_are_freed_when_they_are_settled(rig):
     """No ring of references: they go at once, not with the garbage collector."""
     alive: list[weakref.ref] = []
@@ -193,13 +197,14 @@ async def test_runs_and_results_are_freed_when_they_are_settled(rig):
 
     worker = rig.worker(concurrency=1)
     gc.collect()
+    of_others = runs_alive()  # a run that was stopped is looked after for a while, longer than the test that had it
     gc.disable()
     try:
         for name in ("async", "thread"):
             assert await rig.ended(await rig.q.enqueue(name)) == ["completed"]
             await until(lambda: worker._is_resting and worker.health()["held"] == 0)
             await until(lambda: alive[-1]() is None)
-        assert [each for each in gc.get_objects() if isinstance(each, Run)] == []
+        assert runs_alive() <= of_others
     finally:
         gc.enable()
 
