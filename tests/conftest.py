@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -13,11 +11,10 @@ import pytest
 from support import postgres_server as postgres_servers
 from support import redis_server as redis_servers
 from support import server_report
+from support.names import new_name
 from support.postgres_server import start_postgres
 from support.redis_server import start_redis
 from support.servers import Server, Unavailable
-
-_numbers = itertools.count(1)
 
 
 def _start(config: pytest.Config, start: Callable[[], Server]) -> Server:
@@ -109,12 +106,8 @@ def own_servers(pytestconfig: pytest.Config) -> Iterator[OwnServers]:
 
 @pytest.fixture
 def namespace() -> str:
-    """Unique per run, test process and test, so that a server given by URL can be shared.
-
-    Fits as a Redis key prefix and as a PostgreSQL schema name (far below 63 bytes).
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    return f"pqt_{os.getpid():x}_{worker}_{next(_numbers)}"
+    """This test's own name on servers, which it may share."""
+    return new_name()
 
 
 def pytest_configure(config: pytest.Config) -> None:

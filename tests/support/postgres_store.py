@@ -1,9 +1,8 @@
-"""PostgreSQL stores for the conformance suite and the model's race: each in a schema of its own."""
+"""PostgreSQL stores for the conformance suite and the model's race, one after the other in one schema."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,8 +12,7 @@ from psyqueue.backend import BackendAdapter
 from psyqueue.backends._postgres import PostgresBackend, PostgresOptions
 from psyqueue.backends._postgres.marks import Marks
 from psyqueue.testing.conformance import BackendFactory, Transaction
-
-_numbers = itertools.count()
+from support.postgres_reuse import Schema
 
 
 class _Transaction:
@@ -34,39 +32,31 @@ class _Transaction:
         await self._transaction.rollback()
 
 
-def postgres_factory(
-    url: str,
-    namespace: str,
-    marks: type[Marks] = Marks,
-    *,
-    before: Callable[[str], Awaitable[None]] | None = None,
-    **options: Any,
-) -> BackendFactory:
-    """Stores on the server at `url`; the names of their schemas begin with `namespace`.
+def postgres_factory(schema: Schema, marks: type[Marks] = Marks, **options: Any) -> BackendFactory:
+    """Stores in the schema, each over when the next begins. `marks`: of each client."""
+    given = PostgresOptions(
+        **{"connection_string": schema.url, **options},
+        schema=schema.name,
+        application_name=schema.name,
+        test_clock=True,
+    )
 
-    `marks`: of each client. `before`: called with the name of a schema before a new store is opened in it.
-    """
-    schemas: dict[int, str] = {}
-
-    async def opened(schema: str) -> BackendAdapter:
-        given = PostgresOptions(connection_string=url, schema=schema, test_clock=True, **options)
+    async def opened() -> BackendAdapter:
         backend = PostgresBackend(given, marks())
         await backend.connect()
-        schemas[id(backend)] = schema
         return backend
 
     async def fresh() -> BackendAdapter:
-        schema = f"{namespace}_{next(_numbers)}"
-        if before is not None:
-            await before(schema)
-        return await opened(schema)
+        await schema.renew()
+        return await opened()
 
-    async def again(first: BackendAdapter) -> BackendAdapter:
-        return await opened(schemas[id(first)])
+    async def again(_: BackendAdapter) -> BackendAdapter:
+        return await opened()
 
     @asynccontextmanager
     async def transaction(_: BackendAdapter) -> AsyncIterator[Transaction]:
-        connection = await asyncpg.connect(url, statement_cache_size=100 if options.get("prepared", True) else 0)
+        cache_size = 100 if given.prepared else 0
+        connection = await asyncpg.connect(given.connection_string, statement_cache_size=cache_size)
         try:
             made = _Transaction(connection)
             await made.begin()
