@@ -32,7 +32,7 @@ class EventBus:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._subscriptions: list[_Subscription] = []
         self._routes: dict[str, tuple[_Subscription, ...]] = {}
         self.failures = 0
@@ -68,7 +68,7 @@ class EventBus:
         if found is None:
             found = self._route(event_type)
         if found:
-            event = Event(event_type, self._clock.now_ms(), data)
+            event = Event(event_type, self.clock.now_ms(), data)
             for subscription in found:
                 subscription.tell(event)
 

@@ -23,6 +23,7 @@ from psyqueue.kernel.registry import Registry
 if TYPE_CHECKING:
     from psyqueue.kernel.enqueue import Enqueuer
     from psyqueue.kernel.job_handle import JobHandle
+    from psyqueue.kernel.rehearsal import Rehearsal
     from psyqueue.kernel.worker import Worker
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Core:
     """`backend`, `process_chain`, `enqueue_chain` and channels exist from the start of the queue on.
 
     `on_hang` is called in the lease thread when the event loop stands still: a worker process of its own exits there.
+    `on_failure` is told of every run that failed, with the error itself, before the store knows.
     `client` identifies this process's calls to the store; it is new with every start.
     """
 
@@ -49,6 +51,8 @@ class Core:
         self.enqueue_chain: Chain | None = None
         self.process_chain: Chain | None = None
         self.on_hang: Callable[[], None] = _stay
+        self.on_failure: Callable[[Delivery, BaseException], None] = _pass_by
+        self.rehearsal: Rehearsal | None = None
         self.state: State = "new"
         self.client = ""
         self._channels = 0
@@ -66,6 +70,17 @@ class Core:
         self._loop = _running_loop()
         self._operators = SharedChannel(self.client, self._next_channel(), clock=self.clock, chance=self.chance)
         self._enqueuer = make_enqueuer(self)
+
+    def close_channels(self) -> None:
+        """As before the first start."""
+        self.client = ""
+        self._operators = self._enqueuer = self._loop = None
+        self.enqueue_chain = self.process_chain = None
+
+    def set_time(self, clock: Clock, chance: Callable[[], float]) -> None:
+        """For everything that is started from now on."""
+        self.clock = self.bus.clock = clock
+        self.chance = chance
 
     def require_running(self) -> None:
         """Raises NotStarted, AlreadyStopped, ForkedProcess; LifecycleError in another thread or event loop.
@@ -161,6 +176,10 @@ _forks = 0
 
 def _stay() -> None:
     """An application that runs a worker inside is not ours to end."""
+
+
+def _pass_by(delivery: Delivery, error: BaseException) -> None:
+    """Nobody asked for it."""
 
 
 def _count_fork() -> None:

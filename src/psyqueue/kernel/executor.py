@@ -232,6 +232,8 @@ class Executor:
         return self.stopped(run)
 
     def _decide(self, delivery: Delivery, policy: Policy, **how: Any) -> AnyOutcome:
+        if "error" in how:
+            self._core.on_failure(delivery, how["error"])
         return decide(delivery, policy, chance=self._core.chance, at_ms=self._core.clock.now_ms(), **how)
 
     def _report(self, run: Run, progress: bytes) -> None:

@@ -33,6 +33,8 @@ class Lifecycle:
         """Connect, start plugins, start services. Raises what failed, after undoing what had been done."""
         core = self._core
         core.require_own_process()
+        if self._is_rehearsed_by_other():
+            return
         if core.state != "new":
             raise LifecycleError(f"queue {core.name!r} is {core.state}; start() is for a new one")
         registry = core.registry
@@ -62,6 +64,9 @@ class Lifecycle:
         """
         core = self._core
         core.require_own_process()
+        if self._is_rehearsed_by_other():
+            await self.stop_workers(grace_ms)
+            return
         if self._stopped is not None:
             await self._stopped.wait()
             return
@@ -99,6 +104,11 @@ class Lifecycle:
         failed = [failure for failure in ended if isinstance(failure, Exception)]
         if failed:
             raise ExceptionGroup("workers failed to stop", failed)
+
+    def _is_rehearsed_by_other(self) -> bool:
+        """Whoever tests the application starts and stops its queue; what the application itself does is no more."""
+        rehearsal = self._core.rehearsal
+        return rehearsal is not None and rehearsal.lifecycle is not self
 
     async def _close(self) -> list[Exception]:
         registry = self._core.registry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from psyqueue.backend import BackendAdapter
@@ -95,6 +95,10 @@ class Registry:
         self._require_open("pipeline()")
         self._now.middleware.append(item)
 
+    def put_first(self, items: Sequence[Middleware]) -> None:
+        """Before all others of their phase."""
+        self._now.middleware[:0] = items
+
     def expose(self, namespace: str, api: Any, owner: str) -> None:
         """One owner per namespace."""
         if namespace in self._now.exposed or namespace == BACKEND:
@@ -125,6 +129,15 @@ class Registry:
             raise PluginError(owner, f"brings a backend, but {taken!r} brought one. Use one PsyQueue per store")
         self._now.backend, self._now.backend_owner = adapter, owner
         self._now.exposed[BACKEND] = adapter
+
+    def stand_in(self, adapter: BackendAdapter) -> None:
+        """`adapter` in place of the backend that was brought; the plugin that brought it is not started."""
+        now = self._now
+        brought = now.installed.get(now.backend_owner)
+        if brought is None:
+            brought = Installed(name=BACKEND, plugin=_NO_HOOKS, provides=(BACKEND,), depends=())
+        now.installed[brought.name] = replace(brought, plugin=_NO_HOOKS)
+        now.backend = now.exposed[BACKEND] = adapter
 
     def add_wrapper(self, fn: WrapBackend, owner: str) -> None:
         """The first registered is next to the store."""
@@ -238,6 +251,15 @@ class Registry:
             for capability in new.provides:
                 if capability in item.provides:
                     raise PluginError(new.name, f"provides {capability!r}, which {item.name!r} provides already")
+
+
+class _Bare:
+    """A plugin that only has its name."""
+
+    name = BACKEND
+
+
+_NO_HOOKS = _Bare()
 
 
 async def _call(item: Installed, hook: str) -> None:

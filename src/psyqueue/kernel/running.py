@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.clock import Duration, to_ms
-from psyqueue.errors import AlreadyStopped, ConfigError, InvalidOption
+from psyqueue.errors import AlreadyStopped, ConfigError, InvalidOption, LifecycleError
 from psyqueue.kernel.options import read_int, read_name
 from psyqueue.kernel.worker import Worker, WorkerOptions
 
@@ -30,6 +30,11 @@ def start_worker(
     core.require_running()
     if core.state != "running":
         raise AlreadyStopped(f"queue {core.name!r} is stopping; no worker is started any more")
+    if core.rehearsal is not None and not core.rehearsal.takes_workers:
+        raise LifecycleError(
+            f"queue {core.name!r} is being tested in virtual time, which stands still while a worker waits. Run "
+            'its jobs with `await t.drain()`, or test it in real time: q.testing(clock="real")'
+        )
     chosen = tuple(dict.fromkeys(read_name("queues", queue) for queue in queues))
     if not chosen and not core.handlers.queues():
         raise ConfigError("a worker without queues: name some, or register handlers with q.handle(...) first")
