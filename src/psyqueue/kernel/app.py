@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from psyqueue.backend import Limits
 from psyqueue.clock import Clock, Duration, to_ms
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import click
 
     from psyqueue.kernel.worker import Worker
+    from psyqueue.testing.kit import Kit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -199,6 +200,23 @@ class PsyQueue:
         """Drain and stop all workers of this queue object; the queue stays open."""
         self._core.require_running()
         await self._lifecycle.stop_workers(None)
+
+    def testing(
+        self,
+        *,
+        clock: Literal["virtual", "real"] = "virtual",
+        mode: Literal["manual", "inline"] = "manual",
+        now: datetime | None = None,
+        raise_errors: bool = True,
+        patience: Duration = "10s",
+    ) -> Kit:
+        """`async with q.testing() as t:` runs this queue on a memory store of the test's own, again and again.
+
+        docs/testing.md describes the options. Raises InvalidOption.
+        """
+        from psyqueue.testing.kit import Kit  # noqa: PLC0415 - only tests load it
+
+        return Kit(self._core, clock=clock, mode=mode, now=now, raise_errors=raise_errors, patience=patience)
 
     # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, job_id: str) -> JobView | None:

@@ -1,5 +1,28 @@
-"""What tests may lean on, ours and other people's: the conformance suite for backends and the history checker.
+"""What tests lean on, ours and other people's. `q.testing()` makes a `Kit`; `context()` is for a handler by itself.
 
-`psyqueue.testing.conformance` needs pytest and pytest-asyncio (`pip install 'psyqueue[test]'`);
-`psyqueue.testing.history` needs nothing. Nothing else in psyqueue imports this package.
+`psyqueue.testing.conformance` needs pytest and pytest-asyncio (`pip install 'psyqueue[test]'`), nothing else here does;
+`psyqueue.testing.history` checks what processes did while others killed them.
 """
+
+from __future__ import annotations
+
+from psyqueue.testing.engine import Failure
+from psyqueue.testing.faults import NotIdle, StillRunning, TooManyRuns
+from psyqueue.testing.handler_context import FollowUp, HandlerContext, context
+from psyqueue.testing.kit import Kit
+from psyqueue.testing.matching import Expected
+from psyqueue.testing.timeline import History, Moment
+
+__all__ = [
+    "Expected",
+    "Failure",
+    "FollowUp",
+    "HandlerContext",
+    "History",
+    "Kit",
+    "Moment",
+    "NotIdle",
+    "StillRunning",
+    "TooManyRuns",
+    "context",
+]
