@@ -11,7 +11,7 @@ import pytest
 
 import psyqueue
 from docs.pages import DOCS, PAGES, README, coded, first_cells, rows, section, text_of
-from psyqueue import Context, EnqueueOptions, Kernel, PsyQueue, Verdict, backends, errors, outcome
+from psyqueue import Context, EnqueueOptions, Kernel, PsyQueue, Verdict, backends, errors, outcome, testing
 from psyqueue.backend import BackendAdapter
 from psyqueue.config import parse_url
 from psyqueue.events import EVENTS
@@ -23,6 +23,7 @@ from psyqueue.kernel.pipeline import PHASES
 from psyqueue.kernel.queries import JobFilters, QueueLimits
 from psyqueue.kernel.views import Durability, Explanation, JobView, Reason
 from psyqueue.outcome import Cancel, DeadLetter, Retry, Snooze
+from psyqueue.testing import Expected, FollowUp, HandlerContext, Kit, Moment
 from psyqueue.testing.conformance import BackendFactory
 
 
@@ -198,6 +199,34 @@ def test_everything_of_the_queue_is_described():
     text = section(DOCS / "names.md", "PsyQueue")
     members = {name for name in vars(PsyQueue) if not name.startswith("_")} | {"dead_letter"}
     assert {name for name in members if not re.search(rf"\b(?:q|PsyQueue)\.{name}\b", text)} == set()
+
+
+def test_options_of_a_test_are_described_with_their_defaults():
+    described = {coded(cells[0])[0]: cells[1] for cells in rows(page("testing.md")) if len(cells) == 3}
+    defaults = {name: item.default for name, item in inspect.signature(PsyQueue.testing).parameters.items()}
+    del defaults["self"]
+    shown = {name: "the real time" if value is None else f"`{value!r}`" for name, value in defaults.items()}
+    assert {name: cell.replace('"', "'") for name, cell in described.items()} == shown
+
+
+def test_everything_of_a_test_kit_is_described():
+    text = page("testing.md")
+    assert [name for name in public(Kit) | {"history"} if f"t.{name}" not in text] == []
+    assert [field for field in Expected.__annotations__ if f"`{field}`" not in text and f"{field}=" not in text] == []
+    assert [field for field in Moment.__struct_fields__ if f"`{field}`" not in text] == []
+    assert [name for name in public(HandlerContext) if f"ctx.{name}" not in text] == []
+    assert [field for field in FollowUp.__struct_fields__ if f"`{field}`" not in text] == []
+    told = text.partition("## One handler by itself")[2].partition("## pytest")[0]
+    assert [name for name in inspect.signature(testing.context).parameters if not re.search(rf"\b{name}\b", told)] == []
+
+
+def test_faults_of_a_test_kit_are_described():
+    assert [name for name in testing.__all__ if is_error(name) and f"`{name}`" not in page("testing.md")] == []
+
+
+def is_error(name: str) -> bool:
+    kind = getattr(testing, name)
+    return inspect.isclass(kind) and issubclass(kind, errors.PsyQueueError)
 
 
 def test_names_of_the_stores_are_described():
