@@ -218,7 +218,7 @@ async def test_loop_is_left_as_it_was():
     loop = asyncio.get_running_loop()
     before = dict(vars(loop))
     async with shop.testing(), stock.testing():
-        assert vars(loop).keys() - before.keys() == {"time", "call_at"}
+        assert vars(loop).keys() - before.keys() == {"time", "call_at", "call_later"}
     assert vars(loop).keys() == before.keys()
 
 

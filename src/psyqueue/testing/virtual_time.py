@@ -1,6 +1,6 @@
 """Time that passes only when a test says so, for everything that runs inside of a `Scope`.
 
-The loop's `time` and `call_at` are replaced on the loop object itself; outside of scopes they answer as before. So what
+The loop's `time`, `call_at` and `call_later` are replaced on the loop object itself; outside of scopes they answer as before. So what
 a handler sleeps, and what limits it, counts in the time of the store, whichever way it was imported: `asyncio.sleep`,
 `asyncio.timeout`, the `timeout` of its job. Sockets, threads and processes take the real time that they take.
 (docs/adr/0013)
@@ -54,6 +54,13 @@ class Scope:
         return self.time is not None and awaited is not None and self.time.is_sleep(awaited)
 
 
+class Timer(asyncio.TimerHandle):
+    """One that its loop knows nothing of."""
+
+    def cancel(self) -> None:
+        asyncio.Handle.cancel(self)
+
+
 class VirtualTime:
     """Timers in the time of a store; `on_timer` is called after one was set. `fire` calls those that are due."""
 
@@ -77,7 +84,7 @@ class VirtualTime:
     ) -> asyncio.TimerHandle:
         """As `loop.call_at`."""
         inside = copy_context() if context is None else context
-        handle = asyncio.TimerHandle(when, callback, args, self._loop, inside)
+        handle = Timer(when, callback, args, self._loop, inside)
         # A thousandth of a millisecond is rounding, not waiting.
         due_ms = self._start_ms + math.ceil((when - self._start_s) * 1000 - 0.001)
         self._set += 1
@@ -131,12 +138,12 @@ def current_scope() -> Scope | None:
 def install(loop: asyncio.AbstractEventLoop) -> None:
     """Let scopes have their own time on this loop, until `uninstall` was called as often.
 
-    A loop that is no Python object (uvloop's) cannot: handlers there sleep in real time.
+    A loop whose object takes no attributes cannot: handlers there sleep in real time.
     """
     _users[loop] = _users.get(loop, 0) + 1
     if _users[loop] > 1 or not hasattr(loop, "__dict__"):
         return
-    real_time, real_call_at = loop.time, loop.call_at
+    real_time, real_call_at, real_call_later = loop.time, loop.call_at, loop.call_later
 
     def time() -> float:
         virtual = _time()
@@ -150,7 +157,15 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
             return real_call_at(when, callback, *args, context=context)
         return virtual.call_at(when, callback, args, context)
 
-    vars(loop).update(time=time, call_at=call_at)
+    def call_later(
+        delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        virtual = _time()
+        if virtual is None:
+            return real_call_later(delay, callback, *args, context=context)
+        return virtual.call_at(virtual.loop_time() + delay, callback, args, context)
+
+    vars(loop).update(time=time, call_at=call_at, call_later=call_later)
 
 
 def uninstall(loop: asyncio.AbstractEventLoop) -> None:
@@ -158,7 +173,7 @@ def uninstall(loop: asyncio.AbstractEventLoop) -> None:
     _users[loop] -= 1
     if _users[loop] == 0:
         del _users[loop]
-        for name in ("time", "call_at"):
+        for name in ("time", "call_at", "call_later"):
             getattr(loop, "__dict__", {}).pop(name, None)
 
 
