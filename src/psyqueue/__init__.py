@@ -65,6 +65,7 @@ from psyqueue.kernel.extension import Kernel, Plugin
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions
+from psyqueue.kernel.sync import SyncHandler, SyncJobHandle, SyncQueue, SyncWorker
 from psyqueue.kernel.views import (
     Durability,
     Explanation,
@@ -141,6 +142,10 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StoreUnusable",
+    "SyncHandler",
+    "SyncJobHandle",
+    "SyncQueue",
+    "SyncWorker",
     "TooLarge",
     "UnknownDependency",
     "Verdict",

@@ -40,7 +40,7 @@ class Block:
         """A program runs by itself; the other blocks of a page are one session, in order."""
         if self.reason is not None:
             return "fragment"
-        return "program" if re.search(r"^ *asyncio\.run\(", self.code, re.MULTILINE) else "session"
+        return "program" if re.search(r"^ *asyncio\.run\(|^if __name__ ==", self.code, re.MULTILINE) else "session"
 
 
 def short(page: Path) -> str:

@@ -1,7 +1,8 @@
 """Every block of Python in the documents runs and prints what it says; every command line in them exists.
 
-A block with `asyncio.run(...)` is a program of its own. The other blocks of a page are one session, in order, with
-`await` at top level, as in a notebook. `# → text` states a printed line, `…` in it stands for any text.
+A block with `asyncio.run(...)` or `if __name__ == ...` is a program of its own. The other blocks of a page are one
+session, in order, with `await` at top level, as in a notebook. `# → text` states a printed line, `…` in it stands for
+any text.
 A fragment (`<!-- fragment: reason -->` above it) only has to be Python.
 """
 

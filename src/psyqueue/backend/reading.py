@@ -211,12 +211,14 @@ class Info(Struct, frozen=True, kw_only=True):
 class Capabilities(Struct, frozen=True, kw_only=True):
     """How stores differ, as data.
 
-    `binds`: kinds of connection that `bind` takes, as `module.Class`. `has_transactions`: `begin` gives one.
+    `binds`: kinds of connection that `bind` takes, as `module.Class`. `binds_in_thread`: what `bind` gives never waits
+    for the loop, and has to be called in the thread that owns the connection. `has_transactions`: `begin` gives one.
     `test_clock`: the store's clock stands still at `state_rules.TEST_EPOCH_MS` and moves only by `advance_clock`.
     """
 
     batch_max: int = 500
     wakes_across_processes: bool = True
     binds: tuple[str, ...] = ()
+    binds_in_thread: bool = False
     has_transactions: bool = False
     test_clock: bool = False

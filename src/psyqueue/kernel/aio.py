@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ _NEXT_TURN = _NextTurn()
 def next_turn() -> Awaitable[None]:
     """Awaited, it goes on in the next turn of the loop."""
     return _NEXT_TURN
+
+
+def at_once(coro: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing, without a loop."""
+    try:
+        coro.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    coro.close()
+    raise RuntimeError(f"{coro} waits for the event loop, which it was said not to do")
 
 
 class Isolated:

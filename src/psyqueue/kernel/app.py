@@ -23,11 +23,13 @@ from psyqueue.kernel.job_handle import JobHandle, cancel_job, get_view
 from psyqueue.kernel.lifecycle import Lifecycle
 from psyqueue.kernel.options import EnqueueOptions, read_name
 from psyqueue.kernel.pipeline import USER, MiddlewareFunction, Phase, Stage, middleware
+from psyqueue.kernel.portal import Portal
 from psyqueue.kernel.views import Durability, Explanation, JobView, Page, durability_of
 
 if TYPE_CHECKING:
     import click
 
+    from psyqueue.kernel.sync import SyncQueue
     from psyqueue.kernel.worker import Worker
     from psyqueue.testing.kit import Kit
 
@@ -45,6 +47,7 @@ class PsyQueue:
     def __init__(self, *, name: str = "psyqueue", clock: Clock | None = None) -> None:
         self._core = Core(read_name("name", name), clock=clock)
         self._lifecycle = Lifecycle(self._core)
+        self._core.portal = Portal(self._core, self._lifecycle)
         self.dead_letter = DeadLetters(self._core)
 
     @classmethod
@@ -142,6 +145,16 @@ class PsyQueue:
     def is_running(self) -> bool:
         """From the end of `start` to the beginning of `stop`."""
         return self._core.state == "running"
+
+    @property
+    def sync(self) -> SyncQueue:
+        """The same verbs for programs without asyncio, as calls that block: `q.sync.enqueue(...)`.
+
+        The first call starts the queue on a background thread, unless it runs already; `with q.sync:` stops it, too.
+        """
+        from psyqueue.kernel.sync import SyncQueue  # noqa: PLC0415 - it is made of this class
+
+        return SyncQueue(self._core.portal, self)
 
     # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────
     @overload

@@ -23,6 +23,7 @@ from psyqueue.kernel.registry import Registry
 if TYPE_CHECKING:
     from psyqueue.kernel.enqueue import Enqueuer
     from psyqueue.kernel.job_handle import JobHandle
+    from psyqueue.kernel.portal import Portal
     from psyqueue.kernel.rehearsal import Rehearsal
     from psyqueue.kernel.worker import Worker
 
@@ -36,8 +37,11 @@ class Core:
 
     `on_hang` is called in the lease thread when the event loop stands still: a worker process of its own exits there.
     `on_failure` is told of every run that failed, with the error itself, before the store knows.
-    `client` identifies this process's calls to the store; it is new with every start.
+    `client` identifies this process's calls to the store; it is new with every start. `portal` leads into the loop from
+    threads without one.
     """
+
+    portal: Portal
 
     def __init__(self, name: str, *, clock: Clock | None = None, chance: Callable[[], float] | None = None) -> None:
         self.name = name
@@ -90,6 +94,11 @@ class Core:
         if self._forks != _forks or self.state not in _TAKES_JOBS or _running_loop() is not self._loop:
             self._refuse()
 
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """The one that started the queue; None before."""
+        return self._loop
+
     def require_own_process(self) -> None:
         """Raises ForkedProcess in a child of the process that started the queue."""
         if self._forks != _forks and self.state != "new":
@@ -103,7 +112,7 @@ class Core:
         if _running_loop() is not self._loop and self.state != "new":
             raise LifecycleError(
                 f"queue {self.name!r} belongs to the event loop that started it, and this is another one, or none. "
-                "In a plain handler use ctx.enqueue; from another thread asyncio.run_coroutine_threadsafe"
+                "In a plain handler use ctx.enqueue, from another thread q.sync"
             )
 
     def _refuse(self) -> None:

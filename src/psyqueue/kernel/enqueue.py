@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ from psyqueue.backend import Delivery, Enqueued, NewJob
 from psyqueue.backend.bounds import CALL_BYTES_MAX, ITEMS_MAX
 from psyqueue.errors import InvalidOption, PayloadError, PluginError, PsyQueueError, Rejected
 from psyqueue.ids import new_id
+from psyqueue.kernel.aio import at_once
 from psyqueue.kernel.coalescer import Coalescer, job_bytes
 from psyqueue.kernel.handler import Call
 from psyqueue.kernel.handlers import HandlerSpec
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name
 from psyqueue.kernel.pipeline import Chain, Terminal
+from psyqueue.kernel.portal import in_callers_thread
 from psyqueue.outcome import Verdict
 
 if TYPE_CHECKING:
@@ -210,20 +213,24 @@ class Enqueuer:
 
     async def _write(self, jobs: Sequence[NewJob], conn: Any) -> list[JobHandle[Any]]:
         handles: list[JobHandle[Any]] = []
-        bound = None if conn is None else self._core.backend.bind(conn)
+        submit = self._coalescer.submit if conn is None else functools.partial(self._submit_bound, conn)
         try:
             for chunk in _chunks(jobs):
-                if bound is None:
-                    replies: Sequence[Enqueued] = await self._coalescer.submit(chunk)
-                else:
-                    replies = await bound.enqueue(chunk)
+                replies = await submit(chunk)
                 for job, enqueued in zip(chunk, replies, strict=True):
                     spec = self._core.handlers.find(job.name)
-                    handles.append(self._handle(job, enqueued, spec, is_committed=bound is None))
+                    handles.append(self._handle(job, enqueued, spec, is_committed=conn is None))
         except PsyQueueError as exc:
             exc.enqueued = handles
             raise
         return handles
+
+    async def _submit_bound(self, conn: Any, jobs: Sequence[NewJob]) -> Sequence[Enqueued]:
+        """In the caller's own transaction, and in his thread where his connection is bound to it."""
+        backend = self._core.backend
+        if backend.capabilities.binds_in_thread:
+            return await in_callers_thread(lambda: at_once(backend.bind(conn).enqueue(jobs)))
+        return await backend.bind(conn).enqueue(jobs)
 
     def _handle(
         self, job: NewJob, enqueued: Enqueued, spec: HandlerSpec | None, *, is_committed: bool = True

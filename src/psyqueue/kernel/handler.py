@@ -12,6 +12,7 @@ from psyqueue.kernel.options import EnqueueOptions, Given, read
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
     from psyqueue.kernel.handlers import HandlerSpec
+    from psyqueue.kernel.sync import SyncHandler
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +64,13 @@ class Handler(Generic[P, R]):
         """Enqueue a call with these arguments. Raises PayloadError where they do not fit, and as PsyQueue.enqueue."""
         payload = self._spec.parameters.bind(args, kwargs)
         return await self._core.enqueuer.enqueue_bound(self._spec, payload, self._options, self._given)
+
+    @property
+    def sync(self) -> SyncHandler[P, R]:
+        """For programs without asyncio: `handler.sync.enqueue(...)` blocks; see PsyQueue.sync."""
+        from psyqueue.kernel.sync import SyncHandler  # noqa: PLC0415 - it is made of this class
+
+        return SyncHandler(self._core.portal, self)
 
     def build(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """The call as a value. Raises PayloadError where the arguments do not fit."""

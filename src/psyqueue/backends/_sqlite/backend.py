@@ -68,6 +68,7 @@ class SqliteBackend:
         self._capabilities = Capabilities(
             wakes_across_processes=not options.is_memory,
             binds=() if options.is_memory else ("sqlite3.Connection",),
+            binds_in_thread=True,
             test_clock=options.test_clock,
         )
 

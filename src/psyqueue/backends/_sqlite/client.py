@@ -55,6 +55,9 @@ class Client:
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def connect(self) -> None:
+        if self._writer is None:
+            # Made before a fork and opened after it: a server that loads the application first does so.
+            self._guard = ProcessGuard(self._options.file)
         self._guard.check()
         async with self._connecting:
             if self._writer is None:
@@ -130,9 +133,8 @@ class Client:
             each.stop()
         # Bounded: a turn at writing that never comes must not keep the process from ending.
         limit_ms = 2 * self._options.busy_timeout_ms
-        loop = asyncio.get_running_loop()
-        for each in threads:
-            await loop.run_in_executor(None, each.closed.wait, limit_ms / 1000)
+        # In no thread: when the interpreter ends, none can be started any more.
+        await asyncio.wait([asyncio.wrap_future(each.closed) for each in threads], timeout=limit_ms / 1000)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+from concurrent.futures import Future
 from queue import SimpleQueue
 
 from psyqueue.backends._sqlite.faults import translate
@@ -26,7 +27,7 @@ class Reader:
         self._connection = connection
         self._identity = identity
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self.closed = threading.Event()
+        self.closed: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="psyqueue-sqlite-reader", daemon=True)
         closes_in_child(self)
 
@@ -40,6 +41,7 @@ class Reader:
         self._calls.put(None)
 
     def _run(self) -> None:
+        self.closed.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
         try:
             while (call := self._calls.get()) is not None:
                 if call.take():
@@ -48,7 +50,7 @@ class Reader:
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-            self.closed.set()
+            self.closed.set_result(None)
 
     def close_in_child(self) -> None:
         leak(self._connection)

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -82,7 +83,7 @@ class Writer:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._groups = 0
         self._thread = threading.Thread(target=self._run, name="psyqueue-sqlite-writer", daemon=True)
-        self.closed = threading.Event()
+        self.closed: Future[None] = Future()
         closes_in_child(self)
 
     def start(self) -> None:
@@ -97,6 +98,7 @@ class Writer:
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────────────────
     def _run(self) -> None:
+        self.closed.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
         try:
             while (group := self._next_group()) is not None:
                 try:
@@ -106,7 +108,7 @@ class Writer:
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-            self.closed.set()
+            self.closed.set_result(None)
 
     def close_in_child(self) -> None:
         leak(self._connection)

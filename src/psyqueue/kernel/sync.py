@@ -1,0 +1,212 @@
+"""The public verbs for programs without asyncio: each coroutine method once more, as a call that blocks.
+
+Nothing is written twice: `blocking` makes the plain method of the coroutine method, with its parameters, its result and
+its docstring. By hand are only those whose result is a facade itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+
+from psyqueue.clock import Duration, to_ms
+from psyqueue.kernel.app import PsyQueue
+from psyqueue.kernel.dead_letters import DeadLetters
+from psyqueue.kernel.handler import Call, Handler
+from psyqueue.kernel.job_handle import JobHandle
+from psyqueue.kernel.options import EnqueueOptions
+from psyqueue.kernel.portal import Portal
+from psyqueue.kernel.worker import Worker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Facade(Generic[T_co]):
+    """Stands before an object whose methods have to be awaited."""
+
+    __slots__ = ("_portal", "_target")
+
+    def __init__(self, portal: Portal, target: T_co) -> None:
+        self._portal = portal
+        self._target = target
+
+
+def blocking(method: Callable[Concatenate[T, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Facade[T], P], R]:
+    """The method that calls `method` of the target on its event loop, and waits for the result."""
+
+    @functools.wraps(method)
+    def call(self: Facade[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._portal.run(lambda: method(self._target, *args, **kwargs))
+
+    return call
+
+
+class SyncJobHandle(Facade[JobHandle[R_co]], Generic[R_co]):
+    """As JobHandle: `id`, `name`, `queue`, `created`, and methods that block."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> str:
+        return self._target.id
+
+    @property
+    def name(self) -> str:
+        return self._target.name
+
+    @property
+    def queue(self) -> str:
+        return self._target.queue
+
+    @property
+    def created(self) -> bool:
+        """False when the job was there before."""
+        return self._target.created
+
+    def result(self, timeout: Duration | None = None) -> R_co:
+        """As JobHandle.result."""
+        return self._portal.run(lambda: self._target.result(timeout))
+
+    refresh: Final = blocking(JobHandle.refresh)
+    cancel: Final = blocking(JobHandle.cancel)
+
+    def __str__(self) -> str:
+        return self._target.id
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._target).removeprefix('<')}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SyncJobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self._target)
+
+
+class SyncHandler(Facade[Handler[P, R]], Generic[P, R]):
+    """`handler.sync`: enqueues a call, and returns when it is in the store."""
+
+    __slots__ = ()
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]:
+        """As Handler.enqueue."""
+        return SyncJobHandle(self._portal, self._portal.run(lambda: self._target.enqueue(*args, **kwargs)))
+
+
+class SyncWorker(Facade[Worker]):
+    """As Worker, for programs without asyncio; its handlers run on the queue's background thread and in others."""
+
+    __slots__ = ()
+
+    stop: Final = blocking(Worker.stop)
+    wait: Final = blocking(Worker.wait)
+
+    @property
+    def name(self) -> str:
+        return self._target.name
+
+    @property
+    def is_running(self) -> bool:
+        return self._target.is_running
+
+
+class SyncDeadLetters(Facade[DeadLetters]):
+    """`q.sync.dead_letter`."""
+
+    __slots__ = ()
+
+    list: Final = blocking(DeadLetters.list)
+    replay: Final = blocking(DeadLetters.replay)
+    replay_all: Final = blocking(DeadLetters.replay_all)
+    purge: Final = blocking(DeadLetters.purge)
+
+
+class SyncQueue(Facade[PsyQueue]):
+    """`q.sync`: the verbs of a queue for programs without asyncio. Any thread may use it.
+
+    `with q.sync:` starts and stops the queue. Without it the first call starts it, and the end of the process stops it.
+    Inside of a running event loop every call is a LifecycleError that says to await instead.
+    """
+
+    __slots__ = ()
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def start(self) -> None:
+        """Start the queue on a background thread, unless it runs already. Raises as PsyQueue.start."""
+        self._portal.start()
+
+    def stop(self, *, grace: Duration | None = None) -> None:
+        """As PsyQueue.stop; the background thread ends."""
+        self._portal.stop(None if grace is None else to_ms("grace", grace))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @overload
+    def enqueue(self, call: Call[R], /, **options: Unpack[EnqueueOptions]) -> SyncJobHandle[R]: ...
+    @overload
+    def enqueue(self, name: str, payload: Any = None, /, **options: Unpack[EnqueueOptions]) -> SyncJobHandle[Any]: ...
+    def enqueue(
+        self, name_or_call: Any, payload: Any = None, /, **options: Unpack[EnqueueOptions]
+    ) -> SyncJobHandle[Any]:
+        """As PsyQueue.enqueue."""
+        handle: JobHandle[Any] = self._portal.run(lambda: self._target.enqueue(name_or_call, payload, **options))
+        return SyncJobHandle(self._portal, handle)
+
+    def enqueue_bulk(self, items: Iterable[Any], /, **options: Unpack[EnqueueOptions]) -> list[SyncJobHandle[Any]]:
+        """As PsyQueue.enqueue_bulk."""
+        handles = self._portal.run(lambda: self._target.enqueue_bulk(items, **options))
+        return [SyncJobHandle(self._portal, handle) for handle in handles]
+
+    def handle_of(self, job_id: str) -> SyncJobHandle[Any]:
+        """As PsyQueue.handle_of."""
+        return SyncJobHandle(self._portal, self._target.handle_of(job_id))
+
+    # ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def start_worker(
+        self,
+        *queues: str,
+        concurrency: int = 10,
+        prefetch: int | str = "auto",
+        lease: Duration = "30s",
+        name: str | None = None,
+    ) -> SyncWorker:
+        """As PsyQueue.start_worker."""
+
+        async def start() -> Worker:
+            return self._target.start_worker(
+                *queues, concurrency=concurrency, prefetch=prefetch, lease=lease, name=name
+            )
+
+        return SyncWorker(self._portal, self._portal.run(start))
+
+    process_next: Final = blocking(PsyQueue.process_next)
+    stop_workers: Final = blocking(PsyQueue.stop_workers)
+
+    # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
+    get: Final = blocking(PsyQueue.get)
+    jobs: Final = blocking(PsyQueue.jobs)
+    cancel: Final = blocking(PsyQueue.cancel)
+    explain: Final = blocking(PsyQueue.explain)
+    durability: Final = blocking(PsyQueue.durability)
+    pause: Final = blocking(PsyQueue.pause)
+    resume: Final = blocking(PsyQueue.resume)
+    limits: Final = blocking(PsyQueue.limits)
+
+    @property
+    def dead_letter(self) -> SyncDeadLetters:
+        """As PsyQueue.dead_letter."""
+        return SyncDeadLetters(self._portal, self._target.dead_letter)
