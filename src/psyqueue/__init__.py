@@ -60,6 +60,7 @@ from psyqueue.events import Event
 from psyqueue.kernel.app import PsyQueue
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.context import Context
+from psyqueue.kernel.depends import Depends
 from psyqueue.kernel.enqueue import Draft, EnqueueContext
 from psyqueue.kernel.extension import Kernel, Plugin
 from psyqueue.kernel.handler import Call, Handler
@@ -91,6 +92,7 @@ __all__ = [
     "Context",
     "DeadLetter",
     "DependencyError",
+    "Depends",
     "Draft",
     "DuplicateJobError",
     "Durability",

@@ -21,6 +21,7 @@ from psyqueue.kernel.handler import Call, Handler, HandlerDecorator
 from psyqueue.kernel.handlers import HandleOptions, make_spec
 from psyqueue.kernel.job_handle import JobHandle, cancel_job, get_view
 from psyqueue.kernel.lifecycle import Lifecycle
+from psyqueue.kernel.lifespan import LifespanFunction
 from psyqueue.kernel.options import EnqueueOptions, read_name
 from psyqueue.kernel.pipeline import USER, MiddlewareFunction, Phase, Stage, middleware
 from psyqueue.kernel.portal import Portal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+LifespanT = TypeVar("LifespanT", bound=LifespanFunction)
 
 
 class PsyQueue:
@@ -44,11 +46,15 @@ class PsyQueue:
     processes. One object belongs to one event loop of one process.
     """
 
-    def __init__(self, *, name: str = "psyqueue", clock: Clock | None = None) -> None:
+    def __init__(
+        self, *, name: str = "psyqueue", lifespan: LifespanFunction | None = None, clock: Clock | None = None
+    ) -> None:
         self._core = Core(read_name("name", name), clock=clock)
         self._lifecycle = Lifecycle(self._core)
         self._core.portal = Portal(self._core, self._lifecycle)
         self.dead_letter = DeadLetters(self._core)
+        if lifespan is not None:
+            self.lifespan(lifespan)
 
     @classmethod
     def from_url(cls, url: str, *, name: str = "psyqueue", **options: Any) -> Self:
@@ -113,6 +119,16 @@ class PsyQueue:
         """Wrap every enqueue, or every run, with `async fn(ctx, call_next)`."""
         self._core.require_new("pipeline()")
         self._core.registry.add_middleware(middleware(event, fn, phase, USER))
+
+    def lifespan(self, fn: LifespanT, /) -> LifespanT:
+        """Keep something open for all runs of this process: `@q.lifespan` on an `async def` that yields once.
+
+        It is entered before the first run (of a worker or `process_next`), and left by `stop` after the last one; a
+        process that only enqueues never enters it. What it yields is `ctx.app`. Raises ConfigError.
+        """
+        self._core.require_new("lifespan()")
+        self._core.lifespan.set(fn)
+        return fn
 
     def get_exposed(self, namespace: str) -> Any:
         """What a plugin exposed. Raises ConfigError naming what there is."""

@@ -28,7 +28,7 @@ from psyqueue import codec
 from psyqueue.errors import PsyQueueError
 from psyqueue.ids import new_id
 from psyqueue.kernel import frames
-from psyqueue.kernel.context import Context, Signals
+from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.options import read, read_name
 from psyqueue.kernel.parameters import Parameters
@@ -90,7 +90,9 @@ class Child:
     def _run(self, order: frames.RunIt) -> frames.FromChild:
         attempt, at_ms = order.delivery.attempt, order.delivery.started_at_ms
         try:
-            ctx = Context(order.delivery, codec.decode(order.payload), Signals(), self._follow_up, self._progress)
+            ctx = Context(
+                order.delivery, codec.decode(order.payload), Signals(), self._follow_up, self._progress, app=NO_LIFESPAN
+            )
             result = self._invoke(order)(ctx, ctx.job.payload)
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)

@@ -132,6 +132,7 @@ class Context:
     """
 
     __slots__ = (
+        "_app",
         "_delivery",
         "_follow_up",
         "_report",
@@ -150,6 +151,8 @@ class Context:
         follow_up: FollowUp,
         report: Callable[[Any], None],
         transact: Transact | None = None,
+        *,
+        app: Any = None,
     ) -> None:
         self.job = RunningJob(delivery, payload)
         self.follow_ups: list[NewJob] = []
@@ -159,6 +162,7 @@ class Context:
         self._report = report
         self._state: dict[str, Any] | None = None
         self._transact = transact
+        self._app = app
 
     @property
     def attempt(self) -> int:
@@ -173,6 +177,18 @@ class Context:
         if self._state is None:
             self._state = {}
         return self._state
+
+    @property
+    def app(self) -> Any:
+        """What the queue's `lifespan` yielded in this process; None without one.
+
+        Raises InvalidState in a process of the handler's own (`mode="process"`), which has none.
+        """
+        if self._app is NO_LIFESPAN:
+            raise InvalidState(
+                'a handler in a process of its own (mode="process") has no lifespan. Make what it needs with Depends'
+            )
+        return self._app
 
     @property
     def tenant(self) -> str | None:
@@ -229,6 +245,10 @@ class Context:
         job, handle = self._follow_up(name_or_call, payload, options)
         self.follow_ups.append(job)
         return handle
+
+
+NO_LIFESPAN = object()
+"""For runs in processes of their own."""
 
 
 class _JobLog(logging.LoggerAdapter[logging.Logger]):

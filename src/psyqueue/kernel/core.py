@@ -16,6 +16,7 @@ from psyqueue.errors import AlreadyStopped, ForkedProcess, LifecycleError, NotSt
 from psyqueue.ids import new_token
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.handlers import Handlers, HandlerSpec
+from psyqueue.kernel.lifespan import Lifespan
 from psyqueue.kernel.ops import GIVE_UP_MS, Channel, SharedChannel
 from psyqueue.kernel.pipeline import Chain
 from psyqueue.kernel.registry import Registry
@@ -50,6 +51,7 @@ class Core:
         self.bus = EventBus(self.clock)
         self.registry = Registry(self.bus)
         self.handlers = Handlers()
+        self.lifespan = Lifespan()
         self.workers: list[Worker] = []
         self.workers_made = 0
         self.enqueue_chain: Chain | None = None

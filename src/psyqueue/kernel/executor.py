@@ -104,6 +104,7 @@ class Executor:
             functools.partial(self._core.follow_up, delivery),
             functools.partial(self._report, run),
             functools.partial(self._transact, run),
+            app=self._core.lifespan.value,
         )
         cold = ctx.job.cold
         if cold.get("schema_version", 1) > spec.version:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from psyqueue.kernel.context import Context
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions, Given, read
+from psyqueue.kernel.pipeline import label
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
@@ -77,8 +79,17 @@ class Handler(Generic[P, R]):
         return Call(self._spec, self._spec.parameters.bind(args, kwargs), self._options, self._given)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function itself, `ctx` included if it takes one."""
-        return self._spec.fn(*args, **kwargs)
+        """Call the function itself, `ctx` included if it takes one, and what is injected.
+
+        Raises TypeError where that is missing: only a run fills it in.
+        """
+        spec = self._spec
+        for name, provider in spec.parameters.injected.items():
+            if name not in inspect.signature(spec.fn).bind_partial(*args, **kwargs).arguments:
+                raise TypeError(
+                    f"handler {spec.name!r} called directly: give {name}=..., which in a run {label(provider)} provides"
+                )
+        return spec.fn(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<Handler {self._spec.name!r} on {self._spec.queue!r}>"

@@ -201,7 +201,7 @@ def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> Hand
         queue=queue,
         kind=kind,
         wants_ctx=parameters.wants_ctx,
-        invoke=parameters.invoke,
+        invoke=parameters.invoke_in_thread if kind == "thread" else parameters.invoke,
         parameters=parameters,
         policy=policy,
         max_retries=read_retries("max_retries", asked["max_retries"]),
@@ -211,7 +211,7 @@ def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> Hand
         version=version,
         aliases=_aliases(asked["aliases"]),
         convert=_converter(result_type(name, fn)),
-        is_plain=kind == "async" and not parameters.wants_ctx and policy.timeout_ms is None,
+        is_plain=kind == "async" and not parameters.needs_ctx and policy.timeout_ms is None,
         template=Template(name, queue, version),
     )
 

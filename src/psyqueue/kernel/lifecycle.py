@@ -79,6 +79,7 @@ class Lifecycle:
         failures: list[Exception] = []
         try:
             await _attempt(failures, "workers", lambda: self.stop_workers(grace_ms))
+            await _attempt(failures, "lifespan", core.lifespan.leave)
             core.state = "stopped"
             await _attempt(failures, "enqueues", core.enqueuer.drain)
             await _attempt(failures, "services", self._services.stop)

@@ -6,6 +6,7 @@ is an error instead of a mix-up. Everything about the signature is worked out he
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -15,27 +16,28 @@ import msgspec
 from msgspec import inspect as type_inspect
 
 from psyqueue.errors import ConfigError, PayloadError
+from psyqueue.kernel.depends import POSITIONAL, Dependency, Injector, is_context
 from psyqueue.outcome import Misfit
 
 Invoke: TypeAlias = Callable[[Any, Any], Any]
 """`(ctx, decoded payload) -> what the function returns` (a coroutine for an async one). Raises Misfit."""
 
-CONTEXT_NAME = "ctx"
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
 
 class Parameters:
     """The signature of one handler function, ready for use.
 
-    `takes`: `fields` (bound to names), `payload` (only `ctx`: any JSON value), `nothing`.
+    `takes`: `fields` (bound to names), `payload` (only `ctx`: any JSON value), `nothing`. `injected` are the parameters
+    that are no part of the payload, with their providers. `invoke` is for the event loop, `invoke_in_thread` for a
+    thread of the worker; these differ only where something is injected.
     """
 
     def __init__(self, handler: str, fn: Callable[..., Any]) -> None:
         self.handler = handler
+        self.injected: dict[str, Callable[..., Any]] = {}
         listed = list(_signature(handler, fn).parameters.values())
-        self.wants_ctx = bool(listed) and _is_context(listed[0])
-        fields = listed[1:] if self.wants_ctx else listed
-        self._positional = tuple(field.name for field in fields if field.kind in _POSITIONAL)
+        self.wants_ctx = bool(listed) and is_context(listed[0])
+        fields = self._without_injected(listed[1:] if self.wants_ctx else listed)
+        self._positional = tuple(field.name for field in fields if field.kind in POSITIONAL)
         self._open = any(field.kind is inspect.Parameter.VAR_KEYWORD for field in fields)
         self._fields = {field.name: field for field in fields if field.kind is not inspect.Parameter.VAR_KEYWORD}
         self._required = tuple(name for name, field in self._fields.items() if field.default is field.empty)
@@ -43,7 +45,38 @@ class Parameters:
         self.takes: Literal["fields", "payload", "nothing"] = (
             "fields" if fields else "payload" if self.wants_ctx else "nothing"
         )
-        self.invoke: Invoke = self._build_invoke(fn)
+        if not self.injected:
+            self.invoke: Invoke = self._build_invoke(fn)
+            self.invoke_in_thread: Invoke = self.invoke
+            return
+        injector = Injector(handler, self.injected)
+        # The payload is checked first: nothing is opened for a run that cannot be.
+        bind = self._build_invoke(functools.partial(functools.partial, fn))
+        self.invoke = lambda ctx, payload: injector.around(ctx, bind(ctx, payload))
+        self.invoke_in_thread = lambda ctx, payload: injector.around_in_thread(ctx, bind(ctx, payload))
+
+    @property
+    def needs_ctx(self) -> bool:
+        """Whether a run needs a context: for the function, or for what is injected."""
+        return self.wants_ctx or bool(self.injected)
+
+    def _without_injected(self, listed: list[inspect.Parameter]) -> list[inspect.Parameter]:
+        fields: list[inspect.Parameter] = []
+        for parameter in listed:
+            if isinstance(parameter.default, Dependency):
+                if parameter.kind is parameter.POSITIONAL_ONLY:
+                    raise self._misplaced(parameter.name, "is for positions only")
+                self.injected[parameter.name] = parameter.default.provider
+                continue
+            if self.injected and parameter.kind in POSITIONAL:
+                raise self._misplaced(next(reversed(self.injected)), f"stands before {parameter.name!r}")
+            fields.append(parameter)
+        return fields
+
+    def _misplaced(self, name: str, where: str) -> ConfigError:
+        return ConfigError(
+            f"handler {self.handler!r}, parameter {name!r}: what is injected {where}; put it behind a `*`"
+        )
 
     # ── at enqueue ────────────────────────────────────────────────────────────────────────────────────────────────
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -104,6 +137,8 @@ class Parameters:
                 raise PayloadError(f"$.{name}", f"is missing; handler {self.handler!r} takes {self._listed()}")
         if not self._open:
             for name in payload:
+                if name in self.injected:
+                    raise PayloadError(f"$.{name}", f"is injected into handler {self.handler!r}, and no payload")
                 if name not in self._fields:
                     raise PayloadError(f"$.{name}", f"is unknown; handler {self.handler!r} takes {self._listed()}")
 
@@ -256,21 +291,6 @@ def _resolve(handler: str, fn: Callable[..., Any], annotation: Any, what: str) -
             f"handler {handler!r}: the annotation {annotation!r} of {what} cannot be resolved at run time ({exc}). "
             "Define or import its type at module level, not under TYPE_CHECKING or inside a function"
         ) from exc
-
-
-def _is_context(parameter: inspect.Parameter) -> bool:
-    """Named `ctx`, or annotated with Context (also as text that only a type checker can resolve)."""
-    if parameter.kind not in _POSITIONAL:
-        return False
-    if parameter.name == CONTEXT_NAME:
-        return True
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        return annotation.strip("\"' ").rpartition(".")[2] == "Context"
-    return (
-        getattr(annotation, "__name__", "") == "Context"
-        and getattr(annotation, "__module__", "").partition(".")[0] == "psyqueue"
-    )
 
 
 def _signature(handler: str, fn: Callable[..., Any]) -> inspect.Signature:

@@ -77,6 +77,7 @@ class _Single:
         )
 
     async def work(self) -> bool:
+        await self._core.lifespan.enter()
         await self._settler.open(self._core.name, (self._queue,), LEASE_MS)
         try:
             fetch = Fetch(queues=(self._queue,), count=1, token_seed=new_token())

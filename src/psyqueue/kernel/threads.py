@@ -13,6 +13,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+_home = threading.local()
+
+
+def loop_of_call() -> asyncio.AbstractEventLoop:
+    """The loop whose handler this thread runs."""
+    loop: asyncio.AbstractEventLoop = _home.loop
+    return loop
+
 
 class _Call:
     """One function on its way through a thread. What happens to it is decided under the lock of the pool."""
@@ -92,6 +100,7 @@ class Threads:
                 return True
         result: Any = None
         error: BaseException | None = None
+        _home.loop = call.loop
         try:
             result = call.context.run(call.fn)
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises belongs to its caller

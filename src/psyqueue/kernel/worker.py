@@ -193,6 +193,7 @@ class Worker:
     async def _work(self) -> None:
         try:
             self._beat()
+            await self._core.lifespan.enter()
             await self._open_session()
             self._spawn_beside(self._housekeeper.work(), "housekeeper")
             self._core.bus.publish("worker:started", {"worker": self.name, "queues": list(self._all_queues())})
