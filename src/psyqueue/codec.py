@@ -1,8 +1,9 @@
 """Python values ↔ JSON bytes. Strict: what would not come back as it went in is refused, with its place.
 
 Accepted: None, bool, int, finite float, str without lone surrogates, list, tuple, dict with str keys; and what msgspec
-turns into these (Struct, dataclass, datetime, UUID, Decimal, Enum, bytes as base64, …). Source of the wire format:
-RFC 8259, UTF-8, no duplicate keys.
+turns into these (Struct, dataclass, datetime, UUID, Decimal, Enum, bytes as base64, …); and models of pydantic, which
+is not imported here: who has such a model has imported it. Source of the wire format: RFC 8259, UTF-8, no duplicate
+keys.
 """
 
 from __future__ import annotations
@@ -20,7 +21,32 @@ PAYLOAD_BYTES_MAX = 1 << 20
 DEPTH_MAX = 64
 """Nesting. Every store and every language reads this much; deeper is a mistake or an attack."""
 
-_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
+
+def is_model(kind: Any) -> bool:
+    """Whether it is a class of pydantic models (version 2)."""
+    return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json")
+
+
+def of_model(value: Any) -> Any:
+    """Plain values of a pydantic model, such that it can be made of them again. For msgspec's `enc_hook`."""
+    if not is_model(type(value)):
+        raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+    return value.model_dump(mode="json", by_alias=True, round_trip=True)
+
+
+def to_model(kind: Any, plain: Any) -> Any:
+    """The model of class `kind` made of plain values. For msgspec's `dec_hook`; raises ValueError, in one line."""
+    if not is_model(kind):
+        raise NotImplementedError
+    try:
+        return kind.model_validate_json(_encoder.encode(plain))
+    except ValueError as exc:
+        problems = exc.errors() if hasattr(exc, "errors") else []
+        told = "; ".join(f"{'.'.join(map(str, each['loc'])) or kind.__name__}: {each['msg']}" for each in problems)
+        raise ValueError(told or str(exc)) from exc
+
+
+_encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical", enc_hook=of_model)
 _decoder = msgspec.json.Decoder()
 
 encode_trusted = _encoder.encode
@@ -96,7 +122,7 @@ def _problem_in_dict(value: dict[Any, Any], path: str, depth: int) -> tuple[str,
 def _problem_in_object(value: Any, path: str, depth: int) -> tuple[str, str] | None:
     """Anything msgspec knows how to write is turned into plain values first, so that NaN in a Struct is found too."""
     try:
-        plain = msgspec.to_builtins(value, builtin_types=())
+        plain = msgspec.to_builtins(value, builtin_types=(), enc_hook=of_model)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return (path, f"{type(value).__module__}.{type(value).__qualname__} is not a JSON value")
     if isinstance(plain, dict | list | tuple | float | str):

@@ -23,7 +23,7 @@ LOADERS = {
 UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "runpy", "imp"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "importlib.import_module", "importlib.reload"}
 # What a user pays for on `import psyqueue`: none of the drivers, none of the test tools.
-HEAVY = {"redis", "asyncpg", "uvloop", "pytest", "hypothesis", "multiprocessing", "click"}
+HEAVY = {"redis", "asyncpg", "uvloop", "pytest", "hypothesis", "multiprocessing", "click", "pydantic"}
 
 
 def unsafe_imports(module: Module) -> Iterator[str]:

@@ -14,7 +14,7 @@ import msgspec
 from psyqueue.backend.bounds import KEY_LENGTH_MAX
 from psyqueue.backoff import BackoffFunction, Strategy
 from psyqueue.clock import Duration, to_ms
-from psyqueue.errors import ConfigError, InvalidOption
+from psyqueue.errors import ConfigError, InvalidOption, PayloadError
 from psyqueue.job import NAME_LENGTH_MAX
 from psyqueue.kernel.options import (
     Template,
@@ -26,7 +26,7 @@ from psyqueue.kernel.options import (
     read_strategy,
     read_timeout,
 )
-from psyqueue.kernel.parameters import Invoke, Parameters, result_type
+from psyqueue.kernel.parameters import Invoke, Parameters, converter_of, place_of, result_type
 from psyqueue.kernel.pipeline import is_async, label
 from psyqueue.outcome import Policy
 
@@ -210,7 +210,7 @@ def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> Hand
         makes_keys=unique is not None or order is not None,
         version=version,
         aliases=_aliases(asked["aliases"]),
-        convert=_converter(result_type(name, fn)),
+        convert=_converter(name, result_type(name, fn)),
         is_plain=kind == "async" and not parameters.needs_ctx and policy.timeout_ms is None,
         template=Template(name, queue, version),
     )
@@ -296,11 +296,24 @@ def _hash(body: bytes) -> str:
     return blake2b(body, digest_size=16).hexdigest()
 
 
-def _converter(kind: Any) -> Callable[[Any], Any] | None:
-    """Makes the annotated type of a decoded result; None where the decoded value is what was annotated."""
+def _converter(handler: str, kind: Any) -> Callable[[Any], Any] | None:
+    """Makes the annotated type of a decoded result; None where the decoded value is what was annotated.
+
+    It raises PayloadError for a result of another shape.
+    """
     if kind is Any or (isinstance(kind, type) and kind in _PLAIN):
         return None
-    return lambda value: msgspec.convert(value, kind)
+    to_kind = converter_of(kind)
+
+    def convert(value: Any) -> Any:
+        try:
+            return to_kind(value, kind)
+        except msgspec.ValidationError as exc:
+            path, problem = place_of(exc)
+            text = f"{problem}; handler {handler!r} is annotated to return {kind!r}. refresh().result has it as it is"
+            raise PayloadError(path, text, "result") from exc
+
+    return convert
 
 
 _PLAIN = frozenset((bool, int, float, str, list, dict, type(None)))

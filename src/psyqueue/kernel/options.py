@@ -165,7 +165,9 @@ def _digest(template: Template, payload: Any, options: bytes) -> bytes:
     return hasher.digest()
 
 
-canonical = msgspec.json.Encoder(order="deterministic", decimal_format="string", uuid_format="canonical").encode
+canonical = msgspec.json.Encoder(
+    order="deterministic", decimal_format="string", uuid_format="canonical", enc_hook=codec.of_model
+).encode
 """JSON with sorted keys, of a value that was checked before."""
 
 

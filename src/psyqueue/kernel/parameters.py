@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import inspect as type_inspect
 
+from psyqueue import codec
 from psyqueue.errors import ConfigError, PayloadError
 from psyqueue.kernel.depends import POSITIONAL, Dependency, Injector, is_context
 from psyqueue.outcome import Misfit
@@ -102,7 +103,7 @@ class Parameters:
         mapping = {} if payload is None else payload
         if not isinstance(mapping, Mapping):
             try:
-                mapping = msgspec.to_builtins(mapping)
+                mapping = msgspec.to_builtins(mapping, enc_hook=codec.of_model)
             except (TypeError, ValueError, msgspec.MsgspecError):
                 mapping = None
         if not isinstance(mapping, Mapping):
@@ -175,7 +176,7 @@ class Parameters:
         return invoke
 
     def _invoke_positional(self, fn: Callable[..., Any], shape: type[msgspec.Struct]) -> Invoke:
-        as_values, convert, fitted = msgspec.structs.astuple, msgspec.convert, self._fitted
+        as_values, convert, fitted = msgspec.structs.astuple, converter_of(shape), self._fitted
         if self.wants_ctx:
 
             def invoke_with(ctx: Any, payload: Any) -> Any:
@@ -221,10 +222,9 @@ class Parameters:
 
     def _fitted(self, payload: Any, shape: type[msgspec.Struct]) -> msgspec.Struct:
         try:
-            return msgspec.convert({} if payload is None else payload, shape)
+            return msgspec.convert({} if payload is None else payload, shape, dec_hook=codec.to_model)
         except msgspec.ValidationError as exc:
-            problem, _, where = str(exc).partition(" - at `")
-            path = where.rstrip("`") or "$"
+            path, problem = place_of(exc)
             raise Misfit(path, f"{problem}; handler {self.handler!r} takes {self._listed()}") from exc
 
     def _shape(self, fn: Callable[..., Any]) -> type[msgspec.Struct]:
@@ -246,6 +246,12 @@ class Parameters:
         return kind if convertible(kind) else Any
 
 
+def place_of(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Its path, and what is wrong there."""
+    problem, _, where = str(error).partition(" - at `")
+    return where.rstrip("`") or "$", problem
+
+
 def result_type(handler: str, fn: Callable[..., Any]) -> Any:
     """What a result is converted to when it is awaited: the return annotation if msgspec knows it, else Any."""
     annotation = inspect.signature(fn).return_annotation
@@ -259,24 +265,31 @@ def result_type(handler: str, fn: Callable[..., Any]) -> Any:
 
 
 def convertible(kind: Any) -> bool:
-    """Whether msgspec can make `kind` of plain JSON values: no class that is unknown to it anywhere inside."""
+    """Whether we can make `kind` of plain JSON values: msgspec or pydantic knows every class inside of it."""
     try:
-        return not _has_custom(type_inspect.type_info(kind), set())
+        return all(codec.is_model(custom) for custom in _customs(type_inspect.type_info(kind), set()))
     except (TypeError, ValueError, NameError):
         return False
 
 
-def _has_custom(info: Any, seen: set[int]) -> bool:
+def converter_of(kind: Any) -> Callable[[Any, Any], Any]:
+    """`msgspec.convert`, with a hook where models of pydantic are inside of `kind`."""
+    has_models = any(True for _ in _customs(type_inspect.type_info(kind), set()))
+    return functools.partial(msgspec.convert, dec_hook=codec.to_model) if has_models else msgspec.convert
+
+
+def _customs(info: Any, seen: set[int]) -> Iterator[Any]:
+    """What msgspec does not know inside of a type: its classes, None for raw JSON."""
     if isinstance(info, type_inspect.CustomType | type_inspect.RawType):
-        return True
-    if isinstance(info, msgspec.Struct):
-        if id(info) in seen:
-            return False
-        seen.add(id(info))
-        return any(_has_custom(getattr(info, name), seen) for name in info.__struct_fields__)
-    if isinstance(info, tuple):
-        return any(_has_custom(item, seen) for item in info)
-    return False
+        yield getattr(info, "cls", None)
+    elif isinstance(info, msgspec.Struct):
+        if id(info) not in seen:
+            seen.add(id(info))
+            for name in info.__struct_fields__:
+                yield from _customs(getattr(info, name), seen)
+    elif isinstance(info, tuple):
+        for item in info:
+            yield from _customs(item, seen)
 
 
 def _resolve(handler: str, fn: Callable[..., Any], annotation: Any, what: str) -> Any:
