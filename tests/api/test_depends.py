@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api import injected_in_process as elsewhere
+from api import process_handlers as elsewhere
 from psyqueue import ConfigError, Context, Depends, InvalidOption, PayloadError, PsyQueue, Snooze
 from psyqueue.backends import memory
 

@@ -64,6 +64,7 @@ def test_every_option_of_handle_is_described_once():
         ("unique", None, "none"),
         ("order_key", None, "none"),
         ("version", 1, "1"),
+        ("upgrades", {}, ""),
         ("aliases", (), ""),
         ("retry_on", (Exception,), "`Exception`"),
         ("fatal", (), ""),

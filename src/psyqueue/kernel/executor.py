@@ -107,8 +107,11 @@ class Executor:
             app=self._core.lifespan.value,
         )
         cold = ctx.job.cold
-        if cold.get("schema_version", 1) > spec.version:
+        version = cold.get("schema_version", 1)
+        if version > spec.version:
             return unknown_handler(delivery)
+        if spec.upgrades:
+            ctx.job.payload = spec.upgraded(ctx.job.payload, version)
         policy = spec.policy_for(cold)
         _refuse_late(delivery, cold)
         self._started(delivery)

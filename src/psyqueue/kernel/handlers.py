@@ -27,13 +27,14 @@ from psyqueue.kernel.options import (
     read_timeout,
 )
 from psyqueue.kernel.parameters import Invoke, Parameters, converter_of, place_of, result_type
-from psyqueue.kernel.pipeline import is_async, label
+from psyqueue.kernel.pipeline import is_async, label, takes
 from psyqueue.outcome import Policy
 
 Mode: TypeAlias = Literal["auto", "async", "thread", "process"]
 Kind: TypeAlias = Literal["async", "thread", "process"]
 UniqueFields: TypeAlias = "bool | str | tuple[str, ...] | None"
 OrderFields: TypeAlias = "str | tuple[str, ...] | None"
+Upgrade: TypeAlias = Callable[[Any], Any]
 
 VERSION_MAX = 1_000_000
 _POLICY_FIELDS = (
@@ -52,9 +53,9 @@ class HandlerSpec:
     """One registered handler.
 
     `kind` says where it runs, `invoke(ctx, payload)` runs it (Misfit when the payload does not fit), `policy` holds for
-    jobs that say nothing else in their cold fields. A delivery whose `schema_version` is above `version` is not for it.
-    `convert` makes the annotated type of a result. `is_plain`: an `async def` without context or timeout, which needs
-    nothing around it.
+    jobs that say nothing else in their cold fields. A delivery whose `schema_version` is above `version` is not for it;
+    `upgrades[n]` makes a payload of version n + 1 of one of version n. `convert` makes the annotated type of a result.
+    `is_plain`: an `async def` without context, timeout or upgrades, which needs nothing around it.
     """
 
     name: str
@@ -69,6 +70,7 @@ class HandlerSpec:
     unique: tuple[str, ...] | Literal[True] | None
     order: tuple[str, ...] | None
     version: int
+    upgrades: Mapping[int, Upgrade]
     aliases: tuple[str, ...]
     convert: Callable[[Any], Any] | None
     is_plain: bool
@@ -83,6 +85,13 @@ class HandlerSpec:
         if "strategy" in asked:
             asked["own_backoff"] = None
         return msgspec.structs.replace(self.policy, **asked)
+
+    def upgraded(self, payload: Any, version: int) -> Any:
+        """A payload of an older version as the handler takes it now. Raises what an upgrade raises."""
+        for step in range(version, self.version):
+            if step in self.upgrades:
+                payload = self.upgrades[step](payload)
+        return payload
 
     def unique_key(self, payload: Any) -> str | None:
         """The key that `unique=` makes of a payload; None without one."""
@@ -155,6 +164,7 @@ class HandleOptions(TypedDict, total=False):
     unique: UniqueFields
     order_key: OrderFields
     version: int
+    upgrades: Mapping[int, Upgrade]
     aliases: Iterable[str]
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     fatal: type[BaseException] | tuple[type[BaseException], ...]
@@ -172,6 +182,7 @@ HANDLE_DEFAULTS: HandleOptions = {
     "unique": None,
     "order_key": None,
     "version": 1,
+    "upgrades": {},
     "aliases": (),
     "retry_on": (Exception,),
     "fatal": (),
@@ -192,6 +203,7 @@ def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> Hand
     parameters = Parameters(name, fn)
     queue = name if asked["queue"] is None else read_name("queue", asked["queue"])
     version = read_int("version", asked["version"], 1, VERSION_MAX)
+    upgrades = _upgrades(name, asked["upgrades"], version)
     policy = _policy(asked)
     unique = _unique(parameters, asked["unique"])
     order = None if asked["order_key"] is None else _fields(parameters, "order_key", asked["order_key"])
@@ -209,9 +221,10 @@ def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> Hand
         order=order,
         makes_keys=unique is not None or order is not None,
         version=version,
+        upgrades=upgrades,
         aliases=_aliases(asked["aliases"]),
         convert=_converter(name, result_type(name, fn)),
-        is_plain=kind == "async" and not parameters.needs_ctx and policy.timeout_ms is None,
+        is_plain=kind == "async" and not (parameters.needs_ctx or upgrades) and policy.timeout_ms is None,
         template=Template(name, queue, version),
     )
 
@@ -276,6 +289,18 @@ def _fields(parameters: Parameters, option: str, given: Any) -> tuple[str, ...]:
         if not parameters.has(field):
             raise InvalidOption(option, given, f"names {field!r}, which handler {parameters.handler!r} does not take")
     return tuple(fields)
+
+
+def _upgrades(name: str, given: Any, version: int) -> Mapping[int, Upgrade]:
+    if not isinstance(given, Mapping):
+        raise InvalidOption("upgrades", given, "is no mapping", "Give {1: function of a payload of version 1, 2: …}")
+    for step, fn in given.items():
+        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step < version:
+            known = f"1 to {version - 1}" if version > 1 else "none: give version=2"
+            raise InvalidOption("upgrades", step, f"is no older version of handler {name!r} ({known})")
+        if not callable(fn) or is_async(fn) or not takes(fn, 1):
+            raise InvalidOption("upgrades", fn, f"of version {step} is no plain function of the payload")
+    return dict(given)
 
 
 def _aliases(given: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Handlers with dependencies that run in processes of their own: these import them by name."""
+"""Handlers that run in processes of their own: these import them by name."""
 
 from __future__ import annotations
 
@@ -30,3 +30,7 @@ async def asynchronous(name: str, *, where: Path = Depends(folder)) -> str:
 
 def with_app(ctx: Context) -> str:
     return str(ctx.app)
+
+
+def greet(who: str) -> str:
+    return f"hello {who}"
