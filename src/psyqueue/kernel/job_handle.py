@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
@@ -58,24 +60,55 @@ class JobHandle(Struct, Generic[R_co], eq=False):
 
         Raises JobDead with the last error, JobCancelled, JobNotFound, ResultTimeout (a TimeoutError).
         """
-        core = self._core
+        return self._ended(await self.wait(timeout))
+
+    async def wait(self, timeout: Duration | None = None) -> JobView:
+        """The job, as soon as it has ended: completed, dead or cancelled. Raises JobNotFound, ResultTimeout."""
         timeout_ms = None if timeout is None else to_ms("timeout", timeout)
-        give_up_at = None if timeout_ms is None else core.clock.mono_ms() + timeout_ms
-        core.require_running()
+        clock = self._core.clock
+        give_up_at = None if timeout_ms is None else clock.mono_ms() + timeout_ms
         while True:
-            left_ms = None if give_up_at is None else give_up_at - core.clock.mono_ms()
+            left_ms = None if give_up_at is None else give_up_at - clock.mono_ms()
             wait_ms = LOOK_AGAIN_MS if left_ms is None else max(0, min(LOOK_AGAIN_MS, int(left_ms) + 1))
-            # The store's signal counts from when the waiting began: first wait, then look, so that none is missed.
-            signal = spawn(core.backend.wait((), (self.id,), wait_ms), name="psyqueue-result")
-            try:
+            async with self._signal(wait_ms) as signal:
                 view = await self.refresh()
                 if view.status in _ENDS:
-                    return self._ended(view)
+                    return view
                 if left_ms is not None and left_ms <= 0:
                     raise ResultTimeout(self.id, view.status, timeout_ms or 0)
-                await _outlast(core, signal)
-            finally:
-                signal.cancel()
+                await _outlast(self._core, signal)
+
+    async def stream(self, every: Duration = 0.5) -> AsyncGenerator[JobView, None]:
+        """The job as it is now, and again after each change of its status, attempt or progress, until it has ended.
+
+        It is looked at this often, and at once when it ends; what changes twice between two looks is seen once. Raises
+        JobNotFound, InvalidOption.
+        """
+        every_ms = to_ms("every", every, minimum_ms=1)
+        seen: tuple[Any, ...] = ()
+        while True:
+            async with self._signal(every_ms) as signal:
+                view = await self.refresh()
+                now = (view.status, view.generation, view.attempt, view.lost, view.progress, view.cancel_requested)
+                if now != seen:
+                    seen = now
+                    yield view
+                if view.status in _ENDS:
+                    return
+                await _outlast(self._core, signal)
+
+    @contextlib.asynccontextmanager
+    async def _signal(self, wait_ms: int) -> AsyncIterator[asyncio.Task[bool]]:
+        """The store's word that it may have ended.
+
+        It counts from when the waiting began: first wait, then look, so that none is missed.
+        """
+        self._core.require_running()
+        signal = spawn(self._core.backend.wait((), (self.id,), wait_ms), name="psyqueue-result")
+        try:
+            yield signal
+        finally:
+            signal.cancel()
 
     async def cancel(self) -> bool:
         """Cancel it, or ask its worker to if it runs. False: it had ended. Raises JobNotFound."""

@@ -7,7 +7,7 @@ its docstring. By hand are only those whose result is a facade itself.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -18,6 +18,7 @@ from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions
 from psyqueue.kernel.portal import Portal
+from psyqueue.kernel.views import JobView
 from psyqueue.kernel.worker import Worker
 
 P = ParamSpec("P")
@@ -73,6 +74,18 @@ class SyncJobHandle(Facade[JobHandle[R_co]], Generic[R_co]):
         """As JobHandle.result."""
         return self._portal.run(lambda: self._target.result(timeout))
 
+    def stream(self, every: Duration = 0.5) -> Iterator[JobView]:
+        """As JobHandle.stream, for a plain `for`."""
+        stream = self._target.stream(every)
+        try:
+            while True:
+                yield self._portal.run(stream.__anext__)
+        except StopAsyncIteration:
+            return
+        finally:
+            self._portal.run(stream.aclose)
+
+    wait: Final = blocking(JobHandle.wait)
     refresh: Final = blocking(JobHandle.refresh)
     cancel: Final = blocking(JobHandle.cancel)
 
