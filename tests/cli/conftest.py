@@ -24,7 +24,7 @@ from psyqueue import JobView, PsyQueue
 from psyqueue.backend import Op, Session, SessionInfo
 from psyqueue.backend.compose import dequeue, nack
 from psyqueue.cli.main import run
-from psyqueue.cli.workers import all_sessions
+from psyqueue.cli.reading import all_sessions
 from psyqueue.ids import new_token
 from support.waiting import is_process_alive, wait_until
 
@@ -336,3 +336,13 @@ def some_files(tmp_path):
     for number in range(18):
         (made / f"module_{number}.py").write_text(f"def f{number}(): ...\n")
     return made
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def stored(request, cli, namespace):
+    """Commands on a store of each kind."""
+    if request.param == "redis":
+        cli.url = f"{request.getfixturevalue('redis_server').url}?key_prefix={namespace}:"
+    elif request.param == "postgres":
+        cli.url = f"{request.getfixturevalue('postgres_server').url}?schema={namespace}"
+    return cli

@@ -250,15 +250,15 @@ def test_dead_jobs_are_replayed(cli):
     cli.make_dead("mail", "other")
     assert cli.json("dead", "replay", "--queue", "mail", "--dry-run") == {"dry_run": True, "matching": 1}
     assert cli.call("dead", "replay").code == 2, "nobody is there to ask"
-    assert cli.json("dead", "replay", "--queue", "mail", "--yes") == {"dry_run": False, "replayed": 1}
-    assert cli.call("dead", "replay", "--yes").out == "1 dead jobs run again\n"
+    assert cli.json("dead", "replay", "--queue", "mail", "--yes") == {"dry_run": False, "replayed": 1, "skipped": 0}
+    assert cli.call("dead", "replay", "--yes").out == "1 job run again\n"
     assert cli.json("dead", "ls")["items"] == []
 
 
 def test_dead_jobs_are_purged(cli):
     cli.make_dead("mail", "other")
-    assert cli.json("dead", "purge", "--before", "2020-01-01T00:00:00Z", "--yes") == {"dry_run": False, "purged": 0}
-    assert cli.call("dead", "purge", "--dry-run").out == "2 dead jobs would be deleted\n"
+    assert cli.json("dead", "purge", "--before", "2020-01-01T00:00:00Z", "--yes")["purged"] == 0
+    assert cli.call("dead", "purge", "--dry-run").out == "2 jobs would be deleted\n"
     assert cli.json("dead", "purge", "--before", "2020-01-01T00:00:00Z", "--dry-run")["matching"] == 0
     assert cli.call("dead", "purge").code == 2
     assert cli.json("dead", "purge", "--name", "mail", "--yes")["purged"] == 1
@@ -270,11 +270,11 @@ def test_a_person_who_says_no_is_obeyed(cli):
     cli.make_dead("mail")
     code, said = cli.in_terminal("dead", "purge", "--backend", cli.url, answer="n\n")
     assert code == 1
-    assert "Delete all dead jobs for good? [y/N]" in said
+    assert "Delete 1 job for good? [y/N]" in said
     assert "nothing was done" in said
     assert len(cli.json("dead", "ls")["items"]) == 1
     code, said = cli.in_terminal("dead", "purge", "--backend", cli.url, answer="y\n")
-    assert (code, "1 dead jobs deleted" in said) == (0, True)
+    assert (code, "1 job deleted" in said) == (0, True)
 
 
 # ── check, durability ─────────────────────────────────────────────────────────────────────────────────────────────────

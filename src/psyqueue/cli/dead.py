@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
 import click
 
 from psyqueue import JobView, PsyQueue
+from psyqueue.backend import Change
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
+from psyqueue.cli.bulk import Deed, change_all, how_options
 from psyqueue.cli.enqueue import instant
-from psyqueue.cli.surface import DONE, Surface, common, confirm, with_queue
+from psyqueue.cli.filtered import FilteredCommand
+from psyqueue.cli.query import Term, Value, check_terms
+from psyqueue.cli.selection import Selection
+from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.job import Status
 
 _COLUMNS = ("id", "queue", "name", "reason", "attempt", "died_at", "last_error")
+_DEAD: tuple[Status, ...] = ("dead",)
+_REPLAY = Deed("replayed", "Run {jobs} again", "run again", Change(kind="replay"), _DEAD)
+_PURGE = Deed("purged", "Delete {jobs} for good", "deleted", Change(kind="delete"), _DEAD)
 
 
 @click.group()
@@ -22,90 +30,72 @@ def dead() -> None:
     """Jobs that were given up: look at them, run them again, delete them."""
 
 
-@dead.command("ls")
+@dead.command("ls", cls=FilteredCommand)
+@click.argument("filter_words", metavar="[FILTER]", nargs=-1)
 @click.option("--queue", help="Of this queue.")
 @click.option("--name", help="Of this name.")
 @click.option("--limit", type=click.IntRange(1, ITEMS_MAX), default=50, show_default=True, help="Jobs at most.")
 @click.option("--cursor", help="Go on where an earlier call ended.")
 @common
-def dead_ls(surface: Surface, queue: str | None, name: str | None, limit: int, cursor: str | None) -> int:
+def dead_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor: str | None, **options: Any) -> int:
     """List dead jobs with their last error."""
+    terms = _terms(filter_words, **options)
 
     async def work(opened: PsyQueue) -> int:
-        page = await opened.dead_letter.list(queue=queue, name=name, limit=limit, cursor=cursor)
-        items = [_item(view) for view in page.items]
+        found, rest = await (await Selection.open(opened, terms, _DEAD)).page(limit, cursor)
+        items = [_item(view) for view in found]
         if surface.is_json:
-            output.print_json({"items": items, "cursor": page.cursor})
+            output.print_json({"items": items, "cursor": rest})
             return DONE
         output.print_table(_COLUMNS, ([item[column] for column in _COLUMNS] for item in items), empty="No job is dead.")
-        if page.cursor is not None:
-            output.say(f"There are more: --cursor '{page.cursor}'")
+        if rest is not None:
+            output.say(f"There are more: --cursor '{rest}'")
         return DONE
 
     return with_queue(surface, work)
 
 
-@dead.command("replay")
+@dead.command("replay", cls=FilteredCommand)
+@click.argument("filter_words", metavar="[FILTER]", nargs=-1)
 @click.option("--queue", help="Of this queue.")
 @click.option("--name", help="Of this name.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
+@how_options(rate=True)
 @common
-def dead_replay(surface: Surface, queue: str | None, name: str | None, yes: bool, dry_run: bool) -> int:
-    """Run all dead jobs again from the start; `jobs retry ID` is for single ones."""
-    if not dry_run:
-        confirm(f"Run all dead jobs{_of(queue, name)} again?", is_confirmed=yes)
-
-    async def work(opened: PsyQueue) -> int:
-        if dry_run:
-            return _tell_dry(surface, await _count(opened, queue, name, None), "would run again")
-        count = await opened.dead_letter.replay_all(queue=queue, name=name)
-        return _tell(surface, "replayed", count, "run again")
-
-    return with_queue(surface, work)
+def dead_replay(
+    surface: Surface, filter_words: tuple[str, ...], queue: str | None, name: str | None, **how: Any
+) -> int:
+    """Run dead jobs again from the start, all or those that fit; `jobs retry ID` is for single ones."""
+    return change_all(surface, _REPLAY, _terms(filter_words, queue, name), **how)
 
 
-@dead.command("purge")
+@dead.command("purge", cls=FilteredCommand)
+@click.argument("filter_words", metavar="[FILTER]", nargs=-1)
 @click.option("--queue", help="Of this queue.")
 @click.option("--name", help="Of this name.")
 @click.option("--before", type=instant, metavar="ISO", help="Only those that died before.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
+@how_options()
 @common
 def dead_purge(
-    surface: Surface, queue: str | None, name: str | None, before: datetime | None, yes: bool, dry_run: bool
+    surface: Surface,
+    filter_words: tuple[str, ...],
+    queue: str | None,
+    name: str | None,
+    before: datetime | None,
+    **how: Any,
 ) -> int:
-    """Delete dead jobs for good, with their errors."""
-    if not dry_run:
-        since = "" if before is None else f" from before {before.isoformat()}"
-        confirm(f"Delete all dead jobs{_of(queue, name)}{since} for good?", is_confirmed=yes)
-
-    async def work(opened: PsyQueue) -> int:
-        if dry_run:
-            return _tell_dry(surface, await _count(opened, queue, name, before), "would be deleted")
-        count = await opened.dead_letter.purge(queue=queue, name=name, before=before)
-        return _tell(surface, "purged", count, "deleted")
-
-    return with_queue(surface, work)
+    """Delete dead jobs for good, with their errors: all, or those that fit."""
+    return change_all(surface, _PURGE, _terms(filter_words, queue, name, before), **how)
 
 
-async def dead_jobs(opened: PsyQueue, queue: str | None, name: str | None) -> AsyncIterator[JobView]:
-    """All of them, page by page."""
-    cursor: str | None = None
-    while True:
-        page = await opened.dead_letter.list(queue=queue, name=name, limit=ITEMS_MAX, cursor=cursor)
-        for view in page:
-            yield view
-        cursor = page.cursor
-        if cursor is None:
-            return
-
-
-async def _count(opened: PsyQueue, queue: str | None, name: str | None, before: datetime | None) -> int:
-    count = 0
-    async for view in dead_jobs(opened, queue, name):
-        count += before is None or (view.completed_at is not None and view.completed_at < before)
-    return count
+def _terms(
+    filter_words: tuple[str, ...], queue: str | None = None, name: str | None = None, before: datetime | None = None
+) -> tuple[Term, ...]:
+    terms = list(check_terms(" ".join(filter_words)))
+    named = (("queue", queue), ("name", name))
+    terms += [Term(field, (Value(text, is_literal=True),)) for field, text in named if text is not None]
+    if before is not None:
+        terms.append(Term("completed", (Value(before.isoformat()),), "<"))
+    return tuple(terms)
 
 
 def _item(view: JobView) -> dict[str, Any]:
@@ -119,23 +109,3 @@ def _item(view: JobView) -> dict[str, Any]:
         "died_at": view.completed_at,
         "last_error": f"{error.get('type', '')}: {error.get('message', '')}" if error else None,
     }
-
-
-def _of(queue: str | None, name: str | None) -> str:
-    return (f" of queue {queue!r}" if queue else "") + (f" named {name!r}" if name else "")
-
-
-def _tell(surface: Surface, key: str, count: int, what: str) -> int:
-    if surface.is_json:
-        output.print_json({"dry_run": False, key: count})
-    else:
-        click.echo(f"{count:,} dead jobs {what}")
-    return DONE
-
-
-def _tell_dry(surface: Surface, count: int, what: str) -> int:
-    if surface.is_json:
-        output.print_json({"dry_run": True, "matching": count})
-    else:
-        click.echo(f"{count:,} dead jobs {what}")
-    return DONE

@@ -9,16 +9,16 @@ import click
 
 from psyqueue import PsyQueue
 from psyqueue.backend import BackendAdapter, Info, SessionInfo
+from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
 from psyqueue.cli.check import broken_invariants
-from psyqueue.cli.dead import dead_jobs
 from psyqueue.cli.findings import Finding, Seen, finding
 from psyqueue.cli.postgres_store import postgres_options
-from psyqueue.cli.queues import all_queues, is_paused
+from psyqueue.cli.queues import is_paused
+from psyqueue.cli.reading import all_queues, all_sessions
 from psyqueue.cli.redis_store import redis_options
 from psyqueue.cli.sqlite_store import require_file, sqlite_file
 from psyqueue.cli.surface import DONE, NO, Surface, common
-from psyqueue.cli.workers import all_sessions
 from psyqueue.clock import SystemClock, to_datetime
 from psyqueue.config import parse_url
 from psyqueue.errors import PsyQueueError
@@ -155,9 +155,13 @@ async def _unserved(backend: BackendAdapter, sessions: Sequence[SessionInfo], no
 
 async def _dead(queue: PsyQueue, now_ms: int) -> Finding:
     since = to_datetime(now_ms - DAY_MS)
-    count = 0
-    async for view in dead_jobs(queue, None, None):
-        count += view.completed_at is not None and view.completed_at >= since
+    count, cursor = 0, None
+    while True:
+        page = await queue.dead_letter.list(limit=ITEMS_MAX, cursor=cursor)
+        count += sum(view.completed_at is not None and view.completed_at >= since for view in page)
+        cursor = page.cursor
+        if cursor is None:
+            break
     advice = "Look at their errors with `psyqueue dead ls`, mend the cause, then `psyqueue dead replay`"
     return finding("dead in the last day", not count, f"{count:,} jobs", advice)
 

@@ -1,4 +1,4 @@
-"""`psyqueue jobs ls|show|retry|cancel|rm|explain`."""
+"""`psyqueue jobs ls|show|explain|retry|cancel|rm|tail`."""
 
 from __future__ import annotations
 
@@ -9,46 +9,58 @@ import click
 import msgspec
 
 from psyqueue import JobView, PsyQueue
-from psyqueue.backend import Change, Filter
+from psyqueue.backend import Change
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
+from psyqueue.cli.bulk import Deed, bulk_options, change_many
 from psyqueue.cli.enqueue import instant
+from psyqueue.cli.filtered import FilteredCommand
+from psyqueue.cli.query import Term, Value, check_terms
+from psyqueue.cli.selection import Selection, delete_one
 from psyqueue.cli.surface import DONE, NO, Surface, common, confirm, with_queue
 from psyqueue.errors import InvalidState, JobNotFound, PsyQueueError, Refused
-from psyqueue.job import STATUSES
+from psyqueue.job import LIVE, STATUSES, TERMINAL, Status
 
 IDS_MAX = ITEMS_MAX
 _SUMMARY = ("id", "queue", "name", "status", "attempt", "priority", "created_at", "run_at")
+_DEAD: tuple[Status, ...] = ("dead",)
+_RETRY = Deed("retried", "Run {jobs} again", "run again", Change(kind="replay"), _DEAD)
+_CANCEL = Deed("cancelled", "Cancel {jobs}", "cancelled", Change(kind="cancel", reason="cancelled by request"), LIVE)
+_DELETE = Deed("deleted", "Delete {jobs} for good", "deleted", Change(kind="delete"), TERMINAL)
 
 
 @click.group()
 def jobs() -> None:
-    """Look at jobs, and change single ones."""
+    """Look at jobs, and change single ones or all that fit a filter."""
 
 
-@jobs.command("ls")
+@jobs.command("ls", cls=FilteredCommand)
+@click.argument("filter_words", metavar="[FILTER]", nargs=-1)
 @click.option("--queue", multiple=True, help="Of this queue; may be repeated.")
 @click.option("--status", multiple=True, type=click.Choice(STATUSES), help="In this status; may be repeated.")
 @click.option("--name", multiple=True, help="Of this name; may be repeated.")
-@click.option("--tenant", help="Of this tenant.")
+@click.option("--tenant", multiple=True, help="Of this tenant; may be repeated.")
 @click.option("--text", help="With this text in the id, name or payload.")
 @click.option("--created-after", type=instant, metavar="ISO", help="Enqueued at or after.")
 @click.option("--created-before", type=instant, metavar="ISO", help="Enqueued before.")
 @click.option("--limit", type=click.IntRange(1, ITEMS_MAX), default=50, show_default=True, help="Jobs at most.")
 @click.option("--cursor", help="Go on where an earlier call ended.")
 @common
-def jobs_ls(surface: Surface, **options: Any) -> int:
-    """List jobs, by queue and status."""
-    filters = {option: value for option, value in options.items() if value not in (None, ())}
+def jobs_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor: str | None, **options: Any) -> int:
+    """List jobs, by queue and status.
+
+    FILTER is e.g. 'status:dead name:email.* error:"timed out" age:>1h'.
+    """
+    terms = (*check_terms(" ".join(filter_words)), *_terms_of(options))
 
     async def work(queue: PsyQueue) -> int:
-        items, cursor = await _collect(queue, filters)
+        items, rest = await (await Selection.open(queue, terms)).page(limit, cursor)
         if surface.is_json:
-            output.print_json({"items": [summary(view) for view in items], "cursor": cursor})
+            output.print_json({"items": [summary(view) for view in items], "cursor": rest})
             return DONE
         output.print_table(_SUMMARY, (summary(view).values() for view in items), empty="No job fits.")  # type: ignore[misc]
-        if cursor is not None:
-            output.say(f"There are more: --cursor '{cursor}'")
+        if rest is not None:
+            output.say(f"There are more: --cursor '{rest}'")
         return DONE
 
     return with_queue(surface, work)
@@ -98,10 +110,14 @@ def jobs_explain(surface: Surface, job_id: str) -> int:
 
 
 @jobs.command("retry")
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@bulk_options(rate=True)
 @common
-def jobs_retry(surface: Surface, job_ids: tuple[str, ...]) -> int:
-    """Run dead jobs again from the start."""
+def jobs_retry(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
+    """Run dead jobs again from the start: those named, or all that fit a filter."""
+    if not job_ids:
+        return change_many(surface, _RETRY, **bulk)
+    _require_ids_alone(bulk)
 
     async def work(queue: PsyQueue) -> int:
         return await _each(surface, "retried", job_ids, queue.dead_letter.replay)
@@ -110,10 +126,14 @@ def jobs_retry(surface: Surface, job_ids: tuple[str, ...]) -> int:
 
 
 @jobs.command("cancel")
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@bulk_options()
 @common
-def jobs_cancel(surface: Surface, job_ids: tuple[str, ...]) -> int:
-    """Cancel jobs; one that runs is asked to end."""
+def jobs_cancel(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
+    """Cancel jobs, those named or all that fit a filter; one that runs is asked to end."""
+    if not job_ids:
+        return change_many(surface, _CANCEL, **bulk)
+    _require_ids_alone(bulk)
 
     async def work(queue: PsyQueue) -> int:
         async def cancel(job_id: str) -> None:
@@ -126,30 +146,24 @@ def jobs_cancel(surface: Surface, job_ids: tuple[str, ...]) -> int:
 
 
 @jobs.command("rm")
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@bulk_options()
 @common
-def jobs_rm(surface: Surface, job_ids: tuple[str, ...], yes: bool) -> int:
-    """Delete jobs that have ended, with their results and errors."""
+def jobs_rm(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
+    """Delete jobs that have ended, with their results and errors: those named, or all that fit a filter."""
+    if not job_ids:
+        return change_many(surface, _DELETE, **bulk)
+    is_sure = bulk["yes"]
+    _require_ids_alone({**bulk, "yes": False})
     if len(job_ids) > IDS_MAX:
         raise click.UsageError(f"{len(job_ids)} ids; at most {IDS_MAX} at once")
-    confirm(f"Delete {len(job_ids)} job(s) for good?", is_confirmed=yes)
+    confirm(f"Delete {len(job_ids)} job(s) for good?", is_confirmed=is_sure)
 
     async def work(queue: PsyQueue) -> int:
-        core = queue._core  # noqa: SLF001 - single jobs are deleted here and nowhere in the public API
-        where, change = Filter(ids=job_ids), Change(kind="delete")
-        amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, IDS_MAX))
-        statuses = dict(amended.skipped)
+        async def delete(job_id: str) -> None:
+            await delete_one(queue, job_id)
 
-        async def told(job_id: str) -> None:
-            if job_id in amended.changed:
-                return
-            if statuses.get(job_id) is None:
-                raise JobNotFound(job_id)
-            why = f"is {statuses[job_id]}; cancel it first, or a live job waits for it"
-            raise InvalidState(f"job {job_id!r} {why}")
-
-        return await _each(surface, "deleted", job_ids, told)
+        return await _each(surface, "deleted", job_ids, delete)
 
     return with_queue(surface, work)
 
@@ -159,17 +173,24 @@ def summary(view: JobView) -> dict[str, Any]:
     return {name: getattr(view, name) for name in _SUMMARY}
 
 
-async def _collect(queue: PsyQueue, filters: dict[str, Any]) -> tuple[list[JobView], str | None]:
-    """Up to `limit` jobs: a page may be short, or empty, before the end."""
-    items: list[JobView] = []
-    limit, cursor = filters["limit"], filters.get("cursor")
-    while True:
-        wanted: Any = {**filters, "limit": limit - len(items), "cursor": cursor}
-        page = await queue.jobs(**wanted)
-        items += page.items
-        cursor = page.cursor
-        if cursor is None or len(items) >= limit:
-            return items, cursor
+def _terms_of(options: dict[str, Any]) -> list[Term]:
+    """The options of `ls` as conditions."""
+    terms = [
+        Term(field, tuple(Value(text, is_literal=True) for text in options[field]))
+        for field in ("queue", "status", "name", "tenant")
+        if options[field]
+    ]
+    if options["text"]:
+        terms.append(Term("text", (Value(options["text"], is_literal=True),)))
+    for option, operator in (("created_after", ">="), ("created_before", "<")):
+        if options[option] is not None:
+            terms.append(Term("created", (Value(options[option].isoformat()),), operator))
+    return terms
+
+
+def _require_ids_alone(bulk: dict[str, Any]) -> None:
+    if given := [f"--{option.replace('_', '-')}" for option, value in bulk.items() if value]:
+        raise click.UsageError(f"{given[0]} goes with --where, not with ids")
 
 
 async def _each(surface: Surface, done: str, job_ids: Sequence[str], act: Callable[[str], Awaitable[object]]) -> int:

@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from psyqueue import PsyQueue
-from psyqueue.backend import UNTIL_RESUMED, BackendAdapter, QueueInfo
-from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend import UNTIL_RESUMED, QueueInfo
 from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
+from psyqueue.cli.reading import all_queues, all_sessions
 from psyqueue.cli.surface import DONE, Surface, common, with_queue
-from psyqueue.cli.workers import all_sessions
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES
 
@@ -74,17 +73,6 @@ def queues_resume(surface: Surface, name: str) -> int:
         return DONE
 
     return with_queue(surface, work)
-
-
-async def all_queues(backend: BackendAdapter, prefix: str = "") -> list[QueueInfo]:
-    """Every known queue, by name."""
-    found: list[QueueInfo] = []
-    cursor: str | None = None
-    while True:
-        page, cursor = await backend.queues(prefix, cursor, ITEMS_MAX)
-        found += page
-        if cursor is None:
-            return found
 
 
 def is_paused(info: QueueInfo, now_ms: int) -> bool:

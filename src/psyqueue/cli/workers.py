@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from psyqueue import PsyQueue
-from psyqueue.backend import BackendAdapter, SessionInfo
-from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend import SessionInfo
 from psyqueue.cli import output
+from psyqueue.cli.reading import all_sessions
 from psyqueue.cli.surface import DONE, Surface, common, with_queue
 from psyqueue.clock import to_datetime
 
@@ -41,17 +41,6 @@ def workers_ls(surface: Surface) -> int:
         return DONE
 
     return with_queue(surface, work)
-
-
-async def all_sessions(backend: BackendAdapter) -> list[SessionInfo]:
-    """Every open session."""
-    found: list[SessionInfo] = []
-    cursor: str | None = None
-    while True:
-        page, cursor = await backend.sessions(cursor, ITEMS_MAX)
-        found += page
-        if cursor is None:
-            return found
 
 
 def _item(info: SessionInfo) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
@@ -155,7 +155,7 @@ async def cancel_job(core: Core, job_id: str) -> bool:
     where, change = Filter(ids=(job_id,)), Change(kind="cancel", reason="cancelled by request")
     amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))
     if job_id in amended.changed:
-        await _tell_holder(core, job_id)
+        await tell_holders(core, (job_id,))
         if core.bus.wants("job:cancelled"):
             view = await get_view(core, job_id)
             # A job that runs is only asked to end: its worker tells when it did.
@@ -171,11 +171,11 @@ async def cancel_job(core: Core, job_id: str) -> bool:
     return False
 
 
-async def _tell_holder(core: Core, job_id: str) -> None:
-    """The worker that runs it hears of the cancel at once; if the word is lost, with its next call or renewal."""
-    (stored,) = await core.backend.get((job_id,))
-    if stored is not None and stored.session_id is not None:
-        await core.backend.publish(session_topic(stored.session_id), (b"null",))
+async def tell_holders(core: Core, job_ids: Sequence[str]) -> None:
+    """Workers that run them hear of the cancel at once; if the word is lost, with their next call or renewal."""
+    found = await core.backend.get(job_ids)
+    for session_id in sorted({stored.session_id for stored in found if stored is not None and stored.session_id}):
+        await core.backend.publish(session_topic(session_id), (b"null",))
 
 
 def session_topic(session_id: str) -> str:

@@ -1,0 +1,176 @@
+"""The jobs that a filter means: counted, walked page by page, changed in steps. Nothing is looked through unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from psyqueue import JobView, PsyQueue
+from psyqueue.backend import Amended, Change, Filter, QueueInfo
+from psyqueue.backend import JobView as StoredJob
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.cli import output
+from psyqueue.cli.pace import Pace
+from psyqueue.cli.query import Query, Term, read_query
+from psyqueue.cli.reading import all_queues
+from psyqueue.errors import InvalidState, JobNotFound
+from psyqueue.job import STATUSES, Status
+from psyqueue.kernel.job_handle import tell_holders
+from psyqueue.kernel.views import view_of
+
+SAID_FROM = 5_000
+"""From so many jobs on, it is said that they are looked through one by one."""
+
+
+class Changed(Struct):
+    """How many were changed, and how many were left alone because they could not be."""
+
+    count: int = 0
+    skipped: int = 0
+
+
+class Selection:
+    """The jobs that fit `terms`, in `statuses`. Opened once the queue runs: ages count from the store's clock."""
+
+    def __init__(self, queue: PsyQueue, query: Query, infos: list[QueueInfo], now_ms: int) -> None:
+        self._core = queue._core  # noqa: SLF001 - many jobs at once are changed here and nowhere in the public API
+        self._query = query
+        self._infos = infos
+        self._now_ms = now_ms
+
+    @classmethod
+    async def open(cls, queue: PsyQueue, terms: tuple[Term, ...], statuses: tuple[Status, ...] = STATUSES) -> Selection:
+        """Raises InvalidOption."""
+        backend = queue.get_exposed("backend")
+        now_ms = (await backend.info()).now_ms
+        query = read_query(terms, now_ms)
+        if statuses != STATUSES:
+            query = query.narrow(statuses)
+        infos = await all_queues(backend)
+        return cls(queue, _on_queues(query, infos), infos, now_ms)
+
+    async def count(self) -> int:
+        """How many jobs fit: from the counts of the queues where these tell, else by a look at each."""
+        if self._query.is_counted:
+            return 0 if self._query.is_void else self._candidates()
+        found = 0
+        async for page in self._pages():
+            found += len(page)
+        return found
+
+    async def page(self, limit: int, cursor: str | None) -> tuple[list[JobView], str | None]:
+        """Up to `limit` jobs that fit, and the cursor of the rest."""
+        items: list[JobView] = []
+        if self._query.is_void:
+            return items, None
+        self._say_how_many()
+        step = ITEMS_MAX
+        while True:
+            room = limit - len(items)
+            found, after = await self._step(cursor, step if self._query.tests else room)
+            if len(found) > room:
+                # More than wanted: the same again in a step that cannot go too far.
+                step = room
+                continue
+            items += [view for _, view in found]
+            cursor, step = after, ITEMS_MAX
+            if cursor is None or len(items) >= limit:
+                return items, cursor
+
+    async def change(self, change: Change, pace: Pace | None = None) -> Changed:
+        """Change what fits when its turn comes, `pace` many at a time."""
+        done, step = Changed(), pace.step if pace else ITEMS_MAX
+        if self._query.tests:
+            async for page in self._pages():
+                for at in range(0, len(page), step):
+                    ids = tuple(view.id for view in page[at : at + step])
+                    where = Filter(ids=ids, statuses=self._query.where.statuses)
+                    await self._amend(where, change, None, done)
+                    if pace:
+                        await pace.keep(len(ids))
+        elif not self._query.is_void:
+            self._say_how_many()
+            # What dies again while the walk goes on is left.
+            is_replay = change.kind == "replay"
+            where = self._query.ended_before(self._now_ms + 1).where if is_replay else self._query.where
+            cursor: str | None = None
+            while (amended := await self._amend(where, change, cursor, done, step)).cursor is not None:
+                cursor = amended.cursor
+                if pace:
+                    await pace.keep(len(amended.changed))
+        return done
+
+    # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _pages(self) -> AsyncIterator[list[JobView]]:
+        if self._query.is_void:
+            return
+        self._say_how_many()
+        cursor: str | None = None
+        while True:
+            found, cursor = await self._step(cursor, ITEMS_MAX)
+            yield [view for _, view in found]
+            if cursor is None:
+                return
+
+    async def _step(self, cursor: str | None, limit: int) -> tuple[list[tuple[StoredJob, JobView]], str | None]:
+        page = await self._core.backend.list_jobs(self._query.where, cursor, limit)
+        looked = ((stored, view_of(stored)) for stored in page.jobs)
+        return [each for each in looked if self._query.fits(*each)], page.cursor
+
+    async def _amend(
+        self, where: Filter, change: Change, cursor: str | None, done: Changed, limit: int = ITEMS_MAX
+    ) -> Amended:
+        core = self._core
+        amended = await core.operate(lambda op: core.backend.amend(op, where, change, cursor, limit))
+        done.count += len(amended.changed)
+        done.skipped += len(amended.skipped)
+        if change.kind == "cancel" and amended.changed:
+            await tell_holders(core, amended.changed)
+        return amended
+
+    def _candidates(self) -> int:
+        """Jobs in the queues and statuses that are meant."""
+        statuses, queues = self._query.where.statuses or STATUSES, self._query.where.queues
+        return sum(
+            info.counts.get(status, 0)
+            for info in self._infos
+            if not queues or info.queue in queues
+            for status in statuses
+        )
+
+    def _say_how_many(self) -> None:
+        if self._query.is_counted or (number := self._candidates()) < SAID_FROM:
+            return
+        fields = ", ".join(dict.fromkeys(self._query.tested))
+        how = f"; {fields}: here, not in the store" if fields else ""
+        output.say(f"psyqueue: looking through up to {number:,} jobs{how}. status: and queue: make it shorter")
+
+
+def _on_queues(query: Query, infos: list[QueueInfo]) -> Query:
+    """Patterns for queues become the names that there are."""
+    if not query.queues:
+        return query
+    meant = [
+        info.queue
+        for info in infos
+        if (not query.where.queues or info.queue in query.where.queues)
+        and all(term.fits(info.queue) for term in query.queues)
+    ]
+    return replace(
+        query, where=replace(query.where, queues=tuple(meant)), queues=(), is_void=query.is_void or not meant
+    )
+
+
+async def delete_one(queue: PsyQueue, job_id: str) -> None:
+    """Raises JobNotFound, InvalidState."""
+    core = queue._core  # noqa: SLF001 - jobs are deleted here and nowhere in the public API
+    where, change = Filter(ids=(job_id,)), Change(kind="delete")
+    amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))
+    if job_id in amended.changed:
+        return
+    status = dict(amended.skipped).get(job_id)
+    if status is None:
+        raise JobNotFound(job_id)
+    raise InvalidState(f"job {job_id!r} is {status}; cancel it first, or a live job waits for it")
