@@ -90,4 +90,20 @@ def to_datetime(at_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=at_ms)
 
 
+def span(duration_ms: float) -> str:
+    """A duration as people say it, its two largest units: `350 ms`, `12 s`, `4 min 5 s`, `3 h`, `2 d 4 h`."""
+    left = round(abs(duration_ms))
+    if left < 1_000:
+        return f"{left} ms"
+    seconds = left // 1_000
+    sizes = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    largest = next(at for at, (_, size) in enumerate(sizes) if seconds >= size)
+    parts: list[str] = []
+    for unit, size in sizes[largest : largest + 2]:
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts)
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

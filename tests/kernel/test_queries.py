@@ -204,10 +204,9 @@ async def test_pending_job_without_a_worker_says_so(started):
         ("run_at", "run_at", "is due at 20"),
         ("paused:queue", "paused:queue", "queue 'x' is paused"),
         ("paused:lane", "paused:lane", "lane 'fast' is paused"),
-        ("limit:queue", "limit:queue", "its queue run"),
+        ("limit:queue", "limit:queue", "as many jobs of its queue run as active_max of queue 'x' allows"),
         ("rate:lane", "rate:lane", "start rate of its lane"),
         ("mode:frozen", "mode:frozen", "namespace is frozen"),
-        ("behind:7", "behind:7", "7 pending jobs are before it in queue 'x'"),
         ("new:thing", "new:thing", "does not know"),
     ],
 )

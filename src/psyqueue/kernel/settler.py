@@ -62,9 +62,9 @@ class Settler:
         self._patience_ms = 0.0
 
     # ── the session ───────────────────────────────────────────────────────────────────────────────────────────────────
-    async def open(self, worker: str, queues: tuple[str, ...], lease_ms: int) -> None:
+    async def open(self, worker: str, queues: tuple[str, ...], lease_ms: int, meta: bytes = b"{}") -> None:
         """Raises what cannot be waited for, such as StoreUnusable."""
-        session = Session(id=new_token(), worker=worker, queues=queues, lease_ms=lease_ms)
+        session = Session(id=new_token(), worker=worker, queues=queues, lease_ms=lease_ms, meta=meta)
         # Also of a call that is cut short the session may be there: it is closed at the end.
         self._to_close = session.id
         # What cannot be used from the start is told at once.

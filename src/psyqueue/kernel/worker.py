@@ -31,6 +31,7 @@ from psyqueue.kernel.housekeeper import Housekeeper
 from psyqueue.kernel.job_handle import session_topic
 from psyqueue.kernel.lease_keeper import LeaseKeeper
 from psyqueue.kernel.prefetch import Prefetch
+from psyqueue.kernel.presence import presence
 from psyqueue.kernel.run import Run
 from psyqueue.kernel.settler import CLOSE_MS, Settler
 from psyqueue.kernel.slots import ABANDON_MS, Slots
@@ -228,7 +229,8 @@ class Worker:
             await self._turn(0)
 
     async def _open_session(self) -> None:
-        await self._settler.open(self.name, self._all_queues(), self.options.lease_ms)
+        meta = presence(self._core.handlers.all(), self.options.concurrency, self._core.clock.now_ms())
+        await self._settler.open(self.name, self._all_queues(), self.options.lease_ms, meta)
         self._keeper = LeaseKeeper(
             self._backend.keeper(),
             self._settler.session_id,
