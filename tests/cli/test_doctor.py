@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ CHECKS = [
     "sqlite version",
     "file system",
     "file permissions",
+    "folder permissions",
     "free disk space",
     "wal size",
     "journal mode",
@@ -32,8 +34,26 @@ CHECKS = [
     "warnings",
     "worker sessions",
     "stranded jobs",
+    "worker versions",
+    "worker names",
+    "worker clocks",
+    "leases",
     "queues without worker",
+    "forgotten pauses",
+    "limits of nothing",
+    "backlog",
+    "full queues",
+    "retention",
+    "growth",
+    "unknown handlers",
+    "overdue jobs",
+    "stuck jobs",
+    "held jobs",
+    "slow handlers",
+    "unheeded cancels",
     "dead in the last day",
+    "dead ratio",
+    "deadly jobs",
     "invariants",
 ]
 
@@ -77,8 +97,8 @@ def test_jobs_of_a_dead_worker_are_found(cli):
     cli.make_active("slow", lease_ms=1)
     assert wait_until(lambda: cli.sessions()[0].expires_in_ms < 0)
     found = failed(cli)
-    assert set(found) == {"worker sessions", "stranded jobs"}
-    assert found["worker sessions"]["detail"] == "1 of 1 late: w"
+    assert set(found) == {"worker sessions", "stranded jobs", "leases"}
+    assert re.fullmatch("1 of 1 late, up to .+: w", found["worker sessions"]["detail"])
     assert found["stranded jobs"]["detail"] == "1 held by late sessions"
 
 
@@ -99,6 +119,14 @@ def test_a_file_that_everybody_may_read_is_found(cli):
         if path.is_file():
             path.chmod(0o600)
     assert cli.call("doctor").code == 0
+
+
+def test_a_folder_in_which_everybody_may_write_is_found(cli):
+    cli.make_active("slow")
+    cli.folder.chmod(0o777)
+    assert failed(cli)["folder permissions"]["detail"] == "0777"
+    cli.folder.chmod(0o1777)
+    assert cli.json("doctor")["ok"] is True, "in a sticky one files belong to their owners"
 
 
 def test_a_damaged_file_is_found_and_left_as_it_is(cli):
@@ -218,7 +246,7 @@ def test_a_clock_that_is_wrong_is_found():
 def test_a_store_without_a_file_is_looked_at_too(cli):
     answer = cli.call("doctor", "--backend", "memory:", "--json")
     assert answer.code == 1, "it warns: all is gone with the process"
-    assert [each["name"] for each in answer.json["checks"]] == ["store", "clock", *CHECKS[9:]]
+    assert [each["name"] for each in answer.json["checks"]] == ["store", "clock", *CHECKS[10:]]
 
 
 def test_findings_are_gathered_without_blocking(file):

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import click
 
 from psyqueue import PsyQueue
-from psyqueue.backend import BackendAdapter, Info, SessionInfo
-from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend import BackendAdapter, Info
 from psyqueue.cli import output
 from psyqueue.cli.check import broken_invariants
-from psyqueue.cli.findings import Finding, Seen, finding
+from psyqueue.cli.doctor_jobs import job_findings, look_at
+from psyqueue.cli.doctor_workers import SKEW_MS_MAX, worker_findings
+from psyqueue.cli.findings import Finding, Seen, finding, some
 from psyqueue.cli.postgres_store import postgres_options
-from psyqueue.cli.queues import is_paused
 from psyqueue.cli.reading import all_queues, all_sessions
 from psyqueue.cli.redis_store import redis_options
 from psyqueue.cli.sqlite_store import require_file, sqlite_file
 from psyqueue.cli.surface import DONE, NO, Surface, common
-from psyqueue.clock import SystemClock, to_datetime
+from psyqueue.clock import SystemClock
 from psyqueue.config import parse_url
 from psyqueue.errors import PsyQueueError
 
-DAY_MS = 86_400_000
-SKEW_MS_MAX = 2_000
 CHECKED_PAGES_MAX = 20
 """10,000 jobs: a look that stays short on a large store. `psyqueue check` walks all of it."""
-NAMES_SHOWN_MAX = 5
 
 
 @click.command()
@@ -100,10 +97,9 @@ async def _inside(queue: PsyQueue, url: str, told: Collection[str] = ()) -> list
     else:
         found.append(_clock(info))
     found += [_mode(info), _warnings(info, told)]
-    sessions = await all_sessions(backend)
-    found += _sessions(sessions)
-    found.append(await _unserved(backend, sessions, info.now_ms))
-    found.append(await _dead(queue, info.now_ms))
+    sessions, queues = await all_sessions(backend), await all_queues(backend)
+    found += worker_findings(sessions)
+    found += job_findings(await look_at(backend, queues, sessions, info.now_ms))
     found.append(await _invariants(backend))
     return found
 
@@ -128,53 +124,10 @@ def _warnings(info: Info, told: Collection[str] = ()) -> Finding:
     return finding("warnings", not warnings, "; ".join(warnings) or none, advice)
 
 
-def _sessions(sessions: Sequence[SessionInfo]) -> list[Finding]:
-    """Late: the lease ended and nobody has taken the jobs back, which any running worker would."""
-    late = [info for info in sessions if info.expires_in_ms < 0]
-    stranded = sum(info.held for info in late)
-    names = _some([info.session.worker for info in late])
-    detail = f"{len(late)} of {len(sessions)} late: {names}" if late else f"{len(sessions)} open, none late"
-    advice = "These workers are dead or hang. Any running worker takes their jobs back: start one"
-    return [
-        finding("worker sessions", not late, detail, advice),
-        finding("stranded jobs", not stranded, f"{stranded} held by late sessions", advice),
-    ]
-
-
-async def _unserved(backend: BackendAdapter, sessions: Sequence[SessionInfo], now_ms: int) -> Finding:
-    served = {name for info in sessions for name in info.session.queues if info.expires_in_ms >= 0}
-    waiting = [
-        f"{info.queue} ({info.counts.get('pending', 0):,})"
-        for info in await all_queues(backend)
-        if info.counts.get("pending", 0) and info.queue not in served and not is_paused(info, now_ms)
-    ]
-    detail = _some(waiting) if waiting else "every queue with pending jobs has a worker"
-    advice = "Nobody takes these jobs: start a worker for the queue, psyqueue worker module:queue --queues NAME"
-    return finding("queues without worker", not waiting, detail, advice)
-
-
-async def _dead(queue: PsyQueue, now_ms: int) -> Finding:
-    since = to_datetime(now_ms - DAY_MS)
-    count, cursor = 0, None
-    while True:
-        page = await queue.dead_letter.list(limit=ITEMS_MAX, cursor=cursor)
-        count += sum(view.completed_at is not None and view.completed_at >= since for view in page)
-        cursor = page.cursor
-        if cursor is None:
-            break
-    advice = "Look at their errors with `psyqueue dead ls`, mend the cause, then `psyqueue dead replay`"
-    return finding("dead in the last day", not count, f"{count:,} jobs", advice)
-
-
 async def _invariants(backend: BackendAdapter) -> Finding:
     problems, is_complete = await broken_invariants(backend, pages_max=CHECKED_PAGES_MAX)
     looked = "all jobs" if is_complete else f"the first {CHECKED_PAGES_MAX * 500:,} jobs (psyqueue check walks all)"
-    detail = f"{len(problems)}: {_some(problems)}" if problems else f"none broken in {looked}"
+    detail = f"{len(problems)}: {some(problems)}" if problems else f"none broken in {looked}"
     return finding(
         "invariants", not problems, detail, "This is a defect of psyqueue or a damaged file: please report it"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
-    return ", ".join(names[:NAMES_SHOWN_MAX]) + more

@@ -26,6 +26,7 @@ def sqlite_findings(file: Path) -> Iterator[Finding]:
     yield _version()
     yield _file_system(file)
     yield _permissions(file)
+    yield _folder(file.parent)
     yield _free_space(file)
     yield _wal_size(file)
     yield from _inside(file)
@@ -59,6 +60,14 @@ def _permissions(file: Path) -> Finding:
     detail = ", ".join(open_ones) if open_ones else f"{stat.S_IMODE(file.stat().st_mode):04o}"
     advice = f"Every user of this machine can read the jobs: chmod o-rwx {file}*"
     return finding("file permissions", not open_ones, detail, advice)
+
+
+def _folder(folder: Path) -> Finding:
+    """Who may write in it may put another file in the place of ours; a sticky one keeps that to the owner."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    is_open = bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+    advice = f"Every user of this machine can delete or replace the jobs: chmod o-w {folder}"
+    return finding("folder permissions", not is_open, f"{mode:04o}", advice)
 
 
 def _free_space(file: Path) -> Finding:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from msgspec import Struct
+
+NAMES_SHOWN_MAX = 5
 
 
 class Finding(Struct, frozen=True):
@@ -19,6 +22,12 @@ class Finding(Struct, frozen=True):
 def finding(name: str, ok: bool, detail: str, advice: str) -> Finding:
     """With the advice only where it is needed."""
     return Finding(name, ok, detail, "" if ok else advice)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+    return ", ".join(names[:NAMES_SHOWN_MAX]) + more
 
 
 @dataclass(slots=True)

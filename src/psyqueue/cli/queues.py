@@ -11,7 +11,7 @@ from psyqueue import PsyQueue
 from psyqueue.backend import UNTIL_RESUMED, QueueInfo
 from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
-from psyqueue.cli.reading import all_queues, all_sessions
+from psyqueue.cli.reading import all_queues, all_sessions, is_paused
 from psyqueue.cli.surface import DONE, Surface, common, with_queue
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES
@@ -73,12 +73,6 @@ def queues_resume(surface: Surface, name: str) -> int:
         return DONE
 
     return with_queue(surface, work)
-
-
-def is_paused(info: QueueInfo, now_ms: int) -> bool:
-    """Whether nothing of it is started now."""
-    until_ms = info.limits.paused_until_ms
-    return until_ms is not None and (until_ms == UNTIL_RESUMED or until_ms > now_ms)
 
 
 def state_of(info: QueueInfo, served: set[str], now_ms: int) -> str:
