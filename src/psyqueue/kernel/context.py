@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from psyqueue.errors import InvalidState, TooLarge
 from psyqueue.kernel.run_transaction import WAY_OUT, Transact
 
 log = logging.getLogger("psyqueue.job")
+
+running_job: ContextVar[tuple[str, str, str, int] | None] = ContextVar("psyqueue_running_job", default=None)
+"""Id, queue, name and attempt of the job whose handler runs here, on the loop or in a thread: for logging."""
 
 FOLLOW_UPS_MAX = 400
 """Follow-up jobs of one run: they commit in one step with its ack. More: `enqueue_bulk` from a follow-up job."""

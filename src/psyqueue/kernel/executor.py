@@ -16,7 +16,7 @@ from psyqueue.backend import NO_EFFECTS, Ack, AnyOutcome, Cancelled, Dead, Deliv
 from psyqueue.backend import Snooze as SnoozeOutcome
 from psyqueue.errors import HandlerTimeout, InvalidState, SessionLost, StoreError, TooLarge
 from psyqueue.kernel.aio import Isolated, call_in, call_later_ms
-from psyqueue.kernel.context import Context, Signals
+from psyqueue.kernel.context import Context, Signals, running_job
 from psyqueue.kernel.run import Run, with_progress
 from psyqueue.kernel.run_transaction import WAY_OUT, RunTransaction
 from psyqueue.kernel.threads import Threads
@@ -71,6 +71,8 @@ class Executor:
             run.outcome = unknown_handler(delivery)
             return
         started_ms = self._mono_ms()
+        # A slot is a task, and has this context to itself. Not the delivery: it would keep the last payload alive.
+        running_job.set((delivery.id, delivery.queue, delivery.name, delivery.attempt))
         try:
             if spec.is_plain and self._chain is None and delivery.cold == b"{}":
                 run.outcome = await self._run_plain(spec, delivery)

@@ -97,6 +97,7 @@ class Worker:
         self._is_stopping = False
         self._is_lost = False
         self._turns = 0
+        self._turned_ms = core.clock.mono_ms()
         self._beside: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[None] | None = None
 
@@ -177,9 +178,9 @@ class Worker:
         return self._main is not None and not self._main.done()
 
     def health(self) -> dict[str, Any]:
-        """Facts for a probe: `store_call_age_ms` is the time since the store last answered (None: never)."""
-        answered_ms = self._settler.answered_ms
-        age = None if answered_ms is None else round(self._core.clock.mono_ms() - answered_ms)
+        """Facts for a probe: the time since the store last answered (None: never), and since the loop last turned."""
+        answered_ms, now_ms = self._settler.answered_ms, self._core.clock.mono_ms()
+        age = None if answered_ms is None else round(now_ms - answered_ms)
         return {
             "worker": self.name,
             "queues": list(self._all_queues()),
@@ -188,6 +189,7 @@ class Worker:
             "slots": self.options.concurrency,
             "stopping": self._is_stopping,
             "store_call_age_ms": age,
+            "loop_turn_age_ms": round(now_ms - self._turned_ms),
         }
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -280,6 +282,7 @@ class Worker:
     def _beat(self) -> None:
         """The lease thread sees by this that the loop turns."""
         self._turns += 1
+        self._turned_ms = self._core.clock.mono_ms()
         self._slots.look_for_jam()
         if self.is_running:
             call_later_ms(TURN_MS, self._beat)
