@@ -17,7 +17,7 @@ import pytest
 
 from psyqueue import PsyQueue
 from psyqueue.cli.reload import changed, snapshot
-from psyqueue.cli.worker_plan import Pool, read_pools
+from psyqueue.cli.worker_plan import Pool, WorkerPlan, read_pools
 from psyqueue.cli.worker_process import WorkerProcess
 from psyqueue.errors import InvalidOption, StoreUnavailable
 from support.waiting import is_process_alive, wait_until
@@ -246,7 +246,10 @@ def test_health_is_served_on_loopback_until_the_end(shop):
     status, body = ask(f"{url}/healthz")
     assert (status, body["ok"], body["store_answers"], body["pid"]) == (200, True, True, worker.process.pid)
     assert body["workers"][0]["running"] == 1
-    assert ask(f"{url}/readyz")[0] == 200
+    status, ready = ask(f"{url}/readyz")
+    assert (status, ready["ready"], ready["stopping"]) == (200, True, False)
+    assert ready["loop_turn_age_ms"] >= 0
+    assert body["workers"][0]["loop_turn_age_ms"] >= 0
     assert ask(f"{url}/readyz?verbose=1")[0] == 200
     assert ask(f"{url}/else") == (404, {"ok": False, "error": "there are /healthz, /readyz"})
     assert ask(f"{url}/healthz", "POST")[0] == 405
@@ -257,6 +260,20 @@ def test_health_is_served_on_loopback_until_the_end(shop):
     assert ask(f"{url}/healthz")[0] == 200, "a draining worker is alive"
     (shop.folder / "go").touch()
     assert worker.end() == 0
+
+
+PLAN = WorkerPlan(
+    target="shop:q",
+    pools=(),
+    lease="30s",
+    grace_ms=0,
+    name=None,
+    health_host="127.0.0.1",
+    health_port=None,
+    log_level="info",
+    log_format="text",
+    supervisor_fd=None,
+)
 
 
 def healthz(**facts: Any) -> tuple[bool, dict[str, Any]]:
@@ -270,7 +287,7 @@ def healthz(**facts: Any) -> tuple[bool, dict[str, Any]]:
 
     async def look() -> tuple[bool, dict[str, Any]]:
         async with PsyQueue.from_url(facts.pop("url", "memory:")) as queue:
-            process = WorkerProcess(queue, None)  # type: ignore[arg-type]
+            process = WorkerProcess(queue, PLAN)
             process._workers.append(Worker())  # type: ignore[arg-type]
             return await process._healthz()
 
@@ -315,6 +332,63 @@ def test_a_health_port_that_is_taken_is_told(shop):
     assert answer.code == 2, answer
     assert f"health port {port} on 127.0.0.1 cannot be opened" in answer.err
     assert "Traceback" not in answer.err
+
+
+# ── the log ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+LOUD = """
+import logging
+from shop import q
+
+@q.handle("loud")
+async def loud(what: str) -> None:
+    logging.getLogger("shop.mail").warning("in %s", what, extra={"spam": {1, 2}})
+
+@q.handle("loud_thread", max_retries=0)
+def loud_thread(what: str) -> None:
+    logging.getLogger("shop.mail").warning("in %s", what)
+    try:
+        raise ValueError("odd\x1b[31m")
+    except ValueError:
+        logging.getLogger("shop.mail").exception("caught")
+"""
+
+
+def test_a_log_of_documents_says_which_job_each_line_is_of(shop):
+    (shop.folder / "loud.py").write_text(LOUD)
+    ids = {name: shop.enqueue(name, {"what": name}) for name in ("loud", "loud_thread")}
+    worker = shop.start("worker", "loud:q", "--log-format", "json", "--queues", "loud,loud_thread")
+    worker.line("caught")
+    worker.line('in loud"')
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    documents = [json.loads(line) for line in worker.lines if line.startswith("{")]
+    mail = {document["text"]: document for document in documents if document["logger"] == "shop.mail"}
+    for name, job_id in ids.items():
+        told = mail[f"in {name}"]
+        assert (told["job_id"], told["job_name"], told["queue"], told["attempt"]) == (job_id, name, name, 1)
+        assert (told["level"], told["at"][-6:]) == ("warning", "+00:00")
+    assert sorted(mail["in loud"]["spam"]) == [1, 2]
+    assert "ValueError: odd" in mail["caught"]["error"]
+    drained = next(document for document in documents if document["text"] == "draining")
+    assert (drained["signal"], "job_id" in drained) == ("SIGTERM", False)
+    assert not any("\x1b" in line for line in worker.lines)
+
+
+def test_a_supervisor_of_a_log_of_documents_keeps_to_it(shop):
+    supervisor = shop.start("worker", "shop:q", "--processes", "2", "--log-format", "json")
+    pids = supervisor.line(r"pids (\d+), (\d+)")
+    os.kill(int(pids[1]), signal.SIGKILL)
+    told = json.loads(supervisor.line("ended")[0] and next(line for line in supervisor.lines if "ended" in line))
+    assert told["text"] == f"worker process {pids[1]} ended (killed by SIGKILL)"
+    supervisor.send(signal.SIGTERM)
+    assert supervisor.end() == 0
+
+
+def test_a_log_for_people_says_which_job_a_line_is_of(shop):
+    (shop.folder / "loud.py").write_text(LOUD)
+    job_id = shop.enqueue("loud", {"what": "loud"})
+    worker = shop.start("worker", "loud:q", "--queues", "loud")
+    assert worker.line(r"WARNING shop.mail: in loud .*job_id=(\S+) queue=loud job_name=loud attempt=1")[1] == job_id
 
 
 # ── many processes ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -13,12 +14,15 @@ from pathlib import Path
 import click
 
 from psyqueue.cli import output
+from psyqueue.cli.notify import Notifier
 from psyqueue.cli.reload import changed, snapshot
 from psyqueue.cli.spawned import SpawnedWorker, how_it_ended
 from psyqueue.cli.surface import DONE, NO
 from psyqueue.cli.waits import first_of, is_set_within, on_signal
 from psyqueue.clock import SystemClock
 from psyqueue.kernel.aio import spawn
+
+log = logging.getLogger(__name__)
 
 RESTART_MS = 500
 RESTART_CAP_MS = 30_000
@@ -41,13 +45,15 @@ class SupervisorPlan:
     grace_ms: int
     is_json: bool = False
     watched: Path | None = None
+    is_json_log: bool = False
 
 
 class Supervisor:
     """Runs until a signal, or until its workers die as soon as they start."""
 
-    def __init__(self, plan: SupervisorPlan) -> None:
+    def __init__(self, plan: SupervisorPlan, notifier: Notifier) -> None:
         self._plan = plan
+        self._notifier = notifier
         self._clock = SystemClock()
         self._children: dict[int, SpawnedWorker] = {}
         self._reloading: set[int] = set()
@@ -66,7 +72,7 @@ class Supervisor:
             on_signal(number, self._signalled)
         watcher = None if self._plan.watched is None else spawn(self._watch(self._plan.watched), name="watch")
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._notifier.alive(), asyncio.TaskGroup() as group:
                 for slot in range(self._plan.processes):
                     group.create_task(self._keep(slot))
         finally:
@@ -75,7 +81,7 @@ class Supervisor:
             for child in self._children.values():
                 child.send(signal.SIGKILL)
         if self._early_deaths >= EARLY_DEATHS_MAX and self._plan.watched is None:
-            output.say(
+            self._say(
                 f"psyqueue: worker processes ended {self._early_deaths} times before they were ready "
                 f"({self._last_early}); giving up. What they said stands above"
             )
@@ -129,14 +135,14 @@ class Supervisor:
         again.cancel()
         if not gone.done():
             self._killed += 1
-            output.say(
+            self._say(
                 f"psyqueue: worker process {child.pid} did not end in time and is killed; its lease gives its jobs back"
             )
             child.send(signal.SIGKILL)
 
     def _note_death(self, child: SpawnedWorker, code: int) -> bool:
         """Say it. False: there is no point in going on."""
-        output.say(f"psyqueue: worker process {child.pid} ended ({how_it_ended(code)})")
+        self._say(f"psyqueue: worker process {child.pid} ended ({how_it_ended(code)})")
         if child.ready.is_set():
             return True
         self._early_deaths += 1
@@ -149,7 +155,7 @@ class Supervisor:
     async def _pause(self, pause_ms: float) -> None:
         """Before the next start: a while, or with --reload after a death at the start, until a file changed."""
         if self._plan.watched is not None and self._early_deaths >= EARLY_DEATHS_MAX:
-            output.say("psyqueue: waiting for a file to change")
+            self._say("psyqueue: waiting for a file to change")
             self._source_changed.clear()
             change, stop = spawn(self._source_changed.wait(), name="change"), spawn(self._stop.wait(), name="stop")
             await first_of(change, stop)
@@ -168,15 +174,25 @@ class Supervisor:
             self._announce([each.pid for each in self._children.values()])
 
     def _announce(self, pids: Sequence[int]) -> None:
+        self._notifier.ready(f"{len(pids)} worker processes")
         if self._plan.is_json:
             output.print_json({"ready": True, "pid": os.getpid(), "processes": pids})
         else:
             click.echo(f"psyqueue supervisor ready: {len(pids)} worker processes, pids {', '.join(map(str, pids))}")
 
+    def _say(self, text: str) -> None:
+        """To people as it is, into a log of documents as one."""
+        if self._plan.is_json_log:
+            log.warning(text.removeprefix("psyqueue: "))
+        else:
+            output.say(text)
+
     def _signalled(self, _: signal.Signals) -> None:
         """Runs on the loop. The first signal drains, the second stops at once."""
         if self._stop.is_set():
             self._stop_now.set()
+        else:
+            self._notifier.stopping(self._plan.grace_ms + BEYOND_GRACE_MS)
         self._stop.set()
 
     async def _watch(self, folder: Path) -> None:
@@ -188,7 +204,7 @@ class Supervisor:
             seen = now
             if paths:
                 more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-                output.say(f"psyqueue: {paths[0]}{more} changed, restarting the workers")
+                self._say(f"psyqueue: {paths[0]}{more} changed, restarting the workers")
                 self._early_deaths = 0
                 self._source_changed.set()
                 for slot, child in self._children.items():

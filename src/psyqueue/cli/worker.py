@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from psyqueue.cli._load import open_queue
-from psyqueue.cli.logs import start_logging
+from psyqueue.cli.logs import FORMATS, start_logging
+from psyqueue.cli.notify import Notifier
 from psyqueue.cli.supervisor import Supervisor, SupervisorPlan
 from psyqueue.cli.surface import Surface, common
 from psyqueue.cli.worker_plan import PROCESSES_MAX, WorkerPlan, read_lease, read_pools
@@ -38,6 +39,9 @@ LEVELS = ("debug", "info", "warning", "error")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Of the log on standard error."
 )
+@click.option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="json: one document a line."
+)
 @click.option("--supervisor-fd", type=int, hidden=True)
 @common
 def worker(surface: Surface, target: str, **options: Any) -> int:
@@ -47,9 +51,9 @@ def worker(surface: Surface, target: str, **options: Any) -> int:
     failed or its event loop hangs.
     """
     plan = _plan(target, options)
+    start_logging(plan.log_level, plan.log_format)
     if options["processes"] > 1 or options["is_reload"]:
         return asyncio.run(_supervise(surface, plan, options))
-    start_logging(plan.log_level)
     queue = open_queue(surface, target)
     queue._core.on_hang = exit_hanging  # noqa: SLF001 - a process of its own may exit; a library may not
     code = asyncio.run(WorkerProcess(queue, plan).run(is_json=surface.is_json))
@@ -67,6 +71,7 @@ def _plan(target: str, options: dict[str, Any]) -> WorkerPlan:
         health_host=options["health_host"],
         health_port=options["health_port"],
         log_level=options["log_level"],
+        log_format=options["log_format"],
         supervisor_fd=options["supervisor_fd"],
     )
 
@@ -80,7 +85,9 @@ async def _supervise(surface: Surface, plan: WorkerPlan, options: dict[str, Any]
             grace_ms=plan.grace_ms,
             is_json=surface.is_json,
             watched=Path.cwd() if options["is_reload"] else None,
-        )
+            is_json_log=plan.log_format == "json",
+        ),
+        Notifier(),
     )
     return await supervisor.run()
 
@@ -89,7 +96,7 @@ def _arguments(surface: Surface, plan: WorkerPlan, options: dict[str, Any], slot
     """The command line of worker process `slot`: this one, for one process."""
     arguments = ["--backend", surface.url] if surface.is_url_given and surface.url else []
     arguments += ["worker", plan.target]
-    for option in ("queues", "concurrency", "grace", "lease", "log_level", "health_host"):
+    for option in ("queues", "concurrency", "grace", "lease", "log_level", "log_format", "health_host"):
         if options[option] is not None:
             arguments += [f"--{option.replace('_', '-')}", str(options[option])]
     if plan.name is not None:

@@ -32,6 +32,7 @@ class WorkerPlan:
     health_host: str
     health_port: int | None
     log_level: str
+    log_format: str
     supervisor_fd: int | None
 
     def name_of(self, number: int) -> str | None:

@@ -19,6 +19,7 @@ import click
 from psyqueue import PsyQueue, Worker
 from psyqueue.cli import output
 from psyqueue.cli.health import HealthServer
+from psyqueue.cli.notify import Notifier
 from psyqueue.cli.surface import BROKEN, DONE
 from psyqueue.cli.waits import first_of, on_signal, within
 from psyqueue.cli.worker_plan import WorkerPlan
@@ -44,6 +45,8 @@ class WorkerProcess:
     def __init__(self, queue: PsyQueue, plan: WorkerPlan) -> None:
         self._queue = queue
         self._plan = plan
+        # A process of a supervisor is not what systemd started.
+        self._notifier = Notifier() if plan.supervisor_fd is None else Notifier({})
         self._workers: list[Worker] = []
         self._signals = 0
         self._last_signal = signal.SIGTERM
@@ -58,7 +61,7 @@ class WorkerProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             on_signal(number, self._signalled)
         self._queue.events.on("worker:started", self._note_started)
-        async with self._supervised():
+        async with self._supervised(), self._notifier.alive():
             if not await self._start():
                 return DONE
             try:
@@ -102,7 +105,7 @@ class WorkerProcess:
         if self._stop.is_set():
             return DONE
         failures = [str(worker.failure) for worker in self._workers if worker.failure is not None]
-        output.say(f"psyqueue: a worker ended by a failure: {'; '.join(failures) or 'it stopped by itself'}")
+        self._say(f"a worker ended by a failure: {'; '.join(failures) or 'it stopped by itself'}")
         return BROKEN
 
     async def _drain(self) -> int:
@@ -121,7 +124,7 @@ class WorkerProcess:
         try:
             stopping.result()
         except (PsyQueueError, ExceptionGroup) as exc:
-            output.say(f"psyqueue: not everything could be stopped: {exc}")
+            self._say(f"not everything could be stopped: {exc}")
             return BROKEN
         return 128 + self._last_signal if self._stop_now.is_set() else DONE
 
@@ -130,6 +133,7 @@ class WorkerProcess:
         self._signals += 1
         if self._signals == 1:
             log.info("draining", extra={"signal": self._last_signal.name, "grace_ms": self._plan.grace_ms})
+            self._notifier.stopping(self._plan.grace_ms + AT_ONCE_MS + LINGER_MS)
             self._stop.set()
         elif self._signals == 2:
             log.warning("stopping at once", extra={"signal": self._last_signal.name})
@@ -143,7 +147,15 @@ class WorkerProcess:
         if len(self._started) >= len(self._plan.pools):
             self._all_started.set()
 
+    def _say(self, text: str) -> None:
+        """To people as it is, into a log of documents as one."""
+        if self._plan.log_format == "json":
+            log.error(text)
+        else:
+            output.say(f"psyqueue: {text}")
+
     def _announce(self, health_url: str | None, *, is_json: bool) -> None:
+        self._notifier.ready(f"{', '.join(each.name for each in self._workers)}")
         facts = {
             "ready": True,
             "pid": os.getpid(),
@@ -223,7 +235,14 @@ class WorkerProcess:
         return True
 
     async def _readyz(self) -> tuple[bool, dict[str, Any]]:
-        return self._is_ready, {"pid": os.getpid(), "ready": self._is_ready, "stopping": self._stop.is_set()}
+        facts = [worker.health() for worker in self._workers]
+        document = {
+            "pid": os.getpid(),
+            "ready": self._is_ready,
+            "stopping": self._stop.is_set(),
+            "loop_turn_age_ms": max((fact["loop_turn_age_ms"] for fact in facts), default=None),
+        }
+        return self._is_ready, document
 
 
 async def _ended(worker: Worker) -> None:
