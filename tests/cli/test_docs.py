@@ -12,7 +12,7 @@ from psyqueue.cli.main import cli as root
 from support.source import ROOT
 
 PAGE = ROOT / "docs" / "cli.md"
-COMMON = {"--json", "--backend", "--help"}
+COMMON = {"--json", "--backend", "--color", "--help"}
 """Described once, at the top."""
 
 
@@ -78,6 +78,7 @@ def test_what_all_commands_share_is_documented():
     page = PAGE.read_text(encoding="utf-8")
     assert "| `--backend URL` |" in page
     assert "| `--json` |" in page
+    assert "| `--color [auto\\|always\\|never]` |" in page
     assert "| `--version` |" in page
     assert all(f"| {code} |" in page for code in (0, 1, 2, 70, 130))
 

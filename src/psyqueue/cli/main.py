@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import click
 
-from psyqueue.cli import output
+from psyqueue.cli import colour, output
 from psyqueue.cli.check import check, durability
 from psyqueue.cli.dead import dead
 from psyqueue.cli.demo.command import demo
@@ -46,13 +46,21 @@ class _Commands(click.Group):
     "--backend", metavar="URL", envvar=URL_VARIABLE, help="The store, e.g. sqlite:./jobs.db.", show_envvar=True
 )
 @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
+@click.option(
+    "--color",
+    type=click.Choice(colour.WHEN),
+    default="auto",
+    show_default=True,
+    help="auto: on a terminal, unless NO_COLOR is set.",
+)
 @click.pass_context
-def cli(context: click.Context, backend: str | None, as_json: bool) -> None:
+def cli(context: click.Context, backend: str | None, as_json: bool, color: str) -> None:
     """A job queue that starts with one line and no server.
 
     Exit codes: 0 done, 1 the answer is no, 2 wrong use or no store.
     """
     is_given = context.get_parameter_source("backend") is click.core.ParameterSource.COMMANDLINE
+    colour.choose(context, color)
     context.obj = Surface(backend or None, is_given, as_json)
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 import msgspec
 
+from psyqueue.cli import colour
+from psyqueue.clock import SystemClock, span, to_datetime
+
 CELL_CHARS_MAX = 60
+CELL_CHARS_MIN = 6
+"""A column is not made narrower than this to fit a terminal."""
+_GAP = "  "
 _encode = msgspec.json.Encoder(decimal_format="string", enc_hook=str).encode
 
 
@@ -19,23 +27,59 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Columns as wide as their widest cell; `empty` where there is no row."""
+    """Columns as wide as their widest cell, on a terminal no wider than it; `empty` where there is no row."""
     cells = [[cell(value) for value in row] for row in rows]
     if not cells:
         click.echo(empty)
         return
-    heads = [column.upper() for column in columns]
+    click.echo("\n".join(table_lines(columns, cells, width=terminal_width())))
+
+
+def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], *, width: int | None) -> list[str]:
+    """The head and a line for each row; in `width` characters, if that can be, by shortening the widest columns."""
+    heads = [column.removesuffix("_at").upper().replace("_", " ") for column in columns]
     widths = [max(len(row[index]) for row in (heads, *cells)) for index in range(len(heads))]
-    for row in (heads, *cells):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if width is not None:
+        narrow(widths, [max(CELL_CHARS_MIN, len(head)) for head in heads], width - len(_GAP) * (len(heads) - 1))
+    lines = [_line([colour.bold(text) for text in _fitted(heads, widths)])]
+    for row in cells:
+        fitted = _fitted(row, widths)
+        lines.append(_line([colour.of_word(text, shown) for text, shown in zip(row, fitted, strict=True)]))
+    return lines
+
+
+def narrow(widths: list[int], least: Sequence[int], room: int) -> None:
+    """Take from the widest column, again and again, until all fit or none may give more. The first, an id, never."""
+    while sum(widths) > room:
+        widest = max(range(1, len(widths)), key=lambda at: widths[at] - least[at], default=0)
+        if widest == 0 or widths[widest] <= least[widest]:
+            return
+        widths[widest] -= 1
+
+
+def _fitted(texts: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Cut and padded, the last one not padded."""
+    cut = [text if len(text) <= width else text[: width - 1] + "…" for text, width in zip(texts, widths, strict=True)]
+    return [*(text.ljust(width) for text, width in zip(cut[:-1], widths[:-1], strict=True)), cut[-1]]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return _GAP.join(cells).rstrip()
+
+
+def terminal_width() -> int | None:
+    """Of standard output; None where it is no terminal, so that `grep` finds what a narrow one would have cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """One `name  value` line each; what is None or empty is left out."""
+    """One `name  value` line each; what is None or empty is left out. Of an instant its age stands beside it."""
     shown = [(name, value) for name, value in fields if value not in (None, "", (), {})]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        click.echo(f"{name.ljust(width)}  {clean(text_of(value))}")
+        beside = f" ({age(value)})" if isinstance(value, datetime) else ""
+        text = clean(text_of(value))
+        click.echo(f"{colour.bold(name.ljust(width))}  {colour.of_word(text, text)}{beside}")
 
 
 def say(text: str) -> None:
@@ -44,9 +88,18 @@ def say(text: str) -> None:
 
 
 def cell(value: object) -> str:
-    """The text of one table cell, short and on one line."""
-    text = clean(text_of(value)).replace("\n", " ")
+    """The text of one table cell, short and on one line; of an instant how long ago it was, or how long it takes."""
+    text = age(value) if isinstance(value, datetime) else clean(text_of(value)).replace("\n", " ")
     return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+
+
+def age(at: datetime) -> str:
+    """`3 min ago`, `in 2 h`, by this machine's clock: for people only."""
+    passed_ms = (to_datetime(SystemClock().now_ms()) - at) / timedelta(milliseconds=1)
+    if abs(passed_ms) < 1_000:
+        return "now"
+    largest = " ".join(span(passed_ms).split()[:2])
+    return f"{largest} ago" if passed_ms > 0 else f"in {largest}"
 
 
 def text_of(value: object) -> str:

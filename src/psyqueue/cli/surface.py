@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from psyqueue import PsyQueue
+from psyqueue.cli import colour
 from psyqueue.cli.existing import as_it_is, require_store
 from psyqueue.errors import ConfigError, JobEnded, PayloadError, PsyQueueError, Refused, ResultTimeout, TooLarge
 
@@ -46,7 +47,7 @@ class Surface:
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--backend` and `--json`, which may stand before it too, and hand it the Surface."""
+    """Give a command `--backend`, `--json` and `--color`, which may stand before it too, and hand it the Surface."""
     as_json = click.option(
         "--json", is_flag=True, expose_value=False, callback=_note_json, help="Answer with one JSON document."
     )
@@ -57,7 +58,14 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_note_backend,
         help=f"The store, e.g. sqlite:./jobs.db; {URL_VARIABLE} by default.",
     )
-    return as_json(backend(click.pass_obj(command)))
+    coloured = click.option(
+        "--color",
+        type=click.Choice(colour.WHEN),
+        expose_value=False,
+        callback=colour.note,
+        help="auto: on a terminal, unless NO_COLOR is set.",
+    )
+    return as_json(backend(coloured(click.pass_obj(command))))
 
 
 def _note_json(context: click.Context, _: click.Parameter, value: bool) -> None:
