@@ -28,8 +28,8 @@ from psyqueue.kernel.announcer import Announcer
 from psyqueue.kernel.children import Children
 from psyqueue.kernel.executor import Executor
 from psyqueue.kernel.housekeeper import Housekeeper
-from psyqueue.kernel.job_handle import session_topic
 from psyqueue.kernel.lease_keeper import LeaseKeeper
+from psyqueue.kernel.orders import Heeder, Order
 from psyqueue.kernel.prefetch import Prefetch
 from psyqueue.kernel.presence import presence
 from psyqueue.kernel.run import Run
@@ -70,13 +70,15 @@ class WorkerOptions:
 class Worker:
     """Runs jobs of its queues until stopped. Made by `PsyQueue.start_worker`.
 
-    `failure` is why it ended by itself, None while all is well. Not thread-safe: use it on the loop that started it.
+    `failure` is why it ended by itself, None while all is well; `was_ordered`: an operator told it to end. Not
+    thread-safe: use it on the loop that started it.
     """
 
     def __init__(self, core: Core, options: WorkerOptions) -> None:
         self.options = options
         self.name = options.name
         self.failure: BaseException | None = None
+        self.was_ordered = False
         self._core = core
         self._backend = core.backend
         self._batch = min(ITEMS_MAX, core.backend.capabilities.batch_max)
@@ -86,6 +88,7 @@ class Worker:
         self._slots: Slots
         self._settler: Settler
         self._keeper: LeaseKeeper | None = None
+        self._heeder = Heeder(core, options.name, on_word=self._worded, on_order=self._ordered)
         self._heeding: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waiter: asyncio.Task[None] | None = None
@@ -246,7 +249,7 @@ class Worker:
         self._keeper.start()
         if self._heeding is not None:
             self._heeding.cancel()
-        self._heeding = self._spawn_beside(self._heed(session_topic(self._settler.session_id)), "heed")
+        self._heeding = self._spawn_beside(self._heeder.work(self._settler.session_id), "heed")
 
     async def _close_session(self) -> None:
         if self._keeper is not None:
@@ -379,19 +382,17 @@ class Worker:
         else:
             self._wake.set()
 
-    async def _heed(self, topic: str) -> None:
-        """Who cancels a job that we hold says so here: look now, not with the next call or renewal.
+    def _worded(self) -> None:
+        """Somebody cancelled a job that we hold: look now, not with the next call or renewal."""
+        self._is_asked = True
+        self._wake.set()
 
-        A store that cannot be listened to is no trouble: then the next call or renewal brings the news.
-        """
-        while True:
-            try:
-                async for _ in self._backend.subscribe((topic,)):
-                    self._is_asked = True
-                    self._wake.set()
-            except Exception as exc:  # noqa: BLE001 - as it says
-                log.warning("cancels are heard of late", extra={"worker": self.name, "error": str(exc)})
-            await self._core.clock.sleep_ms(POLL_MS)
+    def _ordered(self, order: Order) -> None:
+        self.was_ordered = True
+        if order.kind == "stop":
+            self._spawn_beside(self.drain(order.grace_ms), "ordered")
+        else:
+            self._begin_stop()
 
     def _look_again(self) -> None:
         self._is_dry = False
@@ -414,6 +415,7 @@ class Worker:
             self._slots.cancel(renewal.cancel_requested)
         if renewal.paused:
             self._slots.hand_back_queues(renewal.paused)
+        self._spawn_beside(self._heeder.look(), "orders")
 
     async def _start_over(self) -> None:
         """The session was reaped: nothing held counts any more. Running handlers are told; then a new session."""
