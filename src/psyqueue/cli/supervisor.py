@@ -17,7 +17,7 @@ from psyqueue.cli import output
 from psyqueue.cli.notify import Notifier
 from psyqueue.cli.reload import changed, snapshot
 from psyqueue.cli.spawned import SpawnedWorker, how_it_ended
-from psyqueue.cli.surface import DONE, NO
+from psyqueue.cli.surface import DISMISSED, DONE, NO
 from psyqueue.cli.waits import first_of, is_set_within, on_signal
 from psyqueue.clock import SystemClock
 from psyqueue.kernel.aio import spawn
@@ -103,7 +103,7 @@ class Supervisor:
             ready.cancel()
             del self._children[slot]
             self._ready.discard(slot)
-            if self._stop.is_set():
+            if self._stop.is_set() or self._is_dismissed(child, code):
                 return
             if slot in self._reloading:
                 self._reloading.discard(slot)
@@ -139,6 +139,13 @@ class Supervisor:
                 f"psyqueue: worker process {child.pid} did not end in time and is killed; its lease gives its jobs back"
             )
             child.send(signal.SIGKILL)
+
+    def _is_dismissed(self, child: SpawnedWorker, code: int) -> bool:
+        """Ended by `workers stop` or `drain`: nobody takes its place. The supervisor ends with the last one."""
+        if code != DISMISSED:
+            return False
+        self._say(f"psyqueue: worker process {child.pid} was told to end, and is not started again")
+        return True
 
     def _note_death(self, child: SpawnedWorker, code: int) -> bool:
         """Say it. False: there is no point in going on."""

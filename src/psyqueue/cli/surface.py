@@ -20,6 +20,8 @@ NO = 1
 """The answer is no: a check failed, nothing was found, the store refused."""
 WRONG_USE = 2
 """Wrong use, or no store."""
+DISMISSED = 3
+"""Between a worker process and its supervisor: an operator told it to end."""
 BROKEN = 70
 """The process cannot go on: a worker ended by a failure, the event loop hangs, a defect of ours."""
 

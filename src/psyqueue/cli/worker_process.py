@@ -20,7 +20,7 @@ from psyqueue import PsyQueue, Worker
 from psyqueue.cli import output
 from psyqueue.cli.health import HealthServer
 from psyqueue.cli.notify import Notifier
-from psyqueue.cli.surface import BROKEN, DONE
+from psyqueue.cli.surface import BROKEN, DISMISSED, DONE
 from psyqueue.cli.waits import first_of, on_signal, within
 from psyqueue.cli.worker_plan import WorkerPlan
 from psyqueue.errors import PsyQueueError
@@ -99,14 +99,24 @@ class WorkerProcess:
         if self._all_started.is_set() and not self._stop.is_set():
             self._is_ready = True
             self._announce(health_url, is_json=is_json)
-        await first_of(stop, *ended)
+        while not self._stop.is_set() and (left := [each for each in ended if not each.done()]):
+            await first_of(stop, *left)
+            if self._failed():
+                break
         for wait in (stop, started, *ended):
             wait.cancel()
         if self._stop.is_set():
             return DONE
+        if not self._failed():
+            # Told to end by an operator: a supervisor starts none in its place.
+            return DONE if self._plan.supervisor_fd is None else DISMISSED
         failures = [str(worker.failure) for worker in self._workers if worker.failure is not None]
         self._say(f"a worker ended by a failure: {'; '.join(failures) or 'it stopped by itself'}")
         return BROKEN
+
+    def _failed(self) -> bool:
+        """Whether a worker ended that nobody told to."""
+        return any(not worker.is_running and not worker.was_ordered for worker in self._workers)
 
     async def _drain(self) -> int:
         """Within the grace, or at once after a second signal. 0, or the exit code of an end that was not clean."""
@@ -217,7 +227,9 @@ class WorkerProcess:
             await server.stop()
 
     async def _healthz(self) -> tuple[bool, dict[str, Any]]:
-        facts = [{**worker.health(), "is_running": worker.is_running} for worker in self._workers]
+        # One that an operator told to end is gone for good reason.
+        working = [worker for worker in self._workers if worker.is_running or not worker.was_ordered]
+        facts = [{**worker.health(), "is_running": worker.is_running} for worker in working]
         ages = [fact["store_call_age_ms"] for fact in facts]
         are_running = bool(facts) and all(fact["is_running"] for fact in facts)
         has_answered = bool(ages) and all(age is not None and age <= STORE_SILENT_MS for age in ages)

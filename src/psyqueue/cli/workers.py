@@ -1,7 +1,8 @@
-"""`psyqueue workers ls`."""
+"""`psyqueue workers ls|drain|stop`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -9,14 +10,21 @@ import click
 from psyqueue import PsyQueue
 from psyqueue.backend import SessionInfo
 from psyqueue.cli import output
+from psyqueue.cli.query import Value
 from psyqueue.cli.reading import all_sessions
-from psyqueue.cli.surface import DONE, Surface, common, with_queue
-from psyqueue.clock import to_datetime
+from psyqueue.cli.surface import DONE, NO, Surface, common, confirm, with_queue
+from psyqueue.clock import SystemClock, span, to_datetime, to_ms
+from psyqueue.errors import InvalidState
+from psyqueue.kernel.orders import Order, give_order, read_orders
+from psyqueue.kernel.presence import presence_of
+
+_COLUMNS = ("worker", "state", "held", "slots", "queues", "opened_at", "lease", "version", "host", "pid")
+LOOK_AGAIN_MS = 250
 
 
 @click.group()
 def workers() -> None:
-    """Look at running workers."""
+    """Look at running workers, and tell them to end."""
 
 
 @workers.command("ls")
@@ -24,33 +32,128 @@ def workers() -> None:
 def workers_ls(surface: Surface) -> int:
     """All open sessions: which workers run, on which queues, with how many jobs.
 
-    late: its lease has ended and nobody has taken its jobs back yet.
+    late: its lease has ended and nobody has taken its jobs back yet. draining: it was told to end.
     """
 
     async def work(queue: PsyQueue) -> int:
-        items = [_item(info) for info in await all_sessions(queue.get_exposed("backend"))]
+        items = await _items(queue, await all_sessions(queue.get_exposed("backend")))
         if surface.is_json:
             output.print_json({"items": items})
             return DONE
-        columns = ("worker", "state", "held", "queues", "opened_at", "lease_left_ms")
-        rows = (
-            (*(item[name] for name in columns[:3]), ", ".join(item["queues"]), *(item[name] for name in columns[4:]))
-            for item in items
-        )
-        output.print_table(columns, rows, empty="No worker runs.")
+        output.print_table(_COLUMNS, map(_row, items), empty="No worker runs.")
         return DONE
 
     return with_queue(surface, work)
 
 
-def _item(info: SessionInfo) -> dict[str, Any]:
+def _order_options(command: Any) -> Any:
+    """What `drain` and `stop` share."""
+    for option in (
+        click.option("--wait", metavar="DURATION", help="Until they have ended, for so long at most."),
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--dry-run", is_flag=True, help="Only say which."),
+    ):
+        command = option(command)
+    return click.argument("names", metavar="WORKER...", nargs=-1, required=True)(command)
+
+
+@workers.command("drain")
+@_order_options
+@common
+def workers_drain(surface: Surface, names: tuple[str, ...], **how: Any) -> int:
+    """Tell workers to take no more jobs, and to end when those that run have ended, however long that takes.
+
+    WORKER is a name or a session id; * stands for any text.
+    """
+    return _order(surface, names, Order("drain"), **how)
+
+
+@workers.command("stop")
+@click.option("--grace", metavar="DURATION", help="For running jobs; that of the worker by default.")
+@_order_options
+@common
+def workers_stop(surface: Surface, names: tuple[str, ...], grace: str | None, **how: Any) -> int:
+    """Tell workers to end as SIGTERM does: what runs gets the grace, then it is cancelled and handed back.
+
+    WORKER is a name or a session id; * stands for any text.
+    """
+    return _order(surface, names, Order("stop", None if grace is None else to_ms("grace", grace)), **how)
+
+
+def _order(surface: Surface, names: Sequence[str], order: Order, *, wait: str | None, yes: bool, dry_run: bool) -> int:
+    wait_ms = None if wait is None else to_ms("wait", wait)
+
+    async def work(queue: PsyQueue) -> int:
+        backend = queue.get_exposed("backend")
+        meant = _meant(names, await all_sessions(backend))
+        ids = [info.session.id for info in meant]
+        held = sum(info.held for info in meant)
+        count = f"{len(meant)} worker{'' if len(meant) == 1 else 's'} with {held:,} jobs"
+        if not dry_run:
+            confirm(f"Tell {count} to {order.kind}?", is_confirmed=yes)
+            await give_order(queue._core, ids, order)  # noqa: SLF001 - operators alone do this
+        is_over = None if wait_ms is None or dry_run else await _are_gone(queue, ids, wait_ms)
+        if surface.is_json:
+            told = [{"worker": info.session.worker, "session_id": info.session.id, "held": info.held} for info in meant]
+            output.print_json({"dry_run": dry_run, "order": order.kind, "workers": told, "ended": is_over})
+        else:
+            click.echo(f"{count} {'would be' if dry_run else 'were'} told to {order.kind}")
+        if is_over is False:
+            output.say(f"psyqueue: not all of them have ended within {span(wait_ms or 0)}")
+            return NO
+        return DONE
+
+    return with_queue(surface, work)
+
+
+def _meant(names: Sequence[str], sessions: Sequence[SessionInfo]) -> list[SessionInfo]:
+    """Raises InvalidState for a name that no worker has."""
+    meant: dict[str, SessionInfo] = {}
+    for name in names:
+        value = Value(name)
+        found = [info for info in sessions if value.matches(info.session.worker) or info.session.id == name]
+        if not found:
+            running = ", ".join(sorted({info.session.worker for info in sessions})) or "none"
+            raise InvalidState(f"no worker {name!r} runs; there are: {running}")
+        meant |= {info.session.id: info for info in found}
+    return list(meant.values())
+
+
+async def _are_gone(queue: PsyQueue, ids: Sequence[str], wait_ms: int) -> bool:
+    clock, backend = SystemClock(), queue.get_exposed("backend")
+    until_ms = clock.mono_ms() + wait_ms
+    while True:
+        left = {info.session.id for info in await all_sessions(backend)} & set(ids)
+        if not left or clock.mono_ms() >= until_ms:
+            return not left
+        await clock.sleep_ms(LOOK_AGAIN_MS)
+
+
+async def _items(queue: PsyQueue, sessions: Sequence[SessionInfo]) -> list[dict[str, Any]]:
+    orders = await read_orders(queue.get_exposed("backend"), [info.session.id for info in sessions])
+    return [_item(info, order) for info, order in zip(sessions, orders, strict=True)]
+
+
+def _item(info: SessionInfo, order: Order | None) -> dict[str, Any]:
+    said = presence_of(info.session)
     return {
         "worker": info.session.worker,
         "session_id": info.session.id,
         "queues": list(info.session.queues),
         "held": info.held,
+        "slots": said.slots or None,
         "opened_at": to_datetime(info.opened_at_ms),
         "lease_ms": info.session.lease_ms,
         "lease_left_ms": info.expires_in_ms,
-        "state": "late" if info.expires_in_ms < 0 else "open",
+        "state": "late" if info.expires_in_ms < 0 else "draining" if order is not None else "open",
+        "version": said.psyqueue or None,
+        "host": said.host or None,
+        "pid": said.pid or None,
     }
+
+
+def _row(item: dict[str, Any]) -> list[object]:
+    left_ms = item["lease_left_ms"]
+    lease = f"over for {span(left_ms)}" if left_ms < 0 else f"another {span(left_ms)}"
+    shown = {**item, "queues": ", ".join(item["queues"]), "lease": lease}
+    return [shown[column] for column in _COLUMNS]

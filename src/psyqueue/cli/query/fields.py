@@ -180,7 +180,7 @@ def _status(query: Query, term: Term, _: int) -> Query:
     _plain(term)
     named: set[Status] = set()
     for value in term.values:
-        found = [status for status in STATUSES if value.matches(status)]
+        found: list[Status] = [status for status in STATUSES if value.matches(status)]
         if not found:
             raise term.refuse(f"there is no status {value.text!r}", f"There are {', '.join(STATUSES)}")
         named.update(found)
