@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from psyqueue.job import STATUSES
+
 WHEN = ("auto", "always", "never")
 _COLOURS: dict[str, str] = {
     "active": "cyan",
@@ -41,6 +43,11 @@ def note(context: click.Context, _: click.Parameter, value: str | None) -> None:
     """The callback of `--color`."""
     if value is not None:
         choose(context, value)
+
+
+def is_word(text: str) -> bool:
+    """Whether it is a status, or another word that has a colour."""
+    return text in _COLOURS or text in STATUSES
 
 
 def of_word(word: str, text: str) -> str:

@@ -18,6 +18,7 @@ from psyqueue.cli.filtered import FilteredCommand
 from psyqueue.cli.query import Term, Value, check_terms
 from psyqueue.cli.selection import Selection, delete_one
 from psyqueue.cli.surface import DONE, NO, Surface, common, confirm, with_queue
+from psyqueue.cli.tail import jobs_tail
 from psyqueue.errors import InvalidState, JobNotFound, PsyQueueError, Refused
 from psyqueue.job import LIVE, STATUSES, TERMINAL, Status
 
@@ -166,6 +167,9 @@ def jobs_rm(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
         return await _each(surface, "deleted", job_ids, delete)
 
     return with_queue(surface, work)
+
+
+jobs.add_command(jobs_tail)
 
 
 def summary(view: JobView) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import click
 
 from psyqueue.cli import colour, output
 from psyqueue.cli.check import check, durability
+from psyqueue.cli.completion import completion
 from psyqueue.cli.dead import dead
 from psyqueue.cli.demo.command import demo
 from psyqueue.cli.doctor import doctor
@@ -22,6 +23,7 @@ from psyqueue.cli.plugins import plugin_commands
 from psyqueue.cli.queues import queues
 from psyqueue.cli.schema import schema
 from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surface, exit_code_of
+from psyqueue.cli.top import top
 from psyqueue.cli.worker import worker
 from psyqueue.cli.workers import workers
 from psyqueue.errors import PsyQueueError
@@ -64,7 +66,21 @@ def cli(context: click.Context, backend: str | None, as_json: bool, color: str) 
     context.obj = Surface(backend or None, is_given, as_json)
 
 
-for _command in (demo, worker, enqueue, jobs, queues, dead, workers, doctor, durability, check, schema):
+for _command in (
+    demo,
+    worker,
+    enqueue,
+    jobs,
+    queues,
+    dead,
+    workers,
+    doctor,
+    durability,
+    check,
+    schema,
+    top,
+    completion,
+):
     cli.add_command(_command)
 
 

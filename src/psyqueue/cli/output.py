@@ -36,11 +36,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 
 def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], *, width: int | None) -> list[str]:
-    """The head and a line for each row; in `width` characters, if that can be, by shortening the widest columns."""
+    """The head and a line for each row; in `width` characters, if that can be, by cutting long texts."""
     heads = [column.removesuffix("_at").upper().replace("_", " ") for column in columns]
     widths = [max(len(row[index]) for row in (heads, *cells)) for index in range(len(heads))]
     if width is not None:
-        narrow(widths, [max(CELL_CHARS_MIN, len(head)) for head in heads], width - len(_GAP) * (len(heads) - 1))
+        least = [
+            widths[at] if head == "ID" or all(_is_whole(row[at]) for row in cells) else max(CELL_CHARS_MIN, len(head))
+            for at, head in enumerate(heads)
+        ]
+        narrow(widths, least, width - len(_GAP) * (len(heads) - 1))
     lines = [_line([colour.bold(text) for text in _fitted(heads, widths)])]
     for row in cells:
         fitted = _fitted(row, widths)
@@ -49,12 +53,17 @@ def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], *, width
 
 
 def narrow(widths: list[int], least: Sequence[int], room: int) -> None:
-    """Take from the widest column, again and again, until all fit or none may give more. The first, an id, never."""
+    """Take from the column that can give most, again and again, until all fit or none may give more."""
     while sum(widths) > room:
-        widest = max(range(1, len(widths)), key=lambda at: widths[at] - least[at], default=0)
-        if widest == 0 or widths[widest] <= least[widest]:
+        widest = max(range(len(widths)), key=lambda at: widths[at] - least[at])
+        if widths[widest] <= least[widest]:
             return
         widths[widest] -= 1
+
+
+def _is_whole(text: str) -> bool:
+    """What is wrong when it is cut: a number, a status."""
+    return not text.strip("-.,0123456789") or colour.is_word(text)
 
 
 def _fitted(texts: Sequence[str], widths: Sequence[int]) -> list[str]:

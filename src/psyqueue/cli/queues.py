@@ -1,4 +1,4 @@
-"""`psyqueue queues ls|pause|resume`."""
+"""`psyqueue queues ls|pause|resume|limits`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from psyqueue import PsyQueue
 from psyqueue.backend import UNTIL_RESUMED, QueueInfo
 from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
+from psyqueue.cli.queue_limits import queues_limits
 from psyqueue.cli.reading import all_queues, all_sessions, is_paused
 from psyqueue.cli.surface import DONE, Surface, common, with_queue
 from psyqueue.clock import to_datetime
@@ -19,7 +20,7 @@ from psyqueue.job import STATUSES
 
 @click.group()
 def queues() -> None:
-    """Look at queues, pause and resume them."""
+    """Look at queues, pause and resume them, limit them."""
 
 
 @queues.command("ls")
@@ -73,6 +74,9 @@ def queues_resume(surface: Surface, name: str) -> int:
         return DONE
 
     return with_queue(surface, work)
+
+
+queues.add_command(queues_limits)
 
 
 def state_of(info: QueueInfo, served: set[str], now_ms: int) -> str:

@@ -79,6 +79,13 @@ class Selection:
             if cursor is None or len(items) >= limit:
                 return items, cursor
 
+    async def glance(self) -> list[JobView]:
+        """What fits among the first jobs that the store gives in one call: for whoever looks again and again."""
+        if self._query.is_void:
+            return []
+        found, _ = await self._step(None, ITEMS_MAX)
+        return [view for _, view in found]
+
     async def change(self, change: Change, pace: Pace | None = None) -> Changed:
         """Change what fits when its turn comes, `pace` many at a time."""
         done, step = Changed(), pace.step if pace else ITEMS_MAX

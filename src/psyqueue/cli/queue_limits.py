@@ -1,0 +1,93 @@
+"""`psyqueue queues limits`: show the settings of a queue, or change some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from psyqueue import PsyQueue
+from psyqueue.backend import Limits
+from psyqueue.cli import output
+from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.clock import span
+from psyqueue.errors import InvalidOption
+
+NONE = "none"
+_RETENTION = ("retain_ended", "retain_dead")
+
+
+def _count(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """`7`, or `none`. Raises BadParameter."""
+    if text is None or text == NONE:
+        return text
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is neither a number nor {NONE!r}", context, parameter) from exc
+
+
+def _retention(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """`7d:10000`, or `none`. Raises BadParameter."""
+    if text is None or text == NONE:
+        return text
+    age, colon, count = text.rpartition(":")
+    if not colon or not count.isdigit():
+        raise click.BadParameter(f"{text!r} is neither AGE:COUNT, e.g. 7d:10000, nor {NONE!r}", context, parameter)
+    return age, int(count)
+
+
+def _setting(name: str, read: Callable[..., Any], metavar: str, told: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name}", callback=read, metavar=metavar, help=told)
+
+
+@click.command("limits")
+@click.argument("name", metavar="QUEUE")
+@click.option("--lane", help="Of this lane: what is not named goes back to its default.")
+@_setting("active-max", _count, "N", "Jobs that run at once, or none.")
+@_setting("starts-per-minute", _count, "N", "Starts a minute, or none.")
+@_setting("starts-burst", _count, "N", "Starts that may come at once after a quiet time.")
+@_setting("pending-max", _count, "N", "Jobs that may wait; an enqueue above is refused. Or none.")
+@_setting("weight", _count, "N", "Of a lane: its share of the starts.")
+@_setting("retain-ended", _retention, "AGE:COUNT", "Keep completed and cancelled jobs so long, so many, or none: all.")
+@_setting("retain-dead", _retention, "AGE:COUNT", "The same for dead ones.")
+@common
+def queues_limits(surface: Surface, name: str, lane: str | None, **settings: Any) -> int:
+    """Show the limits of QUEUE, or change those that are named; none lifts one."""
+    given = {option: value for option, value in settings.items() if value is not None}
+    changes: Any = {option: None if value == NONE else value for option, value in given.items()}
+    if lane is not None and not changes:
+        raise InvalidOption(
+            "lane", lane, "names a lane and no limit for it", "The limits of a lane can be set, not read"
+        )
+
+    async def work(queue: PsyQueue) -> int:
+        limits = await queue.limits(name, lane, **changes)
+        if surface.is_json:
+            output.print_json(_document(limits))
+            return DONE
+        output.print_fields((field, "none" if value is None else value) for field, value in _shown(limits))
+        return DONE
+
+    return with_queue(surface, work)
+
+
+def _document(limits: Limits) -> dict[str, Any]:
+    document: dict[str, Any] = {"queue": limits.queue, "lane": limits.lane}
+    for field in ("weight", "active_max", "starts_per_minute", "starts_burst", "pending_max"):
+        document[field] = getattr(limits, field)
+    for field in _RETENTION:
+        rule = getattr(limits, field)
+        document[field] = None if rule is None else {"age_ms": rule[0], "count": rule[1]}
+    return document
+
+
+def _shown(limits: Limits) -> list[tuple[str, Any]]:
+    """For people: an unset lane is not worth a line, the retention is told in words."""
+    fields = [(field, value) for field, value in _document(limits).items() if field != "lane" or value is not None]
+    told = []
+    for field, value in fields:
+        is_rule = field in _RETENTION and value is not None
+        told.append((field, f"{span(value['age_ms'])}, {value['count']:,} jobs" if is_rule else value))
+    return told
