@@ -4,9 +4,10 @@
 --   bytes in `cargo`, in their order; keys: what their effects name. Fetch: queues (NULL: none), count 0..500, seed, bytes,
 --   marks (includes/marks.sql; NULL: none).
 -- Returns: first a row with `head`: JSON { acks: how many, a: NULL (all are ok) or [[verdict, status] …], o: [[verdict, status,
---   follow-up jobs] …], asked, more, next, d: numbers, seed, w: marks }; then a row for each delivery.
+--   follow-up jobs] …], asked, more, next, d: numbers, in the order in which they should run, seed, w: marks }; then a row
+--   for each delivery, in any order.
 -- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session.
--- Cost: plain acks are one statement, deliveries two, what else has no effects and ends or puts back jobs without links three;
+-- Cost: plain acks are one statement, deliveries two (three where lanes take turns), what else has no effects and ends or puts back jobs without links three;
 --   some five small ones for each of the rest.
 -- Differs from the others: jobs that another step has locked are passed over, not waited for. The session's row is locked
 --   against its end, not against its renewal.
@@ -30,6 +31,8 @@ DECLARE
     others jsonb;
     marks jsonb;
     started bigint[] := '{}';
+    begun bigint[] := '{}';
+    picked tid[] := '{}';
     is_fetching boolean := p_queues IS NOT NULL;
     has_outcomes boolean := p_ids IS NOT NULL OR p_outcomes IS NOT NULL;
     is_changed boolean := false;
@@ -84,6 +87,8 @@ BEGIN
                 is_promoted, t.now_ms, t.mono_ms);
             marks := d.marks;
             started := d.numbers;
+            begun := d.begun;
+            picked := d.tids;
             is_changed := is_changed OR started <> '{}';
             is_more := is_more OR d.is_bounded;
         END IF;
@@ -99,8 +104,15 @@ BEGIN
         PERFORM keep_turn(p_client, p_channel, p_turn, 'settle', t.before, head, t.mono_ms);
     END IF;
     RETURN NEXT;
-    IF started <> '{}' THEN
-        RETURN QUERY SELECT NULL, h.* FROM deliveries_of(started, p_seed) AS h;
+    IF picked <> '{}' THEN
+        RETURN QUERY UPDATE job AS j SET status = 3, attempt = j.attempt + 1, fence = j.fence + 1, token = p_seed,
+            session = v_session, started_at_ms = t.now_ms, reason = ''
+        FROM body AS b WHERE j.ctid = ANY (picked) AND b.n = j.n
+        RETURNING NULL::text, j.n, j.id, j.queue, j.name, b.payload, b.cold, j.fence, j.attempt, j.lost, j.max_retries, j.priority,
+            j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, b.extras;
+    END IF;
+    IF begun <> '{}' THEN
+        RETURN QUERY SELECT NULL, h.* FROM deliveries_of(begun, p_seed) AS h;
     END IF;
 END $$;
 
@@ -149,7 +161,7 @@ BEGIN
     RETURN EXISTS (SELECT 1 FROM job AS t WHERE t.queue = ANY (p_queues) AND t.status = 2 AND NOT t.held);
 END $$;
 
--- Deliveries by their numbers, in that order: those still held under the seed.
+-- Deliveries by their numbers: those still held under the seed.
 CREATE FUNCTION @schema@.deliveries_of(p_numbers bigint[], p_seed text) RETURNS TABLE (
     n bigint, id text, queue text, name text, payload bytea, cold bytea, fence int, attempt int, lost int,
     max_retries int, priority int, lane text, created_at_ms bigint, started_at_ms bigint, run_at_ms bigint, max_lost int,
@@ -159,8 +171,8 @@ CREATE FUNCTION @schema@.deliveries_of(p_numbers bigint[], p_seed text) RETURNS 
 BEGIN
     RETURN QUERY SELECT j.n, j.id, j.queue, j.name, b.payload, b.cold, j.fence, j.attempt, j.lost, j.max_retries, j.priority,
         j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, b.extras
-    FROM unnest(p_numbers) WITH ORDINALITY AS u (n, place) JOIN job AS j ON j.n = u.n JOIN body AS b ON b.n = u.n
-    WHERE j.status + 0 = 3 AND j.token = p_seed ORDER BY u.place;
+    FROM unnest(p_numbers) AS u (n) JOIN job AS j ON j.n = u.n JOIN body AS b ON b.n = u.n
+    WHERE j.status + 0 = 3 AND j.token = p_seed;
 END $$;
 
 -- Acks without effects of different jobs. Those of jobs that nothing waits for are one statement, which decides by itself;
@@ -171,35 +183,36 @@ CREATE FUNCTION @schema@.ack_plain(
     p_has_sleepers boolean, p_now bigint, p_mono bigint, OUT verdicts jsonb, OUT is_changed boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    done text[];
-    done_queues text[];
+    done int[];
+    is_all boolean;
     r record;
     s record;
 BEGIN
     WITH ended AS (
         UPDATE job AS t SET status = 4, completed_at_ms = p_now, session = NULL, cancel_requested = false, reason = '',
-            result = o.result
-        FROM unnest(p_ids, p_numbers, p_seeds, p_results) AS o (id, n, seed, result)
-        WHERE t.n = ANY (ARRAY[o.n]) AND t.id = o.id AND t.token = o.seed AND t.session = p_session AND t.status + 0 = 3 AND t.links = 0
-        RETURNING t.id, t.queue
+            result = p_results[o.i]
+        FROM generate_series(1, cardinality(p_ids)) AS o (i)
+        WHERE t.n = ANY (ARRAY[p_numbers[o.i]]) AND t.id = p_ids[o.i] AND t.token = p_seeds[o.i] AND t.session = p_session
+            AND t.status + 0 = 3 AND t.links = 0
+        RETURNING o.i
     )
-    SELECT array_agg(e.id), array_agg(DISTINCT e.queue) FILTER (WHERE p_has_limits) INTO done, done_queues FROM ended AS e;
+    SELECT array_agg(e.i) INTO done FROM ended AS e;
     is_changed := done IS NOT NULL;
     IF is_changed THEN
+        is_all := cardinality(done) = cardinality(p_ids);
         IF p_has_sleepers THEN
-            PERFORM wake_jobs(done);
+            PERFORM wake_jobs(CASE WHEN is_all THEN p_ids ELSE ARRAY(SELECT p_ids[d.i] FROM unnest(done) AS d (i)) END);
         END IF;
         IF p_has_limits THEN
-            PERFORM wake_crowded(done_queues);
+            PERFORM wake_crowded(ARRAY(SELECT DISTINCT t.queue FROM unnest(done) AS d (i) JOIN job AS t ON t.n = p_numbers[d.i]));
         END IF;
-        IF cardinality(done) = cardinality(p_ids) THEN
+        IF is_all THEN
             RETURN;
         END IF;
     END IF;
     verdicts := '[]';
-    FOR r IN SELECT o.*, d.id IS NOT NULL AS is_done
-        FROM unnest(p_ids, p_numbers, p_seeds, p_results) WITH ORDINALITY AS o (id, n, seed, result, place)
-        LEFT JOIN unnest(done) AS d (id) ON d.id = o.id ORDER BY o.place
+    FOR r IN SELECT o.*, o.place = ANY (done) AS is_done
+        FROM unnest(p_ids, p_numbers, p_seeds, p_results) WITH ORDINALITY AS o (id, n, seed, result, place) ORDER BY o.place
     LOOP
         IF r.is_done THEN
             verdicts := verdicts || '[["o", 4]]'::jsonb;

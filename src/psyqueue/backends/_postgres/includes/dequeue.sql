@@ -1,48 +1,51 @@
 -- Which job is next: queue by queue, lane by lane, priority, then age; within what limits allow. As _memory/dequeue.py.
 
--- Start up to `p_wanted` jobs of a lane. A job that does not fit into the bytes ends it, so that order is kept; the first of
--- a fetch always fits. Rows that somebody else has locked are passed over: they are being started or changed.
--- p_levels: marks to go by (of the default lane); NULL: look at the whole. pages: of the index, that were looked at.
-CREATE FUNCTION @schema@.start_some(
-    p_session bigint, p_queue text, p_lane text, p_levels jsonb, p_wanted int, p_seed text, p_bytes bigint,
-    p_is_first boolean, p_now bigint, OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean, OUT pages bigint
+-- Up to `p_wanted` jobs of a lane, locked, and their unique keys let go where a start does that. A job that does not fit into
+-- the bytes ends it, so that order is kept; the first of a fetch always fits. Rows that somebody else has locked are passed
+-- over: they are being started or changed.
+-- p_levels: marks to go by (of the default lane); NULL: look at the whole. tids: where they lie, which their lock keeps true.
+-- levels: { priority: lowest ready number } of them, if they have one priority. pages: of the index, that were looked at.
+CREATE FUNCTION @schema@.pick(
+    p_queue text, p_lane text, p_levels jsonb, p_wanted int, p_bytes bigint, p_is_first boolean, p_now bigint,
+    OUT numbers bigint[], OUT tids tid[], OUT bytes_left bigint, OUT is_cut boolean, OUT levels jsonb, OUT pages bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    sizes bigint[];
-    has_keys boolean;
+    c record;
 BEGIN
     pages := pg_stat_get_xact_blocks_fetched('job_ready'::regclass);
     IF p_levels IS NULL THEN
-        SELECT coalesce(array_agg(c.n), '{}'), p_bytes - coalesce(sum(c.size), 0), array_agg(c.size), bool_or(c.links & 1 > 0)
-        INTO numbers, bytes_left, sizes, has_keys FROM (
-            SELECT t.n, t.links, t.size FROM job AS t
-            WHERE t.queue = p_queue AND t.lane = p_lane AND t.status = 2 AND NOT t.held
-                AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
-            ORDER BY t.priority DESC, t.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED
-        ) AS c;
+        SELECT array_agg(t.n) AS numbers, array_agg(t.ctid) AS tids, array_agg(t.size) AS sizes, sum(t.size) AS bytes,
+            bool_or(t.links & 1 > 0) AS has_keys, min(t.priority) AS low, max(t.priority) AS high, min(t.ready_number) AS first
+        INTO c FROM (
+            SELECT j.n, j.ctid, j.links, j.size, j.priority, j.ready_number FROM job AS j
+            WHERE j.queue = p_queue AND j.lane = p_lane AND j.status = 2 AND NOT j.held
+                AND (j.expires_at_ms IS NULL OR j.expires_at_ms > p_now)
+            ORDER BY j.priority DESC, j.ready_number LIMIT p_wanted FOR NO KEY UPDATE SKIP LOCKED
+        ) AS t;
     ELSE
-        SELECT coalesce(array_agg(c.n), '{}'), p_bytes - coalesce(sum(c.size), 0), array_agg(c.size), bool_or(c.links & 1 > 0)
-        INTO numbers, bytes_left, sizes, has_keys FROM seek(p_queue, p_levels, p_wanted, p_now) AS c;
+        SELECT array_agg(t.n) AS numbers, array_agg(t.tid) AS tids, array_agg(t.size) AS sizes, sum(t.size) AS bytes,
+            bool_or(t.links & 1 > 0) AS has_keys, min(t.priority) AS low, max(t.priority) AS high, min(t.ready_number) AS first
+        INTO c FROM seek(p_queue, p_levels, p_wanted, p_now) AS t;
     END IF;
     pages := pg_stat_get_xact_blocks_fetched('job_ready'::regclass) - pages;
+    numbers := coalesce(c.numbers, '{}');
+    tids := coalesce(c.tids, '{}');
+    bytes_left := p_bytes - coalesce(c.bytes, 0);
     is_cut := bytes_left < 0 AND NOT (p_is_first AND cardinality(numbers) = 1);
     IF is_cut THEN
         bytes_left := p_bytes;
         FOR i IN 1 .. cardinality(numbers) LOOP
-            IF sizes[i] > bytes_left AND NOT (p_is_first AND i = 1) THEN
+            IF c.sizes[i] > bytes_left AND NOT (p_is_first AND i = 1) THEN
                 numbers := numbers[:i - 1];
+                tids := tids[:i - 1];
                 EXIT;
             END IF;
-            bytes_left := bytes_left - sizes[i];
+            bytes_left := bytes_left - c.sizes[i];
         END LOOP;
+    ELSIF c.low = c.high THEN
+        levels := jsonb_build_object(c.low, c.first);
     END IF;
-    IF numbers = '{}' THEN
-        RETURN;
-    END IF;
-    UPDATE job AS t SET status = 3, attempt = t.attempt + 1, fence = t.fence + 1, token = p_seed, session = p_session,
-        started_at_ms = p_now, reason = ''
-    WHERE t.n = ANY (numbers);
-    IF has_keys THEN
+    IF c.has_keys THEN
         DELETE FROM unique_key AS u USING job AS t
         WHERE t.n = ANY (numbers) AND u.key = t.unique_key AND u.n = t.n AND NOT has_status(t.unique_mask, 3::smallint);
     END IF;
@@ -92,13 +95,17 @@ BEGIN
         SELECT u.place INTO i FROM unnest(lanes, turns, rooms) WITH ORDINALITY AS u (lane, turn, room, place)
         WHERE u.room > 0 ORDER BY u.turn, u.lane COLLATE "C" LIMIT 1;
         EXIT WHEN NOT FOUND;
-        s := start_some(p_session, p_queue, lanes[i], NULL, 1, p_seed, bytes_left, p_is_first AND numbers = '{}', p_now);
+        s := pick(p_queue, lanes[i], NULL, 1, bytes_left, p_is_first AND numbers = '{}', p_now);
         is_cut := s.is_cut;
         EXIT WHEN is_cut;
         IF s.numbers = '{}' THEN
             rooms[i] := 0;
             CONTINUE;
         END IF;
+        -- As `settle` starts the others; here at once, so that the next look at this lane finds the next job.
+        UPDATE job AS t SET status = 3, attempt = t.attempt + 1, fence = t.fence + 1, token = p_seed, session = p_session,
+            started_at_ms = p_now, reason = ''
+        WHERE t.ctid = ANY (s.tids);
         numbers := numbers || s.numbers;
         bytes_left := s.bytes_left;
         queue_time := greatest(turns[i], queue_time);
@@ -115,12 +122,13 @@ BEGIN
     END IF;
 END $$;
 
--- p_has_limits: false if there are none; p_lane_queues, p_rewound: from survey. numbers: of the jobs that were started, in the order in which
--- they should run. is_bounded: a bound ended it. marks: those that are worth keeping (includes/marks.sql).
+-- p_has_limits: false if there are none; p_lane_queues, p_rewound: from survey. numbers: of the jobs that should run, in that order;
+-- begun: those of them that are started; tids: of the others, which are locked. is_bounded: a bound ended it. marks: those that
+-- are worth keeping (includes/marks.sql).
 CREATE FUNCTION @schema@.dequeue(
     p_session bigint, p_queues text[], p_count int, p_seed text, p_bytes bigint, p_marks jsonb, p_has_limits boolean,
     p_lane_queues text[], p_rewound bigint, p_is_all_promoted boolean, p_now bigint, p_mono bigint,
-    OUT numbers bigint[], OUT is_bounded boolean, OUT marks jsonb
+    OUT numbers bigint[], OUT begun bigint[], OUT tids tid[], OUT is_bounded boolean, OUT marks jsonb
 ) LANGUAGE plpgsql AS $$
 DECLARE
     q text;
@@ -133,6 +141,8 @@ DECLARE
     s record;
 BEGIN
     numbers := '{}';
+    begun := '{}';
+    tids := '{}';
     is_bounded := false;
     IF p_count <= 0 THEN
         RETURN;
@@ -145,8 +155,11 @@ BEGIN
         PERFORM 1 FROM limits WHERE queue = ANY (p_queues) AND (active_max IS NOT NULL OR starts_per_minute IS NOT NULL)
             ORDER BY queue, is_lane, lane FOR NO KEY UPDATE;
     END IF;
-    FOREACH q IN ARRAY p_queues LOOP
+    FOR i IN 1 .. cardinality(p_queues) LOOP
         EXIT WHEN is_bounded;
+        q := p_queues[i];
+        -- Named twice: what was picked is not started yet, and would be found again.
+        CONTINUE WHEN array_position(p_queues, q) < i;
         has_lanes := p_lane_queues IS NOT NULL AND q = ANY (p_lane_queues);
         room := p_count - cardinality(numbers);
         IF has_limits THEN
@@ -159,14 +172,15 @@ BEGIN
         IF has_lanes THEN
             s := start_by_turn(p_session, q, room, p_count - cardinality(numbers), p_seed, bytes_left, numbers = '{}', p_now,
                 p_mono);
+            begun := begun || s.numbers;
         ELSE
             mark := p_marks->q;
             is_whole := mark IS NULL OR (mark->>'f')::boolean OR (mark->>'s')::bigint <> p_rewound;
-            s := start_some(p_session, q, '', CASE WHEN NOT is_whole THEN mark->'l' END, room::int, p_seed, bytes_left,
-                numbers = '{}', p_now);
+            s := pick(q, '', CASE WHEN NOT is_whole THEN mark->'l' END, room::int, bytes_left, numbers = '{}', p_now);
+            tids := tids || s.tids;
             IF s.pages > 32 OR mark IS NOT NULL THEN
                 marks := coalesce(marks, '{}') || jsonb_build_object(q, mark_after(
-                    mark, s.numbers, is_whole, cardinality(s.numbers) < room AND NOT s.is_cut, s.pages, p_rewound,
+                    mark, s.numbers, s.levels, is_whole, cardinality(s.numbers) < room AND NOT s.is_cut, s.pages, p_rewound,
                     p_is_all_promoted, p_now));
             END IF;
         END IF;

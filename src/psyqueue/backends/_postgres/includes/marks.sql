@@ -17,7 +17,7 @@ END $$;
 -- What is pending in the default lane, in order, without what lies below the marks of its priorities. Between and beside the
 -- known priorities everything is looked at: a job of a new one is nowhere else.
 CREATE FUNCTION @schema@.seek(p_queue text, p_levels jsonb, p_wanted int, p_now bigint)
-RETURNS TABLE (n bigint, links smallint, size int) LANGUAGE plpgsql AS $$
+RETURNS TABLE (n bigint, tid tid, links smallint, size int, priority int, ready_number bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     s record;
@@ -34,12 +34,12 @@ BEGIN
     LOOP
         CONTINUE WHEN s.high < s.low;
         IF s.number IS NULL THEN
-            RETURN QUERY SELECT t.n, t.links, t.size FROM job AS t
+            RETURN QUERY SELECT t.n, t.ctid, t.links, t.size, t.priority, t.ready_number FROM job AS t
             WHERE t.queue = p_queue AND t.lane = '' AND t.status = 2 AND NOT t.held
                 AND t.priority <= s.high AND t.priority >= s.low AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
             ORDER BY t.priority DESC, t.ready_number LIMIT left_ FOR NO KEY UPDATE SKIP LOCKED;
         ELSE
-            RETURN QUERY SELECT t.n, t.links, t.size FROM job AS t
+            RETURN QUERY SELECT t.n, t.ctid, t.links, t.size, t.priority, t.ready_number FROM job AS t
             WHERE t.queue = p_queue AND t.lane = '' AND t.status = 2 AND NOT t.held
                 AND t.priority = s.high AND t.ready_number >= s.number
                 AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now)
@@ -52,16 +52,21 @@ BEGIN
 END $$;
 
 -- The levels of a mark after a fetch. p_before: those of the mark before (NULL: there was none). A whole look that did not
--- come to the end says nothing of the priorities below the last job that it brought: their marks are forgotten.
-CREATE FUNCTION @schema@.levels_after(p_before jsonb, p_numbers bigint[], p_is_whole boolean, p_is_to_the_end boolean)
-RETURNS jsonb LANGUAGE plpgsql AS $$
+-- come to the end says nothing of the priorities below the last job that it brought: their marks are forgotten. p_brought: the
+-- levels of what it brought, if that has one priority.
+CREATE FUNCTION @schema@.levels_after(
+    p_before jsonb, p_numbers bigint[], p_brought jsonb, p_is_whole boolean, p_is_to_the_end boolean
+) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-    brought jsonb;
+    brought jsonb := p_brought;
     lowest bigint;
 BEGIN
-    SELECT coalesce(jsonb_object_agg(l.priority, l.number), '{}'), min(l.priority) INTO brought, lowest FROM (
-        SELECT t.priority, min(t.ready_number) AS number FROM job AS t WHERE t.n = ANY (p_numbers) GROUP BY t.priority
-    ) AS l;
+    IF brought IS NULL THEN
+        SELECT coalesce(jsonb_object_agg(l.priority, l.number), '{}') INTO brought FROM (
+            SELECT t.priority, min(t.ready_number) AS number FROM job AS t WHERE t.n = ANY (p_numbers) GROUP BY t.priority
+        ) AS l;
+    END IF;
+    lowest := (SELECT min(k::bigint) FROM jsonb_object_keys(brought) AS k);
     IF p_before IS NOT NULL THEN
         brought := coalesce((
             SELECT jsonb_object_agg(k.key, k.value) FROM jsonb_each(p_before) AS k
@@ -77,14 +82,14 @@ END $$;
 
 -- p: pages that it cost; f: it was a whole look.
 CREATE FUNCTION @schema@.mark_after(
-    p_before jsonb, p_numbers bigint[], p_is_whole boolean, p_is_to_the_end boolean, p_pages bigint, p_rewound bigint,
-    p_is_all_promoted boolean, p_now bigint
+    p_before jsonb, p_numbers bigint[], p_levels jsonb, p_is_whole boolean, p_is_to_the_end boolean, p_pages bigint,
+    p_rewound bigint, p_is_all_promoted boolean, p_now bigint
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
     RETURN jsonb_build_object(
         's', p_rewound, 'f', p_is_whole, 'p', p_pages,
         't', CASE WHEN p_is_all_promoted AND coalesce((p_before->>'f')::boolean, true) THEN to_jsonb(p_now)
             ELSE p_before->'t' END,
-        'l', levels_after(p_before->'l', p_numbers, p_is_whole, p_is_to_the_end)
+        'l', levels_after(p_before->'l', p_numbers, p_levels, p_is_whole, p_is_to_the_end)
     );
 END $$;
