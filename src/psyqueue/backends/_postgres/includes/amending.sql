@@ -2,10 +2,9 @@
 
 CREATE FUNCTION @schema@.drop_jobs(p_numbers bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM unique_key AS u USING job AS t
-    WHERE t.n = ANY (p_numbers) AND t.unique_key IS NOT NULL AND u.key = t.unique_key AND u.n = t.n;
+    WITH gone AS (DELETE FROM job AS t WHERE t.n = ANY (p_numbers) RETURNING t.n, t.unique_key)
+    DELETE FROM unique_key AS u USING gone AS g WHERE u.key = g.unique_key AND u.n = g.n;
     DELETE FROM error AS e WHERE e.n = ANY (p_numbers);
-    DELETE FROM job AS t WHERE t.n = ANY (p_numbers);
     DELETE FROM body AS b WHERE b.n = ANY (p_numbers);
     PERFORM note_change();
 END $$;

@@ -14,9 +14,8 @@ CREATE FUNCTION @schema@.prune_kind(
     p_queue text, p_statuses smallint[], p_keep bigint[], p_limit int, p_now bigint, OUT ids text[], OUT counted bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    excess bigint;
-    numbers bigint[];
     v_status smallint;
+    o record;
 BEGIN
     counted := 0;
     FOREACH v_status IN ARRAY p_statuses LOOP
@@ -24,19 +23,29 @@ BEGIN
             SELECT 1 FROM job AS t WHERE t.queue = p_queue AND t.status = v_status AND t.status >= 4 LIMIT p_keep[2] + p_limit
         ) AS found);
     END LOOP;
-    excess := counted - p_keep[2];
-    numbers := ARRAY(
-        SELECT t.n FROM job AS t WHERE t.n = ANY (ARRAY(SELECT h.n FROM oldest_ended(p_queue, p_statuses, p_limit) AS h))
-        ORDER BY t.n FOR NO KEY UPDATE SKIP LOCKED
-    );
-    -- Looked at again behind the locks: since then nobody can change them, or need them.
-    SELECT array_agg(o.n), coalesce(array_agg(o.id ORDER BY o.place), '{}') INTO numbers, ids FROM (
-        SELECT t.n, t.id, t.completed_at_ms, row_number() OVER (ORDER BY t.completed_at_ms, t.n) AS place FROM job AS t
-        WHERE t.n = ANY (numbers) AND t.status + 0 = ANY (p_statuses) AND NOT t.held
-            AND (t.links & 8 = 0 OR NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = t.n))
-    ) AS o WHERE o.completed_at_ms <= p_now - p_keep[1] OR o.place <= excess;
-    IF numbers IS NOT NULL THEN
-        PERFORM drop_jobs(numbers);
+    SELECT array_agg(t.n) AS numbers, array_agg(t.id) AS ids, count(*) FILTER (WHERE t.completed_at_ms <= p_now - p_keep[1]) AS old,
+        bool_or(t.links & 8 > 0) AS has_children
+    INTO o FROM (
+        SELECT l.* FROM (
+            SELECT j.n, j.id, j.completed_at_ms, j.links FROM job AS j
+            WHERE j.n = ANY (ARRAY(SELECT h.n FROM oldest_ended(p_queue, p_statuses, p_limit) AS h))
+                AND j.status + 0 = ANY (p_statuses) AND NOT j.held
+            ORDER BY j.n FOR NO KEY UPDATE SKIP LOCKED
+        ) AS l ORDER BY l.completed_at_ms, l.n
+    ) AS t;
+    IF o.has_children THEN
+        -- Looked at again behind the locks: since then nobody comes to need them.
+        SELECT array_agg(t.n) AS numbers, array_agg(t.id) AS ids,
+            count(*) FILTER (WHERE t.completed_at_ms <= p_now - p_keep[1]) AS old
+        INTO o FROM (
+            SELECT j.n, j.id, j.completed_at_ms FROM job AS j
+            WHERE j.n = ANY (o.numbers) AND (j.links & 8 = 0 OR NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = j.n))
+            ORDER BY j.completed_at_ms, j.n
+        ) AS t;
+    END IF;
+    ids := coalesce(o.ids[:greatest(o.old, counted - p_keep[2], 0)], '{}');
+    IF ids <> '{}' THEN
+        PERFORM drop_jobs(o.numbers[:cardinality(ids)]);
     END IF;
 END $$;
 
