@@ -48,6 +48,7 @@ from psyqueue.backends._redis.encoding import (
     add_job,
     add_outcomes,
     cursor_of,
+    flat_jobs,
     filter_of,
     op_of,
     pack,
@@ -89,10 +90,14 @@ class RedisBackend:
     # ── the hot path ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue(self, op: Op, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         check_jobs(jobs, effects)
-        cargo = Cargo(4)
-        headers = pack([add_job(job, cargo) for job in jobs])
-        also = pack(add_effects(effects, cargo)) if effects else NOTHING
-        reply = await self._once("enqueue", op, headers, also, *cargo.arguments)
+        flat = None if effects else flat_jobs(jobs)
+        if flat is not None:
+            reply = await self._once("enqueue", op, "", NOTHING, *flat)
+        else:
+            cargo = Cargo(4)
+            headers = pack([add_job(job, cargo) for job in jobs])
+            also = pack(add_effects(effects, cargo))
+            reply = await self._once("enqueue", op, headers, also, *cargo.arguments)
         return decoding.enqueued_of(reply, jobs)
 
     async def settle(

@@ -86,7 +86,7 @@ class Cargo:
 
 
 def op_of(op: Op) -> bytes:
-    return pack((op.client, str(op.channel), str(op.turn)))
+    return f"{op.turn} {op.client}:{op.channel}".encode()
 
 
 # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,6 +156,18 @@ def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
         (gate.key, gate.capacity) if gate else False,
         [(need.job_id, initials(need.on)) for need in job.needs] or False,
     )
+
+
+def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str] | None:
+    """Plain jobs without headers: their bodies, then id, queue and name of each. None: not all of them are plain."""
+    bodies: list[bytes | str] = []
+    names: list[bytes | str] = []
+    for job in jobs:
+        if not _is_plain(job):
+            return None
+        bodies.append(body_of(job, is_plain=True))
+        names += job.id, job.queue, job.name
+    return bodies + names
 
 
 def initials(statuses: Sequence[Status]) -> str:

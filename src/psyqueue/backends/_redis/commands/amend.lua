@@ -5,9 +5,9 @@
 -- Index: j:<id>. Cost: that of the jobs changed.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects follow views amending turn
-local op, where = cmsgpack.unpack(ARGV[1]), filter_of(cmsgpack.unpack(ARGV[2]))
+local where = filter_of(cmsgpack.unpack(ARGV[2]))
 local change, ids, effects = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4]), cmsgpack.unpack(ARGV[5])
-return once(op, 'amend', function()
+return once('amend', function()
   require_mode(false)
   local found, changed, skipped = {}, {}, {}
   for _, id in ipairs(ids) do

@@ -4,8 +4,8 @@
 -- Index: a:<session>. Cost: that of the jobs it holds, `limit` at most.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects follow outcomes sessions turn
-local op, session_id, limit = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-return once(op, 'close_session', function()
+local session_id, limit = ARGV[2], tonumber(ARGV[3])
+return once('close_session', function()
   if call('EXISTS', P .. 'S:' .. session_id) == 0 then
     return { {}, 0 }
   end

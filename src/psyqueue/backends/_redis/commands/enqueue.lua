@@ -1,22 +1,28 @@
 -- Enqueue jobs, all or none, and what rides on them.
--- Params: 1 op { client, channel, turn }, 2 jobs, 3 effects or false, packed; 4 … the bodies of the jobs, then those of
--- the effects' jobs. Shapes: includes/intake.lua, includes/effects.lua.
+-- Params: 1 op; 2 jobs, packed, '' if all are plain, which come flat and without effects; 3 effects or false, packed;
+-- 4 … the bodies of the jobs, then those of the effects' jobs. Shapes: includes/intake.lua, includes/effects.lua.
 -- Returns: { 0 done | 1 again, { id, '+' new | '-' there before, initial of its status } … } | { 2, code, facts … };
 -- the number of jobs instead of their replies if all are new and pending.
 -- Index: j:<id> by id; unique and idempotency keys in hashes. Cost: some ten keys a call, three a job.
 -- flags: deny-oom
 -- function
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects follow turn
-local op, jobs, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
-return once(op, 'enqueue', function()
+return once('enqueue', function()
   require_mode(true)
+  local jobs, effects
+  if ARGV[2] == '' then
+    local count = (#ARGV - 3) / 4
+    local plain = count == 1 and enqueue_lone(ARGV[5], ARGV[6], ARGV[7], ARGV[4]) or count > 1 and enqueue_plain(count)
+    if plain then
+      return plain
+    end
+    jobs = plain_jobs(count)
+  else
+    jobs, effects = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
+  end
   -- Writes come first: a failed precondition refuses the call before any job is looked at.
   if effects then
     apply_writes(effects[1])
-  end
-  local plain = not effects and enqueue_plain(jobs, 4)
-  if plain then
-    return plain
   end
   local enqueued = apply_jobs(jobs, 4, false)
   if effects then

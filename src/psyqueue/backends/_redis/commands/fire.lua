@@ -4,8 +4,8 @@
 -- Index: `fires` by member. Cost: that of the jobs.
 -- flags: deny-oom
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
-local op, id, version, nominal_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-return once(op, 'fire', function()
+local id, version, nominal_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+return once('fire', function()
   require_mode(true)
   local packed = field('schedules', id)
   local found = packed and cmsgpack.unpack(packed)

@@ -4,4 +4,5 @@
 -- Index: meta. Cost: one key.
 -- flags: no-writes
 --- @include head
-return { call('HGET', P .. 'meta', 'schema'), mode, epoch, moved_to, now_ms }
+local found = call('HMGET', P .. 'meta', 'schema', 'epoch', 'moved_to')
+return { found[1], mode, tonumber(found[2] or '0'), found[3] or '', now_ms }

@@ -4,8 +4,8 @@
 -- Index: `locks` name → packed { holder, fence, until }. Cost: two keys.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush turn
-local op, name, holder, lease_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
-return once(op, 'lock', function()
+local name, holder, lease_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
+return once('lock', function()
   local packed = field('locks', name)
   local its_holder, fence, until_ms = unpack(packed and cmsgpack.unpack(packed) or { '', 0, 0 })
   local is_taken = until_ms > mono_ms

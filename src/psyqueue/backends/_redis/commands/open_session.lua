@@ -4,8 +4,8 @@
 -- Index: S:<id>, leases. Cost: five keys.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush limits sessions turn
-local op, id = cmsgpack.unpack(ARGV[1]), ARGV[2]
-return once(op, 'open_session', function()
+local id = ARGV[2]
+return once('open_session', function()
   if call('EXISTS', P .. 'S:' .. id) == 1 then
     refuse('INVALID_STATE', 'session ' .. id .. ' was used before. Give each worker start a new id')
   end

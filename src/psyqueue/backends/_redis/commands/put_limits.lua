@@ -5,8 +5,8 @@
 -- Index: `limits` by queue and lane. Cost: three keys each.
 -- flags: deny-oom
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
-local op, settings, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
-return once(op, 'put_limits', function()
+local settings, effects = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
+return once('put_limits', function()
   require_mode(false)
   defer('HSET', P .. 'meta', 'limits', '1')
   for _, each in ipairs(settings) do

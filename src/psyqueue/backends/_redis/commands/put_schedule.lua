@@ -4,8 +4,8 @@
 -- Index: `schedules` by id. Cost: two keys.
 -- flags: deny-oom
 --- @include head hashes wake bodies rows flush turn
-local op, id, version = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-return once(op, 'put_schedule', function()
+local id, version = ARGV[2], tonumber(ARGV[3])
+return once('put_schedule', function()
   require_mode(false)
   local packed = field('schedules', id)
   local found = packed and cmsgpack.unpack(packed)[1] or 0

@@ -4,8 +4,9 @@
 -- Index: meta. Cost: one key, and one for each client that sleeps.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush turn
-local op, wanted = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[3])
-return once(op, 'set_mode', function()
+local wanted = tonumber(ARGV[3])
+local epoch = tonumber(call('HGET', P .. 'meta', 'epoch') or '0')
+return once('set_mode', function()
   if wanted ~= epoch + 1 then
     refuse('STATE_CONFLICT', 'epoch of the namespace', wanted - 1, epoch)
   end

@@ -10,7 +10,7 @@
 -- flags: allow-oom
 -- function
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects follow times sessions outcomes dequeue turn
-local op, session_id = cmsgpack.unpack(ARGV[1]), ARGV[2]
+local session_id = ARGV[2]
 local outcomes, fetch = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
 
 local function earlier(in_ms, other_ms)
@@ -56,4 +56,4 @@ local function recall(kept)
   return { kept[1], kept[2], deliveries, cancel_requested(session_id), 1, false, started_ms[1] or now_ms }
 end
 
-return once(op, 'settle', act, recall)
+return once('settle', act, recall)

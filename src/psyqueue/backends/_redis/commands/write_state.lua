@@ -4,8 +4,8 @@
 -- Index: `state` by key. Cost: three keys a write.
 -- flags: deny-oom
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
-local op, effects = cmsgpack.unpack(ARGV[1]), cmsgpack.unpack(ARGV[2])
-return once(op, 'write_state', function()
+local effects = cmsgpack.unpack(ARGV[2])
+return once('write_state', function()
   if #effects[2] > 0 then
     require_mode(true)
   end

@@ -6,7 +6,8 @@ local FRESH, OTHER = 'f', 'o'
 
 -- What follows the number, of 14 bytes.
 local function instant_of(created_ms)
-  return string.format(' %013.0f', created_ms)
+  local digits = text_of(created_ms)
+  return ' ' .. sub(ZEROS, #digits + 4) .. digits
 end
 
 -- Whether the body is that of a plain job with this creation number.

@@ -4,8 +4,6 @@
 -- `state` key → packed { version, expiry, level, level at, value }; `state:k` the keys in order; `state:x` by expiry.
 local apply_writes, apply_jobs, apply_records, apply_effects
 do
-  local EXACT_MAX = 2 ^ 53
-
   local function cell_of(key)
     local packed = field('state', key)
     if not packed then

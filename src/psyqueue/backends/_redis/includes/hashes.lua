@@ -1,8 +1,8 @@
 -- Hashes of the whole namespace (keys, places, tallies, …): read when asked for, changed in the journal.
-local hashes
+local hashes = {}
 
 begins[#begins + 1] = function()
-  hashes = {}
+  hashes = emptied(hashes)
 end
 
 local function hash_of(name)

@@ -171,15 +171,26 @@ local function insert(job, body)
   return { id, '+', INITIAL[row.status] }
 end
 
+-- Plain jobs come flat: `count` bodies from the fourth argument on, then id, queue and name of each. As other jobs come.
+local function plain_jobs(count)
+  local jobs = {}
+  for i = 1, count do
+    local at = 3 + count + 3 * i
+    jobs[i] = { ARGV[at - 2], ARGV[at - 1], ARGV[at] }
+  end
+  return jobs
+end
+
 -- The usual call: new jobs without keys, needs, delays or limits, pending at once. How many, false if it is not that.
-local function enqueue_plain(jobs, first)
-  local keys, seen, entries = {}, {}, {}
-  for i, job in ipairs(jobs) do
-    local id, queue = job[1], job[2]
-    if job[4] ~= nil or seen[id] then
+local function enqueue_plain(count)
+  local keys, entries, seen, last = {}, {}, {}, 3 + count
+  for i = 1, count do
+    local id, queue = ARGV[last + 3 * i - 2], ARGV[last + 3 * i - 1]
+    if seen[id] then
       return false
     end
-    keys[i], seen[id] = P .. 'j:' .. id, true
+    keys[i] = P .. 'j:' .. id
+    seen[id] = count > 1
     if not entries[queue] then
       if has_bound(queue) or has_bound(queue, '') then
         return false
@@ -187,32 +198,53 @@ local function enqueue_plain(jobs, first)
       entries[queue] = {}
     end
   end
-  if #jobs == 0 or call('EXISTS', unpack(keys)) > 0 then
+  if count == 0 or call('EXISTS', unpack(keys)) > 0 then
     return false
   end
   local number, numbers, texts, now, instant = counter.number, {}, {}, text_of(now_ms), instant_of(now_ms)
-  for i, job in ipairs(jobs) do
-    local id, queue = job[1], job[2]
+  for i = 1, count do
+    local id, of_queue = ARGV[last + 3 * i - 2], entries[ARGV[last + 3 * i - 1]]
     number = number + 1
-    local its_number, of_queue = text_of(number), entries[queue]
+    local its_number = text_of(number)
     numbers[i] = its_number
     of_queue[#of_queue + 1] = its_number .. ':' .. id
-    texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. its_number .. instant .. ARGV[first + i - 1]
+    texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. its_number .. instant .. ARGV[3 + i]
   end
   -- First what a foreign key in its place would refuse: entries without jobs are passed over, jobs without entries lost.
   for queue, of_queue in pairs(entries) do
     call('RPUSH', P .. 'p:' .. queue, unpack(of_queue))
     if call('HINCRBY', P .. 'c:' .. queue, 'pending', #of_queue) == #of_queue then
-      note_queue(queue)
+      call('ZADD', P .. 'queues', 0, queue)
     end
     touched[queue] = true
   end
-  for i, job in ipairs(jobs) do
-    call('HSET', keys[i], 'queue', job[2], 'name', job[3], 'status', 'pending', 'number', numbers[i], 'created_at', now)
+  for i = 1, count do
+    call('HSET', keys[i], 'queue', ARGV[last + 3 * i - 1], 'name', ARGV[last + 3 * i], 'status', 'pending',
+      'number', numbers[i], 'created_at', now)
   end
   call('MSET', unpack(texts))
-  put(counter, 'number', number)
-  return #jobs
+  counter.number, is_changed = number, true
+  write_meta()
+  return count
+end
+
+-- The same for a job that comes alone, without a table.
+local function enqueue_lone(id, queue, name, body)
+  local key = P .. 'j:' .. id
+  if has_limits and (has_bound(queue) or has_bound(queue, '')) or call('EXISTS', key) == 1 then
+    return false
+  end
+  counter.number, is_changed = counter.number + 1, true
+  local number = text_of(counter.number)
+  call('RPUSH', P .. 'p:' .. queue, number .. ':' .. id)
+  if call('HINCRBY', P .. 'c:' .. queue, 'pending', 1) == 1 then
+    call('ZADD', P .. 'queues', 0, queue)
+  end
+  call('HSET', key, 'queue', queue, 'name', name, 'status', 'pending', 'number', number, 'created_at', text_of(now_ms))
+  call('SET', P .. 'b:' .. id, FRESH .. number .. instant_of(now_ms) .. body)
+  write_meta()
+  arm(queue)
+  return 1
 end
 
 -- { id, '+' if it is new, the initial of its status }.

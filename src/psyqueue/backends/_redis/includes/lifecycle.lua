@@ -14,10 +14,10 @@ end
 
 -- ── gates ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 -- `gates` key → places taken; gl:<key> who waits for a place alone, by creation number, held ones left out.
-local lines
+local lines = {}
 
 begins[#begins + 1] = function()
-  lines = {}
+  lines = emptied(lines)
 end
 
 local function line_of(key)

@@ -6,10 +6,10 @@ local function limit_name(queue, lane)
   return lane and 'l:' .. #queue .. ':' .. queue .. lane or 'q:' .. queue
 end
 
-local unpacked
+local unpacked = {}
 
 begins[#begins + 1] = function()
-  unpacked = {}
+  unpacked = emptied(unpacked)
 end
 
 -- The settings of a queue (no lane) or lane as a table, false if there are none.

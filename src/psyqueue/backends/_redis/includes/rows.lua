@@ -20,10 +20,10 @@ local INITIAL = {
 local IS_ENDED = { completed = true, dead = true, cancelled = true }
 local IS_UNSTARTED = { waiting = true, scheduled = true, pending = true }
 
-local rows, dirty
+local rows, dirty = {}, {}
 
 begins[#begins + 1] = function()
-  rows, dirty = {}, {}
+  rows, dirty = emptied(rows), emptied(dirty)
 end
 
 local function row_of_fields(id, raw)

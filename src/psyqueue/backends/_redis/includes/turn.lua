@@ -2,23 +2,19 @@
 -- `ops` those keys, each by a use of it.
 local DONE, AGAIN, REFUSED = 0, 1, 2
 
-local function remember(op, verb, reply, is_first)
-  local name = op[1] .. ':' .. op[2]
-  call('SET', P .. 'o:' .. name, op[3] .. ' ' .. verb .. ' ' .. text_of(mono_ms) .. ' ' .. cmsgpack.pack(reply))
-  if is_first then
-    call('ZADD', P .. 'ops', mono_ms, name)
-  end
-end
-
--- `act()` → what goes to the caller, what is kept for a repeat (the same by default).
+-- The op is the first argument of each such verb: "turn client:channel". `act()` → what goes to the caller, what is kept for a repeat (the same by default).
 -- `recall(kept)` → what a repeated call gets.
-local function once(op, verb, act, recall)
-  local kept = call('GET', P .. 'o:' .. op[1] .. ':' .. op[2])
+local function once(verb, act, recall)
+  local op = ARGV[1]
+  local space = find(op, ' ', 1, true)
+  local turn, key = sub(op, 1, space - 1), P .. 'o:' .. sub(op, space + 1)
+  local kept = call('GET', key)
   if kept then
-    local turn, its_verb, start = string.match(kept, '^(%d+) (%S+) %d+ ()')
-    if tonumber(op[3]) <= tonumber(turn) then
-      if turn ~= op[3] or its_verb ~= verb then
-        return { REFUSED, 'STALE_OP', turn }
+    local its_turn = sub(kept, 1, find(kept, ' ', 1, true) - 1)
+    if tonumber(turn) <= tonumber(its_turn) then
+      local its_verb, start = string.match(kept, '^%d+ (%S+) %d+ ()')
+      if turn ~= its_turn or its_verb ~= verb then
+        return { REFUSED, 'STALE_OP', its_turn }
       end
       local reply = cmsgpack.unpack(string.sub(kept, start))
       return { AGAIN, recall and recall(reply) or reply }
@@ -33,7 +29,10 @@ local function once(op, verb, act, recall)
   end
   flush()
   if is_changed then
-    remember(op, verb, to_keep or reply, not kept)
+    call('SET', key, turn .. ' ' .. verb .. ' ' .. text_of(mono_ms) .. ' ' .. pack_(to_keep or reply))
+    if not kept then
+      call('ZADD', P .. 'ops', mono_ms, sub(op, space + 1))
+    end
     arm_touched()
   end
   return { DONE, reply }

@@ -1,9 +1,9 @@
 -- Who sleeps is woken: one client per queue by its signal, the watchers of a job by a note to each of them.
-local touched
+local touched = {}
 local KEPT_MS = 60000 -- whoever may come later looks by itself
 
 begins[#begins + 1] = function()
-  touched = {}
+  touched = emptied(touched)
 end
 
 -- One element at most: a signal says "look", not how much there is. Who takes it and leaves work behind arms it anew.
@@ -19,7 +19,7 @@ local function arm_touched()
   for queue in pairs(touched) do
     arm(queue)
   end
-  touched = {}
+  touched = emptied(touched)
 end
 
 local function defer_note(client, text)
