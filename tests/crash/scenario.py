@@ -1,11 +1,12 @@
 """One story of steps on a store, told by a child process that may be killed in any of them.
 
-    python -m crash.scenario PLACE LOG [--repeat]
+    python -m crash.scenario PLACE LOG
     python -m crash.scenario --serve
 
 Each step is written to LOG when it begins and when its reply is there. The same steps run on the in-memory model, whose
-state after each of them is what a survivor is measured by. `--repeat`: a step of unknown outcome is done once more.
-`--serve`: for each line of JSON [PLACE, LOG, failpoint] a forked process tells the story; its exit code is answered.
+state after each of them is what a survivor is measured by. `--serve`: for each line of JSON [PLACE, LOG, failpoint,
+is repeating] a forked process tells the story, and its exit code is answered. If it is repeating, a step of unknown
+outcome is done once more.
 """
 
 from __future__ import annotations
@@ -200,11 +201,11 @@ async def _until_known(call: Callable[[], Awaitable[Any]], *, is_repeating: bool
 def serve() -> None:
     """What is imported once is not imported by each of the processes that are killed."""
     for line in sys.stdin:
-        place, log_path, plan = msgspec.json.decode(line)
+        place, log_path, plan, is_repeating = msgspec.json.decode(line)
         pid = os.fork()
         if pid == 0:
             failpoints._plan = failpoints._Plan(plan)
-            asyncio.run(main(place, Path(log_path), is_repeating=False))
+            asyncio.run(main(place, Path(log_path), is_repeating=is_repeating))
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
@@ -213,4 +214,4 @@ if __name__ == "__main__":
     if "--serve" in sys.argv:
         serve()
     else:
-        asyncio.run(main(sys.argv[1], Path(sys.argv[2]), is_repeating="--repeat" in sys.argv))
+        asyncio.run(main(sys.argv[1], Path(sys.argv[2]), is_repeating=False))

@@ -19,39 +19,19 @@ from typing import Any
 import pytest
 
 from crash.scenario import NAMES, Log, do
-from crash.survivors import dump, states
+from crash.survivors import dump
 from model.sides import differences
 from psyqueue.backend import BackendAdapter
 from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions
 from psyqueue.errors import StoreBusy
+from support.source import TESTS
 from support.waiting import wait_until
 
-TESTS = Path(__file__).parent.parent
 BORDERS = ("sqlite.begin.before", "sqlite.begin.after", "sqlite.commit.before", "sqlite.commit.after")
 OTHERS = ("sqlite.renew.before", "sqlite.renew.after", "sqlite.migrate.before", "sqlite.migrate.commit")
 RUNS_MAX = 100
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def start(folder: Path, plan: str, *options: str) -> subprocess.Popen[bytes]:
-    """A child that goes through the scenario with a failpoint planned."""
-    env = {**os.environ, "PYTHONPATH": str(TESTS), "PSYQUEUE_TEST": "1", "PSYQUEUE_FAILPOINT": plan}
-    argv = [sys.executable, "-m", "crash.scenario", str(folder / "jobs.db"), str(folder / "log"), *options]
-    return subprocess.Popen(argv, env=env, cwd=TESTS, stderr=subprocess.PIPE)
-
-
-def run(folder: Path, plan: str, *options: str) -> int:
-    """Its exit code, below 0 for a signal."""
-    with start(folder, plan, *options) as child:
-        _, words = child.communicate(timeout=60)
-    assert child.returncode in {0, -signal.SIGKILL}, words.decode()
-    return child.returncode
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return asyncio.run(states())
 
 
 async def opened(folder: Path, **options: Any) -> BackendAdapter:
@@ -78,12 +58,13 @@ async def survive(folder: Path, expected: list[dict[str, Any]]) -> int:
 
 
 @pytest.mark.parametrize("name", [*BORDERS, *OTHERS])
-def test_a_kill_at_any_border_loses_nothing_and_halves_nothing(name, tmp_path, expected):
+def test_a_kill_at_any_border_loses_nothing_and_halves_nothing(name, tmp_path, tell, expected):
     reached: set[int] = set()
     for nth in range(1, RUNS_MAX):
         folder = tmp_path / f"{nth}"
         folder.mkdir()
-        code = run(folder, f"{name}:kill:{nth}")
+        code = tell(str(folder / "jobs.db"), folder / "log", f"{name}:kill:{nth}")
+        assert code in {0, -signal.SIGKILL}
         reached.add(asyncio.run(survive(folder, expected)))
         if code == 0:
             break
@@ -96,13 +77,20 @@ def test_a_kill_at_any_border_loses_nothing_and_halves_nothing(name, tmp_path, e
 
 
 @pytest.mark.parametrize("name", BORDERS)
-def test_a_step_of_unknown_outcome_can_be_repeated(name, tmp_path, expected):
+def test_a_step_of_unknown_outcome_can_be_repeated(name, tmp_path, tell, expected):
     """The reply is lost, before or after the commit: the same op again brings the same end."""
     for nth in range(1, len(NAMES) + 8, 2):
         folder = tmp_path / f"{nth}"
         folder.mkdir()
-        assert run(folder, f"{name}:raise:{nth}", "--repeat") == 0
+        assert tell(str(folder / "jobs.db"), folder / "log", f"{name}:raise:{nth}", is_repeating=True) == 0
         assert asyncio.run(survive(folder, expected)) == len(NAMES)
+
+
+def hanging(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that goes through the story and stops before its third commit."""
+    plan = {"PSYQUEUE_TEST": "1", "PSYQUEUE_FAILPOINT": "sqlite.commit.before:hang:3"}
+    argv = [sys.executable, "-m", "crash.scenario", str(folder / "jobs.db"), str(folder / "log")]
+    return subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(TESTS), **plan}, cwd=TESTS)
 
 
 def test_a_process_that_hangs_in_a_transaction_stops_the_others_until_it_is_gone(tmp_path, expected):
@@ -111,7 +99,7 @@ def test_a_process_that_hangs_in_a_transaction_stops_the_others_until_it_is_gone
     async def beside_it() -> int:
         backend = await opened(tmp_path, busy_timeout=0.2)
         try:
-            with start(tmp_path, "sqlite.commit.before:hang:3") as child:
+            with hanging(tmp_path) as child:
                 try:
                     assert await asyncio.to_thread(wait_until, lambda: Log.begun(tmp_path / "log") == 3)
                     done, tokens = Log.read(tmp_path / "log")
@@ -119,7 +107,6 @@ def test_a_process_that_hangs_in_a_transaction_stops_the_others_until_it_is_gone
                         await do(backend, done, tokens)
                 finally:
                     child.kill()
-                    child.communicate()
         finally:
             await backend.disconnect()
         return done

@@ -10,25 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from crash.scenario import NAMES, Log, Tokens, do, main
-from crash.survivors import dump, states
+from crash.survivors import dump
 from model.sides import differences
 from psyqueue.backend import BackendAdapter, failpoints
 from support.store_at import place_on, store_at
 
-TESTS = Path(__file__).parent.parent
 Border = tuple[int, str, int]
 """Number of a step, a call of the server that it makes, and how often that call was made by then."""
 
@@ -43,11 +37,6 @@ async def opened(place: str) -> AsyncIterator[BackendAdapter]:
         yield backend
     finally:
         await backend.disconnect()
-
-
-@pytest.fixture(scope="module")
-def expected() -> list[dict[str, Any]]:
-    return asyncio.run(states())
 
 
 @pytest.fixture(params=["redis", "postgres"])
@@ -87,24 +76,6 @@ def borders(store, places, monkeypatch) -> list[Border]:
         asyncio.run(tell())
     assert {step for step, _, _ in found} == set(range(len(NAMES))), "each step has a border"
     return found
-
-
-@pytest.fixture(scope="module")
-def tell() -> Iterator[Callable[[str, Path, str], int]]:
-    """Tells the story in a process of its own, with a failpoint; its exit code, below 0 for a signal."""
-    env = {**os.environ, "PYTHONPATH": str(TESTS)}
-    argv = [sys.executable, "-m", "crash.scenario", "--serve"]
-    with subprocess.Popen(argv, env=env, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        into, out = child.stdin, child.stdout
-
-        def told(place: str, log: Path, plan: str) -> int:
-            print(json.dumps([place, str(log), plan]), file=into, flush=True)
-            return int(out.readline())
-
-        yield told
-        into.close()
 
 
 async def survive(place: str, done: int, tokens: Tokens, expected: list[dict[str, Any]], left: slice) -> None:
