@@ -110,5 +110,11 @@ def namespace() -> str:
     return new_name()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take long come first, so that the processes of a parallel run end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(server_report.ServerReport(config), "psyqueue-server-report")
