@@ -269,10 +269,21 @@ async def test_handler_cannot_run_the_jobs_of_its_test(q):
 
 
 async def test_two_callers_of_drain_take_turns(q):
-    q.handle("work", lambda: None)
+    running: list[int] = []
+    most = 0
+
+    @q.handle("work")
+    async def work() -> None:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        await asyncio.to_thread(lambda: None)
+        running.pop()
+
     async with q.testing() as t:
         await q.enqueue_bulk([{"name": "work"}] * 4)
         assert sum(await asyncio.gather(t.drain(), t.drain())) == 4
+    assert most == 1
 
 
 async def test_unknown_job_is_named(q):

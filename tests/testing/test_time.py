@@ -221,6 +221,20 @@ async def test_limits_inside_of_a_handler_count_in_virtual_time(q):
         assert when(t, job)[-1] == ("completed", 5)
 
 
+async def test_limit_that_was_kept_does_not_fire_later(q):
+    @q.handle("work", timeout="10m")
+    async def work() -> str:
+        async with asyncio.timeout(5):
+            await asyncio.sleep(1)
+        await asyncio.sleep(60)
+        return "slept"
+
+    async with q.testing() as t:
+        job = await work.enqueue()
+        await t.advance("1h")
+        assert t.job(job).result == "slept"
+
+
 async def test_several_sleeps_in_a_row_are_all_skipped(q):
     @q.handle("poll")
     async def poll() -> float:
@@ -316,11 +330,12 @@ async def test_what_a_handler_leaves_behind_lives_on_in_real_time(q):
     async def leave() -> None:
         left.append(asyncio.get_running_loop().create_task(wait_then_nap()))
 
-    async with q.testing() as t:
-        await leave.enqueue()
-        await t.drain()
-    woken.set()
-    await asyncio.wait_for(left[0], 5)
+    async with PsyQueue().testing():  # the loop has virtual time for another test still
+        async with q.testing() as t:
+            await leave.enqueue()
+            await t.drain()
+        woken.set()
+        await asyncio.wait_for(left[0], 5)
 
 
 async def test_services_of_plugins_sleep_in_virtual_time(q):

@@ -1,8 +1,8 @@
 """Time that passes only when a test says so, for everything that runs inside of a `Scope`.
 
-The loop's `time`, `call_at` and `call_later` are replaced on the loop object itself; outside of scopes they answer as before. So what
-a handler sleeps, and what limits it, counts in the time of the store, whichever way it was imported: `asyncio.sleep`,
-`asyncio.timeout`, the `timeout` of its job. Sockets, threads and processes take the real time that they take.
+The loop's `time`, `call_at` and `call_later` are replaced on the loop object itself; outside of scopes they answer as
+before. So what a handler sleeps, and what limits it, counts in the time of the store, whichever way it was imported:
+`asyncio.sleep`, `asyncio.timeout`, the `timeout` of its job. Sockets, threads and processes take their real time.
 (docs/adr/0013)
 """
 
