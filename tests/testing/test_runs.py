@@ -260,6 +260,28 @@ async def test_run_that_waits_for_something_real_is_stopped_and_named(q):
         assert t.job(job).attempt == 0
 
 
+async def test_run_of_a_drain_that_was_cancelled_is_stopped_at_the_end(q):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @q.handle("hang")
+    async def hang() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with q.testing() as t:
+        await hang.enqueue()
+        draining = asyncio.get_running_loop().create_task(t.drain())
+        await begun.wait()
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+        assert not ended.is_set()
+    assert ended.is_set()
+
+
 async def test_handler_cannot_run_the_jobs_of_its_test(q):
     async with q.testing() as t:
         q.handle("work", t.drain)

@@ -1,13 +1,14 @@
 """Runs the jobs of a test: the kernel's own way of one job (`process_next`), again and again, and time between.
 
-In virtual time a run is waited for until it ended or sleeps. Those that sleep are `_aloft`: other jobs start meanwhile,
-as they would beside it in a worker, and time moves on to whatever is next: a timer of a run, a job that is due.
+In virtual time a run is waited for until it ended or sleeps. Those that sleep stay `_aloft`: others start meanwhile, as
+they would beside it in a worker, and time moves on to whatever is next: a timer of a run, a job that is due.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -57,12 +58,21 @@ class Flight(Scope):
 class Engine:
     """`time` is None in real time. `failures` gathers what ended runs, oldest first."""
 
-    def __init__(self, core: Core, store: StandIn, time: VirtualTime | None, patience_ms: int) -> None:
+    def __init__(
+        self,
+        core: Core,
+        store: StandIn,
+        time: VirtualTime | None,
+        *,
+        patience_ms: int,
+        on_expired: Callable[[list[str]], None],
+    ) -> None:
         self.failures: list[Failure] = []
         self._core = core
         self._store = store
         self._time = time
         self._patience_ms = patience_ms
+        self._on_expired = on_expired
         self._aloft: list[Flight] = []
         self._turn = asyncio.Lock()
         self._unraised = 0
@@ -109,7 +119,7 @@ class Engine:
             self._unraised = len(self.failures)
             runs: Counter[tuple[str, str]] = Counter()
             while True:
-                await self._store.promote_due()
+                self._on_expired(await self._store.promote_due())
                 if await self._wave(runs, limit, raise_errors=raise_errors):
                     continue
                 at_ms = self._next_at_ms(until_ms)
@@ -149,6 +159,7 @@ class Engine:
         flight = Flight(queue, self._time)
         flight.work = spawn(process_one(self._core, queue), name="psyqueue-test-run", context=flight.context())
         flight.work.add_done_callback(lambda _: self._notice())
+        self._aloft.append(flight)
         return flight
 
     async def _watch(self, flight: Flight) -> None:
@@ -163,19 +174,14 @@ class Engine:
             await wait_any(self._news, timeout_ms=left_ms)
             # A timer was set: one turn later its owner waits for it.
             await next_turn()
-        if not flight.work.done():
-            if flight not in self._aloft:
-                self._aloft.append(flight)
-            return
-        if flight in self._aloft:
+        if flight.work.done():
             self._aloft.remove(flight)
-        flight.work.result()
+            flight.work.result()
 
     async def _give_up(self, flight: Flight) -> None:
         flight.work.cancel()
         await settle_down([flight.work], self._patience_ms)
-        if flight in self._aloft:
-            self._aloft.remove(flight)
+        self._aloft.remove(flight)
         facts = {"name": "?", "job_id": "?"} if flight.job is None else flight.job.data
         raise StillRunning(facts["name"], flight.queue, facts["job_id"], self._patience_ms)
 

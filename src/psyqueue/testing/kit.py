@@ -91,7 +91,9 @@ class Kit:
         time = VirtualTime(loop, self._store.now_ms) if self._is_virtual else None
         if time is not None:
             undo.callback(setattr, time, "is_over", True)
-        self._engine = engine = Engine(self._core, self._store, time, self._patience_ms)
+        self._engine = engine = Engine(
+            self._core, self._store, time, patience_ms=self._patience_ms, on_expired=self._note_expired
+        )
         self._began_at = to_datetime(clock.now_ms())
         rehearsal = Rehearsal(
             self._core,
@@ -124,6 +126,13 @@ class Kit:
         for news in self._news:
             if not news.done():
                 news.set_result(None)
+
+    def _note_expired(self, job_ids: list[str]) -> None:
+        """The store ended them by itself: no worker, and so no event, tells of it."""
+        for job_id in job_ids:
+            view = self.job(job_id)
+            data = {"job_id": job_id, "queue": view.queue, "name": view.name, "reason": view.reason}
+            self.history.add(Event("job:dead", self._store.now_ms(), data), self._began_at)
 
     async def _run_inline(self, ctx: Any, call_next: CallNext) -> Any:  # noqa: ARG002 - as every middleware
         """The jobs of this enqueue run before it returns; those of a handler, when that has returned."""
