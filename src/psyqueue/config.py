@@ -1,8 +1,17 @@
-"""Addresses of stores: `scheme:address?option=value`."""
+"""What is set outside of the code: addresses of stores (`scheme:address?option=value`), pyproject.toml, environment.
+
+The only place that reads them. The later wins: code, `[tool.psyqueue]` in the pyproject.toml of the current folder,
+`PSYQUEUE_*` in the environment, command line.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from msgspec import Struct
@@ -14,6 +23,54 @@ _CUT_SECRET = re.compile(r"//[^/@?]*:(?!\d+[/?])[^/@?]*\?.*@", re.DOTALL)
 """What stands where a port would is none, and an @ comes later: a password with a question mark in it."""
 _USER_INFO = re.compile(r"((?<!/)//(?!/)|^[^:/]*:(?=[^/.])).*@", re.DOTALL)
 """Before a host whose password urllib does not see: behind two slashes, or in an address that has none."""
+
+
+SETTINGS: Final = (
+    "url",
+    "queues",
+    "concurrency",
+    "processes",
+    "grace",
+    "lease",
+    "health_host",
+    "health_port",
+    "log_level",
+    "log_format",
+)
+"""`url` is the store's; the others are the options of `psyqueue worker` by their names (docs/settings.md)."""
+_PREFIX: Final = "PSYQUEUE_"
+
+
+def read_settings(environment: Mapping[str, str] | None = None, folder: Path | None = None) -> dict[str, Any]:
+    """What pyproject.toml and the environment say, by the names of SETTINGS; what neither names is missing.
+
+    Values are as they stand there; who uses one checks it. Raises ConfigError for a file that cannot be read, and for
+    a name in it that is none.
+    """
+    settings = _of_project((Path() if folder is None else folder) / "pyproject.toml")
+    for name in SETTINGS:
+        if text := (os.environ if environment is None else environment).get(_PREFIX + name.upper()):
+            settings[name] = text
+    return settings
+
+
+def _of_project(file: Path) -> dict[str, Any]:
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{file.absolute()} cannot be read: {exc}") from exc
+    tools = project.get("tool")
+    table = tools.get("psyqueue", {}) if isinstance(tools, dict) else {}
+    if not isinstance(table, dict):
+        raise ConfigError(f"[tool.psyqueue] in {file.absolute()} is no table")
+    for name in table:
+        if name not in SETTINGS:
+            raise ConfigError(
+                f"[tool.psyqueue] in {file.absolute()}: there is no {name!r}; there are {', '.join(SETTINGS)}"
+            )
+    return {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in table.items()}
 
 
 class StoreUrl(Struct, frozen=True):

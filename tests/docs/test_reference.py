@@ -13,7 +13,8 @@ import psyqueue
 from docs.pages import DOCS, PAGES, README, coded, first_cells, rows, section, text_of
 from psyqueue import Context, EnqueueOptions, Kernel, PsyQueue, Verdict, backends, errors, outcome, testing
 from psyqueue.backend import BackendAdapter
-from psyqueue.config import parse_url
+from psyqueue.cli.worker import worker
+from psyqueue.config import SETTINGS, parse_url
 from psyqueue.events import EVENTS
 from psyqueue.job import STATUSES, TRANSITIONS
 from psyqueue.kernel import explain
@@ -98,6 +99,16 @@ def test_every_option_of_a_store_is_described_with_its_default(name):
 def test_every_option_of_the_memory_store_is_described():
     memory = [name for cells in rows(page("backends/index.md")) if len(cells) == 3 for name in coded(cells[0])]
     assert set(options_of(backends.memory)) - {"url"} <= set(memory)
+
+
+def test_every_setting_is_described_with_its_variable_and_its_option_of_the_command_line():
+    described = [[coded(cell)[0] for cell in cells[:3]] for cells in rows(page("settings.md"))]
+    assert [name for name, _, _ in described] == list(SETTINGS)
+    options = {f"worker {name}" for item in worker.params for name in item.opts} | {"--backend"}
+    for name, variable, option in described:
+        assert variable == f"PSYQUEUE_{name.upper()}"
+        assert option in options
+        assert name == "url" or option == f"worker --{name.replace('_', '-')}"
 
 
 def test_every_limit_and_filter_is_described():

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import click
 
@@ -26,6 +27,7 @@ from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surf
 from psyqueue.cli.top import top
 from psyqueue.cli.worker import worker
 from psyqueue.cli.workers import workers
+from psyqueue.config import read_settings
 from psyqueue.errors import PsyQueueError
 
 INTERRUPTED = 130
@@ -94,13 +96,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _defaults() -> dict[str, Any]:
+    """What is set in pyproject.toml and in the environment, where click looks for it."""
+    settings = read_settings()
+    return {"backend": settings.pop("url", None), "worker": settings}
+
+
 def run(arguments: Sequence[str]) -> int:
     """The exit code. Errors become one line on standard error, with --json also a document on standard output."""
     is_json = "--json" in arguments
     # A command says what is wrong by itself; the log is for `psyqueue worker`, which sets it up.
     logging.getLogger("psyqueue").addHandler(logging.NullHandler())
     try:
-        code = cli.main(list(arguments), prog_name="psyqueue", standalone_mode=False)
+        code = cli.main(list(arguments), prog_name="psyqueue", standalone_mode=False, default_map=_defaults())
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         return WRONG_USE

@@ -30,7 +30,7 @@ URL_VARIABLE = "PSYQUEUE_URL"
 
 @dataclass(slots=True)
 class Surface:
-    """`url` is the store of --backend, else of PSYQUEUE_URL; `is_url_given`: it stood on the command line."""
+    """`url` is the store of --backend, else the one that is set; `is_url_given`: it stood on the command line."""
 
     url: str | None = None
     is_url_given: bool = False

@@ -95,7 +95,8 @@ async def _supervise(surface: Surface, plan: WorkerPlan, options: dict[str, Any]
 def _arguments(surface: Surface, plan: WorkerPlan, options: dict[str, Any], slot: int) -> Sequence[str]:
     """The command line of worker process `slot`: this one, for one process."""
     arguments = ["--backend", surface.url] if surface.is_url_given and surface.url else []
-    arguments += ["worker", plan.target]
+    # One process each, whatever pyproject.toml and the environment say.
+    arguments += ["worker", plan.target, "--processes", "1"]
     for option in ("queues", "concurrency", "grace", "lease", "log_level", "log_format", "health_host"):
         if options[option] is not None:
             arguments += [f"--{option.replace('_', '-')}", str(options[option])]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, Ty
 
 from psyqueue.backend import Limits
 from psyqueue.clock import Clock, Duration, to_ms
+from psyqueue.config import read_settings
 from psyqueue.errors import ConfigError
 from psyqueue.kernel import queries, stores
 from psyqueue.kernel.bus import EventBus
@@ -65,6 +66,17 @@ class PsyQueue:
         queue = cls(name=name)
         queue.use(stores.plugin_for(url, options))
         return queue
+
+    @classmethod
+    def from_config(cls, url: str | None = None, *, name: str = "psyqueue", **options: Any) -> Self:
+        """A queue on the store that is set outside: PSYQUEUE_URL, else `[tool.psyqueue]` in pyproject.toml, else `url`.
+
+        `options` are those of its backend. Raises ConfigError where nothing names a store, and as `from_url`.
+        """
+        asked = read_settings().get("url", url)
+        if not asked:
+            raise ConfigError("no store named: set PSYQUEUE_URL, or url in [tool.psyqueue], or give from_config(url)")
+        return cls.from_url(asked, name=name, **options)
 
     # ── build ─────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
