@@ -9,6 +9,7 @@ keys.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -49,9 +50,9 @@ def to_model(kind: Any, plain: Any) -> Any:
 _encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical", enc_hook=of_model)
 _decoder = msgspec.json.Decoder()
 
-encode_trusted = _encoder.encode
+encode_trusted: Callable[[Any], bytes] = _encoder.encode
 """Encode what psyqueue itself built: no checks."""
-decode = _decoder.decode
+decode: Callable[[bytes | str], Any] = _decoder.decode
 """JSON bytes or text → plain Python values. Raises msgspec.DecodeError on what is not JSON."""
 
 

@@ -69,7 +69,7 @@ class _Coded(PsyQueueError):
 class ConfigError(_Coded):
     """The set-up is wrong: nothing was started or written."""
 
-    CODE = "INVALID_CONFIG"
+    CODE: ClassVar[str] = "INVALID_CONFIG"
 
 
 def _is_secret(option: str) -> bool:
@@ -80,7 +80,7 @@ def _is_secret(option: str) -> bool:
 class InvalidOption(ConfigError):
     """`option` and `value` name what was given; the value of a password is not shown."""
 
-    CODE = "INVALID_OPTION"
+    CODE: ClassVar[str] = "INVALID_OPTION"
 
     def __init__(self, option: str, value: object, problem: str, way_out: str = "") -> None:
         shown = "'***'" if _is_secret(option) else repr(value)
@@ -93,7 +93,7 @@ class InvalidOption(ConfigError):
 class MissingExtra(ConfigError):
     """`thing` needs the packages of the extra `extra`, which are not installed."""
 
-    CODE = "MISSING_EXTRA"
+    CODE: ClassVar[str] = "MISSING_EXTRA"
 
     def __init__(self, thing: str, extra: str) -> None:
         super().__init__(f"{thing} needs a package that is not installed: pip install 'psyqueue[{extra}]'", extra=extra)
@@ -103,7 +103,7 @@ class MissingExtra(ConfigError):
 class PluginError(ConfigError):
     """The plugin `plugin_name` does not fit or misbehaves."""
 
-    CODE = "PLUGIN_ERROR"
+    CODE: ClassVar[str] = "PLUGIN_ERROR"
 
     def __init__(self, plugin_name: str, problem: str, **context: Any) -> None:
         super().__init__(f"plugin {plugin_name!r}: {problem}", plugin_name=plugin_name, **context)
@@ -113,7 +113,7 @@ class PluginError(ConfigError):
 class DependencyError(PluginError):
     """A plugin needs `missing`, and nothing provides it."""
 
-    CODE = "MISSING_DEPENDENCY"
+    CODE: ClassVar[str] = "MISSING_DEPENDENCY"
 
     def __init__(self, plugin_name: str, missing: str) -> None:
         way_out = (
@@ -130,7 +130,7 @@ class DependencyError(PluginError):
 class CircularDependencyError(PluginError):
     """The plugins of `ring` need each other."""
 
-    CODE = "CIRCULAR_DEPENDENCY"
+    CODE: ClassVar[str] = "CIRCULAR_DEPENDENCY"
 
     def __init__(self, ring: list[str]) -> None:
         super().__init__(ring[0], "depends on itself: " + " → ".join([*ring, ring[0]]), ring=ring)
@@ -140,43 +140,43 @@ class CircularDependencyError(PluginError):
 class SchemaTooNew(ConfigError):
     """The store was written by a newer psyqueue: upgrade this one."""
 
-    CODE = "SCHEMA_TOO_NEW"
+    CODE: ClassVar[str] = "SCHEMA_TOO_NEW"
 
 
 class LifecycleError(_Coded):
     """The queue is not in a state in which this can be done."""
 
-    CODE = "WRONG_LIFECYCLE"
+    CODE: ClassVar[str] = "WRONG_LIFECYCLE"
 
 
 class NotStarted(LifecycleError):
     """The queue is used before `start()`."""
 
-    CODE = "NOT_STARTED"
+    CODE: ClassVar[str] = "NOT_STARTED"
 
 
 class AlreadyStopped(LifecycleError):
     """The queue is used after `stop()`."""
 
-    CODE = "ALREADY_STOPPED"
+    CODE: ClassVar[str] = "ALREADY_STOPPED"
 
 
 class ForkedProcess(LifecycleError):
     """The queue was started before this process was forked from its parent."""
 
-    CODE = "FORKED_PROCESS"
+    CODE: ClassVar[str] = "FORKED_PROCESS"
 
 
 class Refused(_Coded):
     """The store or a guard said no: nothing was written."""
 
-    CODE = "REFUSED"
+    CODE: ClassVar[str] = "REFUSED"
 
 
 class PayloadError(Refused):
     """`path` says where in the value, JSONPath style: `$.user.age`."""
 
-    CODE = "INVALID_PAYLOAD"
+    CODE: ClassVar[str] = "INVALID_PAYLOAD"
 
     def __init__(self, path: str, problem: str, what: str = "payload") -> None:
         super().__init__(f"{what} at {path}: {problem}", path=path)
@@ -186,13 +186,13 @@ class PayloadError(Refused):
 class TooLarge(Refused):
     """A payload, a result or a whole call is beyond its limit."""
 
-    CODE = "TOO_LARGE"
+    CODE: ClassVar[str] = "TOO_LARGE"
 
 
 class DuplicateJobError(Refused):
     """Another job has the place: `existing_job_id`."""
 
-    CODE = "DUPLICATE_JOB"
+    CODE: ClassVar[str] = "DUPLICATE_JOB"
 
     def __init__(self, message: str, existing_job_id: str, **context: Any) -> None:
         super().__init__(message, existing_job_id=existing_job_id, **context)
@@ -202,7 +202,7 @@ class DuplicateJobError(Refused):
 class IdConflict(DuplicateJobError):
     """The id belongs to a job with other content."""
 
-    CODE = "ID_CONFLICT"
+    CODE: ClassVar[str] = "ID_CONFLICT"
 
     def __init__(self, job_id: str) -> None:
         text = f"job {job_id!r} exists with other content (handler, queue, payload or options). Use another id, or none"
@@ -212,7 +212,7 @@ class IdConflict(DuplicateJobError):
 class KeyConflict(DuplicateJobError):
     """The idempotency or unique key belongs to a job with other content, or to a live one."""
 
-    CODE = "KEY_CONFLICT"
+    CODE: ClassVar[str] = "KEY_CONFLICT"
 
     def __init__(self, key: str, existing_job_id: str, kind: Literal["idempotency", "unique"]) -> None:
         why = "was used with other content" if kind == "idempotency" else "is held by a live job"
@@ -223,7 +223,7 @@ class KeyConflict(DuplicateJobError):
 class UnknownDependency(Refused):
     """The job depends on `parent_id`, which does not exist."""
 
-    CODE = "UNKNOWN_DEPENDENCY"
+    CODE: ClassVar[str] = "UNKNOWN_DEPENDENCY"
 
     def __init__(self, job_id: str, parent_id: str) -> None:
         text = f"job {job_id!r} depends on {parent_id!r}, which does not exist"
@@ -236,19 +236,19 @@ class UnknownDependency(Refused):
 class RateLimitError(Refused):
     """`retry_after`: seconds until the next try can succeed."""
 
-    CODE = "RATE_LIMIT_EXCEEDED"
+    CODE: ClassVar[str] = "RATE_LIMIT_EXCEEDED"
 
     def __init__(self, key: str, retry_after_ms: int) -> None:
         text = f"rate limit {key!r} is used up; try again in {retry_after_ms / 1000:.3f} s"
         super().__init__(text, key=key, retry_after=retry_after_ms / 1000)
         self.key = key
-        self.retry_after = retry_after_ms / 1000
+        self.retry_after: float = retry_after_ms / 1000
 
 
 class QueueFull(Refused):
     """The queue, or the lane, holds as many unstarted jobs as its limit allows."""
 
-    CODE = "QUEUE_FULL"
+    CODE: ClassVar[str] = "QUEUE_FULL"
 
     def __init__(self, queue: str, lane: str | None, limit: int) -> None:
         where = f"queue {queue!r}" + (f", lane {lane!r}" if lane is not None else "")
@@ -262,7 +262,7 @@ class QueueFull(Refused):
 class StateConflict(Refused):
     """A compare-and-set found another version: `found`."""
 
-    CODE = "STATE_CONFLICT"
+    CODE: ClassVar[str] = "STATE_CONFLICT"
 
     def __init__(self, key: str, expected: int | None, found: int) -> None:
         text = f"{key!r}: expected version {expected}, found {found}. Read it again and repeat"
@@ -273,7 +273,7 @@ class StateConflict(Refused):
 class Rejected(Refused):
     """Middleware turned the enqueue away, for `reason`."""
 
-    CODE = "REJECTED"
+    CODE: ClassVar[str] = "REJECTED"
 
     def __init__(self, reason: str, **context: Any) -> None:
         super().__init__(reason, **context)
@@ -283,13 +283,13 @@ class Rejected(Refused):
 class NamespaceFrozen(Refused):
     """The jobs of this store are about to be moved: try again later."""
 
-    CODE = "NAMESPACE_FROZEN"
+    CODE: ClassVar[str] = "NAMESPACE_FROZEN"
 
 
 class NamespaceMoved(NamespaceFrozen):
     """The jobs of this store live at `moved_to` now."""
 
-    CODE = "NAMESPACE_MOVED"
+    CODE: ClassVar[str] = "NAMESPACE_MOVED"
 
     def __init__(self, moved_to: str) -> None:
         super().__init__(
@@ -302,7 +302,7 @@ class NamespaceMoved(NamespaceFrozen):
 class JobNotFound(Refused):
     """There is no job `job_id`, or its retention ended."""
 
-    CODE = "JOB_NOT_FOUND"
+    CODE: ClassVar[str] = "JOB_NOT_FOUND"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job {job_id!r} does not exist, or its retention ended", job_id=job_id)
@@ -312,19 +312,19 @@ class JobNotFound(Refused):
 class InvalidState(Refused):
     """The thing is not in a state in which this can be done."""
 
-    CODE = "INVALID_STATE"
+    CODE: ClassVar[str] = "INVALID_STATE"
 
 
 class StaleOp(Refused):
     """A late duplicate of a call that was followed by another one long ago."""
 
-    CODE = "STALE_OP"
+    CODE: ClassVar[str] = "STALE_OP"
 
 
 class SessionLost(Refused):
     """The worker's session was closed; its deliveries went to others."""
 
-    CODE = "SESSION_LOST"
+    CODE: ClassVar[str] = "SESSION_LOST"
 
     def __init__(self, session_id: str) -> None:
         text = f"session {session_id!r} is closed: its lease ended and its jobs went to others. Open a new session"
@@ -334,13 +334,13 @@ class SessionLost(Refused):
 class StoreError(_Coded):
     """The store could not do its work."""
 
-    CODE = "STORE_ERROR"
+    CODE: ClassVar[str] = "STORE_ERROR"
 
 
 class StoreUnavailable(StoreError):
     """`outcome="unknown"`: it may have happened; repeating the same call with the same `Op` finds out."""
 
-    CODE = "STORE_UNAVAILABLE"
+    CODE: ClassVar[str] = "STORE_UNAVAILABLE"
 
     def __init__(self, message: str, outcome: Literal["unknown", "refused"] = "unknown", **context: Any) -> None:
         super().__init__(message, outcome=outcome, **context)
@@ -350,25 +350,25 @@ class StoreUnavailable(StoreError):
 class StoreBusy(StoreError):
     """Somebody else holds the store for too long: nothing was written."""
 
-    CODE = "STORE_BUSY"
+    CODE: ClassVar[str] = "STORE_BUSY"
 
 
 class StoreFull(StoreError):
     """There is no room left in the store: nothing was written."""
 
-    CODE = "STORE_FULL"
+    CODE: ClassVar[str] = "STORE_FULL"
 
 
 class StoreUnusable(StoreError):
     """The store cannot be used as it is: not ours, read-only, corrupt, gone, on a network mount."""
 
-    CODE = "STORE_UNUSABLE"
+    CODE: ClassVar[str] = "STORE_UNUSABLE"
 
 
 class HandlerTimeout(_Coded):
     """A run took longer than its timeout, and was stopped."""
 
-    CODE = "HANDLER_TIMEOUT"
+    CODE: ClassVar[str] = "HANDLER_TIMEOUT"
 
     def __init__(self, name: str, timeout_ms: int) -> None:
         super().__init__(
@@ -379,7 +379,7 @@ class HandlerTimeout(_Coded):
 class JobEnded(_Coded):
     """What awaiting the result of `job_id` found instead of a result."""
 
-    CODE = "JOB_ENDED"
+    CODE: ClassVar[str] = "JOB_ENDED"
 
     def __init__(self, job_id: str, message: str, **context: Any) -> None:
         super().__init__(f"job {job_id!r} {message}", job_id=job_id, **context)
@@ -389,7 +389,7 @@ class JobEnded(_Coded):
 class JobDead(JobEnded):
     """`reason` is the store's word (`exhausted`, `lost`, `expired`, …), `error` the last recorded error or None."""
 
-    CODE = "JOB_DEAD"
+    CODE: ClassVar[str] = "JOB_DEAD"
 
     def __init__(self, job_id: str, reason: str, error: Mapping[str, Any] | None) -> None:
         last = f"; its last error: {error.get('type')}: {error.get('message')}" if error else ""
@@ -401,7 +401,7 @@ class JobDead(JobEnded):
 class JobCancelled(JobEnded):
     """The job was cancelled, for `reason`."""
 
-    CODE = "JOB_CANCELLED"
+    CODE: ClassVar[str] = "JOB_CANCELLED"
 
     def __init__(self, job_id: str, reason: str) -> None:
         super().__init__(job_id, "was cancelled" + (f": {reason}" if reason else ""), reason=reason)
@@ -411,7 +411,7 @@ class JobCancelled(JobEnded):
 class ResultTimeout(_Coded, TimeoutError):
     """The job has not ended in time; its `status` at the end of the wait. Also a TimeoutError."""
 
-    CODE = "RESULT_TIMEOUT"
+    CODE: ClassVar[str] = "RESULT_TIMEOUT"
 
     def __init__(self, job_id: str, status: str, timeout_ms: int) -> None:
         super().__init__(f"job {job_id!r} is still {status} after {timeout_ms} ms", job_id=job_id, status=status)

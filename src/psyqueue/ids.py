@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from hashlib import blake2b
 
 ID_LENGTH_MAX = 200
@@ -53,7 +54,7 @@ class _IdSource:
 _source = _IdSource()
 os.register_at_fork(after_in_child=_source.reseed)
 
-new_id = _source.next
+new_id: Callable[[], str] = _source.next
 """A new job id: UUIDv7 text, 36 characters, sorting by time of making."""
 
 

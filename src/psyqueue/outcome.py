@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -42,7 +42,7 @@ class Retry(Verdict):
 
     def __init__(self, after: Duration | None = None, reason: str = "") -> None:
         super().__init__(reason)
-        self.after_ms = None if after is None else to_ms("after", after)
+        self.after_ms: int | None = None if after is None else to_ms("after", after)
 
 
 class Snooze(Verdict):
@@ -50,7 +50,7 @@ class Snooze(Verdict):
 
     def __init__(self, after: Duration) -> None:
         super().__init__("snoozed")
-        self.after_ms = to_ms("after", after)
+        self.after_ms: int = to_ms("after", after)
 
 
 class Cancel(Verdict):
@@ -64,7 +64,7 @@ class DeadLetter(Verdict):
 class Misfit(PayloadError):
     """The payload does not fit the handler's parameters. Repeating cannot help."""
 
-    CODE = "PAYLOAD_MISFIT"
+    CODE: ClassVar[str] = "PAYLOAD_MISFIT"
 
 
 class BadResult(Exception):
@@ -76,8 +76,8 @@ class RemoteError(Exception):
 
     def __init__(self, kinds: Sequence[str], fields: Mapping[str, Any]) -> None:
         super().__init__(f"{fields.get('type')}: {fields.get('message')}")
-        self.kinds = frozenset(kinds)
-        self.fields = dict(fields)
+        self.kinds: frozenset[str] = frozenset(kinds)
+        self.fields: dict[str, Any] = dict(fields)
 
 
 class Policy(Struct, frozen=True, kw_only=True):

@@ -95,7 +95,7 @@ def asked(arguments: list[str]) -> dict[str, object]:
     """The options with which `psyqueue worker` would start."""
     seen: dict[str, object] = {}
 
-    def note(surface, target, **options):
+    def note(surface: Surface, /, target: str, **options: object) -> None:
         seen.update(options, url=surface.url)
 
     with pytest.MonkeyPatch.context() as patch:

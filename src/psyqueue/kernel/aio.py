@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

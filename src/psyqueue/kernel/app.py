@@ -53,7 +53,7 @@ class PsyQueue:
         self._core = Core(read_name("name", name), clock=clock)
         self._lifecycle = Lifecycle(self._core)
         self._core.portal = Portal(self._core, self._lifecycle)
-        self.dead_letter = DeadLetters(self._core)
+        self.dead_letter: DeadLetters = DeadLetters(self._core)
         if lifespan is not None:
             self.lifespan(lifespan)
 

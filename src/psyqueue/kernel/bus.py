@@ -16,7 +16,7 @@ from psyqueue.events import Event
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.pipeline import is_async, label, takes
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Subscriber: TypeAlias = Callable[[Event], Any]
 
@@ -35,7 +35,7 @@ class EventBus:
         self.clock = clock
         self._subscriptions: list[_Subscription] = []
         self._routes: dict[str, tuple[_Subscription, ...]] = {}
-        self.failures = 0
+        self.failures: int = 0
         self.dropped = 0
 
     def on(self, pattern: str, fn: Subscriber) -> Callable[[], None]:

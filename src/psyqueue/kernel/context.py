@@ -15,7 +15,7 @@ from psyqueue.clock import to_datetime
 from psyqueue.errors import InvalidState, TooLarge
 from psyqueue.kernel.run_transaction import WAY_OUT, Transact
 
-log = logging.getLogger("psyqueue.job")
+log: logging.Logger = logging.getLogger("psyqueue.job")
 
 running_job: ContextVar[tuple[str, str, str, int] | None] = ContextVar("psyqueue_running_job", default=None)
 """Id, queue, name and attempt of the job whose handler runs here, on the loop or in a thread: for logging."""
@@ -37,7 +37,7 @@ class RunningJob:
     def __init__(self, delivery: Delivery, payload: Any) -> None:
         self._delivery = delivery
         self._cold: dict[str, Any] | None = None
-        self.payload = payload
+        self.payload: Any = payload
 
     @property
     def cold(self) -> dict[str, Any]:
@@ -118,8 +118,8 @@ class Signals:
     __slots__ = ("cancelled", "lease_lost")
 
     def __init__(self) -> None:
-        self.cancelled = False
-        self.lease_lost = False
+        self.cancelled: bool = False
+        self.lease_lost: bool = False
 
 
 class FollowUp(Protocol):
@@ -158,7 +158,7 @@ class Context:
         *,
         app: Any = None,
     ) -> None:
-        self.job = RunningJob(delivery, payload)
+        self.job: RunningJob = RunningJob(delivery, payload)
         self.follow_ups: list[NewJob] = []
         self._delivery = delivery
         self._signals = signals

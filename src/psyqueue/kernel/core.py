@@ -48,10 +48,10 @@ class Core:
         self.name = name
         self.clock: Clock = clock or SystemClock()
         self.chance: Callable[[], float] = chance or SystemRandom().random
-        self.bus = EventBus(self.clock)
-        self.registry = Registry(self.bus)
-        self.handlers = Handlers()
-        self.lifespan = Lifespan()
+        self.bus: EventBus = EventBus(self.clock)
+        self.registry: Registry = Registry(self.bus)
+        self.handlers: Handlers = Handlers()
+        self.lifespan: Lifespan = Lifespan()
         self.workers: list[Worker] = []
         self.workers_made = 0
         self.enqueue_chain: Chain | None = None
@@ -60,7 +60,7 @@ class Core:
         self.on_failure: Callable[[Delivery, BaseException], None] = _pass_by
         self.rehearsal: Rehearsal | None = None
         self.state: State = "new"
-        self.client = ""
+        self.client: str = ""
         self._channels = 0
         self._operators: SharedChannel | None = None
         self._enqueuer: Enqueuer | None = None

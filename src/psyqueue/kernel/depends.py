@@ -30,7 +30,7 @@ class Dependency:
     __slots__ = ("provider",)
 
     def __init__(self, provider: Callable[..., Any]) -> None:
-        self.provider = provider
+        self.provider: Callable[..., Any] = provider
 
     def __repr__(self) -> str:
         return f"Depends({label(self.provider)})"

@@ -27,7 +27,7 @@ from psyqueue.outcome import Verdict
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_RETRIES_DEFAULT = 3
 UNKNOWN_NAMES_MAX = 1_000
@@ -56,8 +56,8 @@ class EnqueueContext:
     event = "enqueue"
 
     def __init__(self, jobs: list[Draft]) -> None:
-        self.given = tuple(jobs)
-        self.jobs = jobs
+        self.given: tuple[Draft, ...] = tuple(jobs)
+        self.jobs: list[Draft] = jobs
         self.state: dict[str, Any] = {}
         self.handles: list[JobHandle[Any]] | None = None
 

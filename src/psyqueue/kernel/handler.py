@@ -27,10 +27,10 @@ class Call(Generic[R_co]):
     __slots__ = ("given", "options", "payload", "spec")
 
     def __init__(self, spec: HandlerSpec, payload: Any, options: Mapping[str, Any], given: Given) -> None:
-        self.spec = spec
-        self.payload = payload
-        self.options = options
-        self.given = given
+        self.spec: HandlerSpec = spec
+        self.payload: Any = payload
+        self.options: Mapping[str, Any] = options
+        self.given: Given = given
 
     def __repr__(self) -> str:
         return f"<Call of {self.spec.name!r}>"

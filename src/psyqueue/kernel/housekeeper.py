@@ -12,7 +12,7 @@ from psyqueue.errors import NamespaceFrozen, StoreError
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 PERIOD_MS = 5_000
 REAP_LIMIT = 200

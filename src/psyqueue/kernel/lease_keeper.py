@@ -15,7 +15,7 @@ from psyqueue.backend import Renewal, SessionKeeper
 from psyqueue.clock import Clock
 from psyqueue.kernel.aio import call_in
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
 RETRY_MS_MAX = 1_000
@@ -54,7 +54,7 @@ class LeaseKeeper:
         self._looked_ms = clock.mono_ms()
         self._stood_ms = 0.0
         self._thread = threading.Thread(target=self._work, name=f"psyqueue-lease-{session_id[:8]}", daemon=True)
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
         """The thread let go of its connection."""
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from psyqueue.kernel.services import Services
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 SUBSCRIBERS_MS = 1_000
 """For async event subscribers to see the last events."""

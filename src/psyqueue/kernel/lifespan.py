@@ -14,7 +14,7 @@ from psyqueue.errors import ConfigError
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.pipeline import label, takes
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LifespanFunction: TypeAlias = Callable[[], AsyncIterator[Any]] | Callable[[], AbstractAsyncContextManager[Any]]
 

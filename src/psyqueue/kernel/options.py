@@ -75,11 +75,11 @@ class Template:
     __slots__ = ("cold", "hasher", "name", "queue", "version")
 
     def __init__(self, name: str, queue: str, version: int = 1) -> None:
-        self.name = name
-        self.queue = queue
-        self.version = version
-        self.hasher = blake2b(f"{len(queue)}:{queue}{len(name)}:{name}".encode(), digest_size=16)
-        self.cold = b"{}" if version == 1 else codec.encode_trusted({"schema_version": version})
+        self.name: str = name
+        self.queue: str = queue
+        self.version: int = version
+        self.hasher: blake2b = blake2b(f"{len(queue)}:{queue}{len(name)}:{name}".encode(), digest_size=16)
+        self.cold: bytes = b"{}" if version == 1 else codec.encode_trusted({"schema_version": version})
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -165,7 +165,7 @@ def _digest(template: Template, payload: Any, options: bytes) -> bytes:
     return hasher.digest()
 
 
-canonical = msgspec.json.Encoder(
+canonical: Callable[[Any], bytes] = msgspec.json.Encoder(
     order="deterministic", decimal_format="string", uuid_format="canonical", enc_hook=codec.of_model
 ).encode
 """JSON with sorted keys, of a value that was checked before."""

@@ -36,7 +36,7 @@ class Parameters:
         self.handler = handler
         self.injected: dict[str, Callable[..., Any]] = {}
         listed = list(_signature(handler, fn).parameters.values())
-        self.wants_ctx = bool(listed) and is_context(listed[0])
+        self.wants_ctx: bool = bool(listed) and is_context(listed[0])
         fields = self._without_injected(listed[1:] if self.wants_ctx else listed)
         self._positional = tuple(field.name for field in fields if field.kind in POSITIONAL)
         self._open = any(field.kind is inspect.Parameter.VAR_KEYWORD for field in fields)

@@ -25,7 +25,7 @@ from psyqueue.kernel.pipeline import Middleware, is_async, takes
 if TYPE_CHECKING:
     import click
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

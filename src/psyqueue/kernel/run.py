@@ -47,18 +47,18 @@ class Run:
     )
 
     def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
+        self.delivery: Delivery = delivery
         self.signals: Signals | None = None
         self.task: asyncio.Task[None] | None = None
         self.outcome: AnyOutcome | None = None
         self.stop_reason: StopReason | None = None
-        self.is_interrupted = False
-        self.is_lost = False
-        self.run_ms = 0.0
+        self.is_interrupted: bool = False
+        self.is_lost: bool = False
+        self.run_ms: float = 0.0
         self.settled: Settled | None = None
         self.transaction: RunTransaction | None = None
         self.progress: bytes | None = None
-        self.has_progress = False
+        self.has_progress: bool = False
 
     def stop(self, reason: StopReason, *, interrupt: bool) -> bool:
         """Tell the handler; the first reason counts. True: the wait for it was interrupted now, which happens once.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
     from psyqueue.kernel.extension import Service
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 RESTART_MS = 1_000
 RESTART_CAP_MS = 60_000

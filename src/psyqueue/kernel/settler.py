@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psyqueue.kernel.run import Run
     from psyqueue.kernel.slots import Slots
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ class Settler:
         trouble: Callable[[BaseException], None],
         give_up_ms: float,
     ) -> None:
-        self.session_id = self._to_close = ""
+        self.session_id: str = ""
+        self._to_close = ""
         self.answered_ms: float | None = None
         """When the store last answered, by the process's clock."""
         self._core = core

@@ -21,7 +21,7 @@ from psyqueue.kernel.settler import CLOSE_MS, Settler
 from psyqueue.kernel.slots import ABANDON_MS, Slots
 from psyqueue.kernel.threads import Threads
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LEASE_MS = 30_000
 HANG_MS = 300_000

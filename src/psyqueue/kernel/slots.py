@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from psyqueue.kernel.announcer import Announcer
     from psyqueue.kernel.prefetch import Prefetch
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 ABANDON_MS = 5_000
 """A run that ignores its stop for this long is settled without it; its slot stays taken until it really ends."""
@@ -56,7 +56,7 @@ class Slots:
         wake: Callable[[], None],
         stuck: Callable[[], None],
     ) -> None:
-        self.held = 0
+        self.held: int = 0
         self.running: set[Run] = set()
         self._executor = executor
         self._size = size

@@ -46,7 +46,7 @@ class Threads:
         self._idle = 0
         self._started = 0
         self._lock = threading.Lock()
-        self.abandoned = 0
+        self.abandoned: int = 0
         """Calls whose caller was cancelled while the thread goes on: each still needs a thread."""
 
     async def run(self, fn: Callable[[], Any]) -> Any:

@@ -40,7 +40,7 @@ from psyqueue.kernel.threads import Threads
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 POLL_MS = 5_000
 """The truth behind wake-ups: an idle worker looks at the store this often."""
@@ -76,7 +76,7 @@ class Worker:
 
     def __init__(self, core: Core, options: WorkerOptions) -> None:
         self.options = options
-        self.name = options.name
+        self.name: str = options.name
         self.failure: BaseException | None = None
         self.was_ordered = False
         self._core = core

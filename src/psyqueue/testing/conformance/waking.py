@@ -22,7 +22,7 @@ class Waiter:
     def __init__(self, store: Store, queues: Sequence[str] = (), job_ids: Sequence[str] = ()) -> None:
         self._store = store
         self._wanted = (queues, job_ids)
-        self.has_begun = asyncio.Event()
+        self.has_begun: asyncio.Event = asyncio.Event()
 
     async def run(self) -> bool:
         self.has_begun.set()
@@ -144,8 +144,8 @@ class Listener:
     def __init__(self, store: Store, *topics: str) -> None:
         self._store = store
         self._topics = topics
-        self.has_begun = asyncio.Event()
-        self.hears = asyncio.Event()
+        self.has_begun: asyncio.Event = asyncio.Event()
+        self.hears: asyncio.Event = asyncio.Event()
 
     async def run(self, count: int) -> list[tuple[str, bytes]]:
         iterator = self._store.backend.subscribe(self._topics)

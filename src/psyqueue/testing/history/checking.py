@@ -100,7 +100,7 @@ class History:
     """The events of a run, by what they are about."""
 
     def __init__(self, events: Iterable[Event]) -> None:
-        self.events = list(events)
+        self.events: list[Event] = list(events)
         self.calls: dict[tuple[str, int], Call] = {}
         self.starts: defaultdict[tuple[str, int], list[Event]] = defaultdict(list)
         self.faults: defaultdict[str, list[int]] = defaultdict(list)
