@@ -8,8 +8,10 @@ local WALK_MAX, CHUNK = 1000, 100
 local function page_of_set(key, score, member)
   local start = 0
   if member then
-    local rank = call('ZRANK', key, member)
-    start = rank and rank + 1 or call('ZCOUNT', key, '-inf', '(' .. score)
+    -- One that left and came back stands elsewhere: its rank is not the place of before.
+    local its_score = call('ZSCORE', key, member)
+    local is_there = its_score and tonumber(its_score) == tonumber(score)
+    start = is_there and call('ZRANK', key, member) + 1 or call('ZCOUNT', key, '-inf', '(' .. score)
   end
   local found, raw = {}, call('ZRANGE', key, start, start + CHUNK - 1, 'WITHSCORES')
   for i = 1, #raw, 2 do
