@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from psyqueue import PsyQueue
+from psyqueue.backend import Change
+from psyqueue.cli.pace import Pace
 from psyqueue.cli.query import FIELDS, Term, Value, check_terms
 from psyqueue.cli.query.syntax import read_terms
+from psyqueue.cli.selection import Selection
 from psyqueue.errors import InvalidOption
 from support.source import ROOT
 
@@ -308,3 +312,30 @@ def test_a_walk_through_many_jobs_is_announced(cli, monkeypatch):
     assert "looking through up to 3 jobs. " in cli.call("jobs", "ls", "text:x").err
     assert cli.call("jobs", "ls", "name:a*", "status:dead").err == ""
     assert cli.call("jobs", "ls", "status:pending").err == ""
+
+
+@pytest.mark.parametrize("text", ["queue:mail", "error:broken"], ids=["by the store", "here"])
+async def test_what_dies_again_while_a_replay_goes_on_is_left(stored, text):
+    """Between two steps of the walk every job that was replayed runs, and dies once more."""
+    async with PsyQueue.from_url(stored.url) as q:
+
+        async def fails() -> None:
+            raise ValueError("broken")
+
+        q.handle("mail", fails, max_retries=0)
+        for _ in range(3):
+            await q.enqueue("mail", max_retries=0)
+        while await q.process_next("mail"):
+            pass
+        selection = await Selection.open(q, check_terms(text), ("dead",))
+
+        class Deadly(Pace):
+            async def keep(self, count: int) -> None:
+                while await q.process_next("mail"):
+                    pass
+
+        pace = Deadly(1 / 1000)
+        assert pace.step == 1
+        changed = await selection.change(Change(kind="replay"), pace)
+        assert changed.count == 3
+        assert [view.generation for view in await q.jobs()] == [1, 1, 1]

@@ -34,7 +34,7 @@ class Changed(Struct):
 class Selection:
     """The jobs that fit `terms`, in `statuses`. Opened once the queue runs: ages count from the store's clock."""
 
-    def __init__(self, queue: PsyQueue, query: Query, infos: list[QueueInfo], now_ms: int) -> None:
+    def __init__(self, queue: PsyQueue, query: Query, infos: list[QueueInfo] | None, now_ms: int) -> None:
         self._core = queue._core  # noqa: SLF001 - many jobs at once are changed here and nowhere in the public API
         self._query = query
         self._infos = infos
@@ -48,13 +48,14 @@ class Selection:
         query = read_query(terms, now_ms)
         if statuses != STATUSES:
             query = query.narrow(statuses)
-        infos = await all_queues(backend)
-        return cls(queue, _on_queues(query, infos), infos, now_ms)
+        # A listing of queues counts their jobs: it is asked for only where that is needed.
+        infos = await all_queues(backend) if query.queues else None
+        return cls(queue, _on_queues(query, infos or []), infos, now_ms)
 
     async def count(self) -> int:
         """How many jobs fit: from the counts of the queues where these tell, else by a look at each."""
         if self._query.is_counted:
-            return 0 if self._query.is_void else self._candidates()
+            return 0 if self._query.is_void else await self._candidates()
         found = 0
         async for page in self._pages():
             found += len(page)
@@ -65,7 +66,7 @@ class Selection:
         items: list[JobView] = []
         if self._query.is_void:
             return items, None
-        self._say_how_many()
+        await self._say_how_many()
         step = ITEMS_MAX
         while True:
             room = limit - len(items)
@@ -89,19 +90,20 @@ class Selection:
     async def change(self, change: Change, pace: Pace | None = None) -> Changed:
         """Change what fits when its turn comes, `pace` many at a time."""
         done, step = Changed(), pace.step if pace else ITEMS_MAX
+        if change.kind == "replay":
+            # What dies again while the walk goes on is left.
+            self._query = self._query.ended_before(self._now_ms + 1)
         if self._query.tests:
             async for page in self._pages():
                 for at in range(0, len(page), step):
                     ids = tuple(view.id for view in page[at : at + step])
-                    where = Filter(ids=ids, statuses=self._query.where.statuses)
+                    where = replace(self._query.where, ids=ids)
                     await self._amend(where, change, None, done)
                     if pace:
                         await pace.keep(len(ids))
         elif not self._query.is_void:
-            self._say_how_many()
-            # What dies again while the walk goes on is left.
-            is_replay = change.kind == "replay"
-            where = self._query.ended_before(self._now_ms + 1).where if is_replay else self._query.where
+            await self._say_how_many()
+            where = self._query.where
             cursor: str | None = None
             while (amended := await self._amend(where, change, cursor, done, step)).cursor is not None:
                 cursor = amended.cursor
@@ -113,7 +115,7 @@ class Selection:
     async def _pages(self) -> AsyncIterator[list[JobView]]:
         if self._query.is_void:
             return
-        self._say_how_many()
+        await self._say_how_many()
         cursor: str | None = None
         while True:
             found, cursor = await self._step(cursor, ITEMS_MAX)
@@ -137,8 +139,10 @@ class Selection:
             await tell_holders(core, amended.changed)
         return amended
 
-    def _candidates(self) -> int:
+    async def _candidates(self) -> int:
         """Jobs in the queues and statuses that are meant."""
+        if self._infos is None:
+            self._infos = await all_queues(self._core.backend)
         statuses, queues = self._query.where.statuses or STATUSES, self._query.where.queues
         return sum(
             info.counts.get(status, 0)
@@ -147,8 +151,8 @@ class Selection:
             for status in statuses
         )
 
-    def _say_how_many(self) -> None:
-        if self._query.is_counted or (number := self._candidates()) < SAID_FROM:
+    async def _say_how_many(self) -> None:
+        if self._query.is_counted or self._query.where.ids or (number := await self._candidates()) < SAID_FROM:
             return
         fields = ", ".join(dict.fromkeys(self._query.tested))
         how = f"; {fields}: here, not in the store" if fields else ""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
+import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -45,7 +44,7 @@ def presence(specs: Sequence[HandlerSpec], slots: int, clock_ms: int) -> bytes:
             host=socket.gethostname(),
             pid=os.getpid(),
             psyqueue=own_version(),
-            python=platform.python_version(),
+            python=".".join(map(str, sys.version_info[:3])),
             slots=slots,
             clock_ms=clock_ms,
             handlers=names if len(names) <= HANDLERS_MAX else None,
@@ -64,6 +63,8 @@ def presence_of(session: Session) -> Presence:
 @cache
 def own_version() -> str:
     """Of this package; empty where it was never installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and only workers say it
+
     try:
         return version("psyqueue")
     except PackageNotFoundError:
