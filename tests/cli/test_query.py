@@ -339,3 +339,13 @@ async def test_what_dies_again_while_a_replay_goes_on_is_left(stored, text):
         changed = await selection.change(Change(kind="replay"), pace)
         assert changed.count == 3
         assert [view.generation for view in await q.jobs()] == [1, 1, 1]
+
+
+async def test_who_counts_and_then_changes_is_told_once(cli, monkeypatch, capsys):
+    monkeypatch.setattr("psyqueue.cli.selection.SAID_FROM", 1)
+    async with PsyQueue.from_url(cli.url) as q:
+        await q.enqueue("mail")
+        selection = await Selection.open(q, check_terms("text:mail"))
+        assert await selection.count() == 1
+        assert (await selection.change(Change(kind="cancel"))).count == 1
+    assert capsys.readouterr().err.count("looking through up to 1 jobs") == 1

@@ -39,6 +39,7 @@ class Selection:
         self._query = query
         self._infos = infos
         self._now_ms = now_ms
+        self._is_said = False
 
     @classmethod
     async def open(cls, queue: PsyQueue, terms: tuple[Term, ...], statuses: tuple[Status, ...] = STATUSES) -> Selection:
@@ -152,7 +153,11 @@ class Selection:
         )
 
     async def _say_how_many(self) -> None:
-        if self._query.is_counted or self._query.where.ids or (number := await self._candidates()) < SAID_FROM:
+        if self._is_said or self._query.is_counted or self._query.where.ids:
+            return
+        self._is_said = True
+        number = await self._candidates()
+        if number < SAID_FROM:
             return
         fields = ", ".join(dict.fromkeys(self._query.tested))
         how = f"; {fields}: here, not in the store" if fields else ""
