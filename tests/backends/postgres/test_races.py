@@ -51,6 +51,20 @@ async def test_a_parent_that_ends_while_its_child_comes(postgres_server: Server,
         assert await store.status("child") == ("pending" if ending == "commit" else None)
 
 
+async def test_a_parent_is_not_pruned_while_its_child_comes(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        ids = await store.fill(2)
+        for delivery in await store.dequeue(count=2):
+            await store.ack(delivery)
+        await store.limit(retain_ended=(0, 0))
+        await store.advance(1)
+        async with connection.transaction():
+            await store.backend.bind(connection).enqueue((job("child", needs=(Dependency(ids[0]),)),))
+            assert (await store.backend.prune(PAGE_MAX)).ids == (ids[1],)
+        assert await store.statuses(ids[0], "child") == ["completed", "pending"]
+
+
 async def test_parents_that_end_at_once_enable_their_child_once(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
     async with opened(url, namespace) as store, connected(url) as connection:

@@ -158,8 +158,16 @@ async def test_a_job_put_in_by_an_ack_is_fetched_by_the_same_call(store: Store) 
 
 
 async def test_names_of_a_queue_may_repeat_in_a_fetch(store: Store) -> None:
-    await store.fill(3)
+    await store.fill(5)
     assert await store.dequeue_ids("q", "q", count=3) == ["q-0000", "q-0001", "q-0002"]
+    assert await store.dequeue_ids("q", "other", "q") == ["q-0003", "q-0004"]
+
+
+async def test_queues_with_lanes_and_without_are_served_in_the_order_asked_for(store: Store) -> None:
+    await store.enqueue(job("b1", "b"), job("a1", "a", lane="x"), job("b2", "b"), job("c1", "c"), job("a2", "a"))
+    assert sorted(await store.dequeue_ids("a", count=2)) == ["a1", "a2"]
+    await store.enqueue(job("a3", "a", lane="x"))
+    assert await store.dequeue_ids("b", "a", "c") == ["b1", "b2", "a3", "c1"]
 
 
 async def test_more_is_false_when_everything_was_given(store: Store) -> None:

@@ -90,6 +90,16 @@ async def test_a_wrong_token_changes_nothing(store: Store) -> None:
     assert (await store.ack(delivery)).verdict == "ok"
 
 
+async def test_a_token_beside_its_owner_in_one_call_counts_for_its_owner_only(store: Store) -> None:
+    await store.fill(3)
+    first, second = await store.dequeue(count=2)
+    others = [Ack(job_id=each, completion_token=first.completion_token) for each in (second.id, "q-0002")]
+    settled = (await store.settle(others[0], ack(first), others[1])).settled
+    assert [each.verdict for each in settled] == ["lost", "ok", "lost"]
+    assert [each.status for each in settled] == ["active", "completed", "pending"]
+    assert (await store.ack(second)).verdict == "ok"
+
+
 async def test_a_job_that_was_never_delivered_cannot_be_settled(store: Store) -> None:
     await store.add("a")
     await store.add("b", delay_ms=1_000)

@@ -21,6 +21,7 @@ DECLARE
     at_ int;
     reply text;
     is_changed boolean := false;
+    is_counted boolean := false;
     replies jsonb := '[]';
 BEGIN
     t := begin_step(p_client, p_channel, p_turn, 'enqueue');
@@ -36,12 +37,20 @@ BEGIN
     IF p_effects ? 'writes' THEN
         PERFORM apply_effects(jsonb_build_object('writes', p_effects->'writes'), p_cargo, t.now_ms, t.mono_ms);
     END IF;
-    IF p_jobs IS NULL THEN
+    IF t.has_limits THEN
+        is_counted := EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL);
+    END IF;
+    IF p_jobs IS NULL AND cardinality(p_ids) = 1 AND NOT is_counted THEN
+        reply := enqueue_lone(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
+            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, t.has_sleepers, t.now_ms);
+        is_changed := reply IS NOT NULL;
+    END IF;
+    IF reply IS NULL AND p_jobs IS NULL THEN
         r := enqueue_plain(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
-            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, t.has_limits, t.has_sleepers, t.now_ms, t.mono_ms);
+            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, is_counted, t.has_sleepers, t.now_ms, t.mono_ms);
         reply := r.reply;
         is_changed := r.is_changed;
-    ELSE
+    ELSIF reply IS NULL THEN
         FOR s IN SELECT * FROM jsonb_array_elements(p_jobs) LOOP
             at_ := (s->>'at')::int;
             r := enqueue_one(s, p_cargo[at_], p_cargo[at_ + 1], p_cargo[at_ + 2], p_cargo[at_ + 3], false,
@@ -67,11 +76,11 @@ BEGIN
     RETURN reply;
 END $$;
 
--- Jobs that come as arrays. The reply as `enqueue` says it.
+-- Jobs that come as arrays. p_is_counted: a limit bounds how many wait. The reply as `enqueue` says it.
 CREATE FUNCTION @schema@.enqueue_plain(
     p_ids text[], p_queues text[], p_names text[], p_payloads bytea[], p_colds bytea[], p_digests bytea[],
     p_extras bytea[], p_lanes text[], p_priorities int[], p_max_retries int[], p_max_lost int[], p_delays bigint[],
-    p_run_ats bigint[], p_expires bigint[], p_has_limits boolean, p_has_sleepers boolean, p_now bigint, p_mono bigint,
+    p_run_ats bigint[], p_expires bigint[], p_is_counted boolean, p_has_sleepers boolean, p_now bigint, p_mono bigint,
     OUT reply text, OUT is_changed boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,11 +90,9 @@ DECLARE
     replies jsonb := '[]';
     r record;
     found_job record;
-    run_at bigint;
 BEGIN
     is_changed := false;
-    IF p_has_limits AND EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL) THEN
-        -- Counted one by one.
+    IF p_is_counted THEN
         FOR r IN SELECT * FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes,
                 p_priorities, p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires)
             AS u (id, queue, name, payload, cold, digest, extras, lane, priority, max_retries, max_lost, delay, run_at, expires_in)
@@ -99,19 +106,10 @@ BEGIN
         reply := replies::text;
         RETURN;
     END IF;
-    IF cardinality(p_ids) = 1 THEN
-        numbers := ARRAY[nextval('number')];
-        run_at := greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now));
-        made := enqueue_lone(numbers[1], p_ids[1], p_queues[1], p_names[1], p_payloads[1], p_colds[1], p_digests[1],
-            p_extras[1], coalesce(p_lanes[1], ''), coalesce(p_priorities[1], 0), coalesce(p_max_retries[1], 3),
-            coalesce(p_max_lost[1], 2), run_at, p_now + p_expires[1], p_now);
-        is_all := made <> '{}' AND run_at <= p_now;
-    ELSE
-        numbers := ARRAY(SELECT nextval('number') FROM generate_series(1, cardinality(p_ids)));
-        made := insert_bodies(numbers, p_ids, p_digests, p_extras, p_colds, p_payloads);
-        is_all := insert_jobs(numbers, made, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities,
-            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, p_now);
-    END IF;
+    numbers := ARRAY(SELECT nextval('number') FROM generate_series(1, cardinality(p_ids)));
+    made := insert_bodies(numbers, p_ids, p_digests, p_extras, p_colds, p_payloads);
+    is_all := insert_jobs(numbers, made, p_ids, p_queues, p_names, p_payloads, p_colds, p_lanes, p_priorities,
+        p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, p_now);
     IF made <> '{}' THEN
         is_changed := true;
         IF p_has_sleepers THEN
@@ -138,25 +136,37 @@ BEGIN
     reply := replies::text;
 END $$;
 
--- One job alone, which is worth a way of its own: arrays taken apart cost a third of it.
+-- One job alone, which is worth a way of its own: arrays taken apart cost a third of it. NULL: its id is taken.
 CREATE FUNCTION @schema@.enqueue_lone(
-    p_n bigint, p_id text, p_queue text, p_name text, p_payload bytea, p_cold bytea, p_digest bytea, p_extras bytea,
-    p_lane text, p_priority int, p_max_retries int, p_max_lost int, p_run_at bigint, p_expires_at bigint, p_now bigint
-) RETURNS bigint[] LANGUAGE plpgsql AS $$
+    p_ids text[], p_queues text[], p_names text[], p_payloads bytea[], p_colds bytea[], p_digests bytea[],
+    p_extras bytea[], p_lanes text[], p_priorities int[], p_max_retries int[], p_max_lost int[], p_delays bigint[],
+    p_run_ats bigint[], p_expires bigint[], p_has_sleepers boolean, p_now bigint
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_n bigint;
+    run_at bigint := greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now));
 BEGIN
-    WITH made_now AS (
-        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
-        VALUES (p_n, p_id, p_digest, p_extras, p_cold, p_payload) ON CONFLICT (id) DO NOTHING RETURNING b.n
-    )
+    INSERT INTO body AS b (n, id, digest, extras, cold, payload)
+    VALUES (nextval('number'), p_ids[1], p_digests[1], p_extras[1], p_colds[1], p_payloads[1])
+    ON CONFLICT (id) DO NOTHING RETURNING b.n INTO v_n;
+    IF v_n IS NULL THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO job (
         n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
         queue, lane, name
-    )
-    SELECT m.n, p_now, p_run_at, CASE WHEN p_run_at <= p_now THEN p_n END, p_expires_at, p_priority, p_max_retries,
-        p_max_lost, octet_length(p_payload) + octet_length(p_cold), CASE WHEN p_run_at <= p_now THEN 2 ELSE 1 END, p_id,
-        p_queue, p_lane, p_name
-    FROM made_now AS m;
-    RETURN CASE WHEN FOUND THEN ARRAY[p_n] ELSE '{}' END;
+    ) VALUES (
+        v_n, p_now, run_at, CASE WHEN run_at <= p_now THEN v_n END, p_now + p_expires[1], coalesce(p_priorities[1], 0),
+        coalesce(p_max_retries[1], 3), coalesce(p_max_lost[1], 2), octet_length(p_payloads[1]) + octet_length(p_colds[1]),
+        CASE WHEN run_at <= p_now THEN 2 ELSE 1 END, p_ids[1], p_queues[1], coalesce(p_lanes[1], ''), p_names[1]
+    );
+    IF p_has_sleepers THEN
+        PERFORM wake_queues(p_queues);
+    END IF;
+    IF p_lanes[1] <> '' THEN
+        INSERT INTO lane (queue, lane) VALUES (p_queues[1], p_lanes[1]) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN CASE WHEN run_at <= p_now THEN '1' ELSE json_build_array(json_build_array(p_ids[1], true, 1))::text END;
 END $$;
 
 -- The numbers of those whose ids were free. That all are is tried first: with ON CONFLICT each row is looked for before it is

@@ -35,6 +35,7 @@ DECLARE
     picked tid[] := '{}';
     is_fetching boolean := p_queues IS NOT NULL;
     has_outcomes boolean := p_ids IS NOT NULL OR p_outcomes IS NOT NULL;
+    is_kept boolean;
     is_changed boolean := false;
     is_more boolean := false;
     is_promoted boolean;
@@ -51,7 +52,9 @@ BEGIN
         END IF;
         is_fetching := false;
     END IF;
-    v_session := require_session(p_session, has_outcomes);
+    -- Who finds nothing locks nothing, so that an idle worker writes nothing.
+    is_kept := has_outcomes OR is_fetching AND (p_marks IS NOT NULL OR has_pending(p_queues));
+    v_session := require_session(p_session, is_kept);
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);
     END IF;
@@ -78,9 +81,8 @@ BEGIN
         is_more := follow_through(t.now_ms) OR is_more;
     END IF;
     IF is_fetching THEN
-        -- Who finds nothing locks nothing, so that an idle worker writes nothing.
-        IF has_outcomes OR p_marks IS NOT NULL OR has_pending(p_queues) THEN
-            IF NOT has_outcomes THEN
+        IF is_kept OR has_pending(p_queues) THEN
+            IF NOT is_kept THEN
                 v_session := require_session(p_session, true);
             END IF;
             d := dequeue(v_session, p_queues, p_count, p_seed, p_bytes, p_marks, t.has_limits, f.lane_queues, f.rewound,

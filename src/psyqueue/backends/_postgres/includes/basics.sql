@@ -92,31 +92,31 @@ CREATE FUNCTION @schema@.begin_step(
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    f record;
+    last_verb text;
+    is_behind boolean;
+    wall bigint;
 BEGIN
     IF p_client IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel));
     END IF;
-    SELECT o.turn, o.verb, o.reply, k.test_clock_ms, k.shift_ms, k.mono_ms AS reached, m.mode,
-        EXISTS (SELECT 1 FROM limits) AS has_limits, EXISTS (SELECT 1 FROM sleeper) AS has_sleepers,
-        EXISTS (SELECT 1 FROM follower) AS has_followers
-    INTO f FROM clock AS k CROSS JOIN meta AS m LEFT JOIN LATERAL (
+    wall := floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+    -- Straight into what is returned: an assignment in plpgsql costs several times what a column does here.
+    SELECT o.turn, o.verb, o.reply, coalesce(k.test_clock_ms, wall),
+        greatest(coalesce(k.test_clock_ms, wall) + k.shift_ms, k.mono_ms), m.mode, EXISTS (SELECT 1 FROM limits),
+        EXISTS (SELECT 1 FROM sleeper), EXISTS (SELECT 1 FROM follower),
+        k.test_clock_ms IS NULL AND wall + k.shift_ms NOT BETWEEN k.mono_ms AND k.mono_ms + 1000
+    INTO before, last_verb, reply, now_ms, mono_ms, mode, has_limits, has_sleepers, has_followers, is_behind
+    FROM clock AS k CROSS JOIN meta AS m LEFT JOIN LATERAL (
         SELECT t.turn, t.verb, t.reply FROM turn AS t
         WHERE t.client = p_client AND t.channel = p_channel ORDER BY t.turn DESC LIMIT 1
     ) AS o ON true;
-    before := f.turn;
-    IF p_turn <= f.turn THEN
-        reply := told_before(p_turn, p_verb, f.turn, f.verb, f.reply);
+    IF p_turn <= before THEN
+        reply := told_before(p_turn, p_verb, before, last_verb, reply);
         RETURN;
     END IF;
-    now_ms := coalesce(f.test_clock_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
-    mono_ms := greatest(now_ms + f.shift_ms, f.reached);
-    mode := f.mode;
-    has_limits := f.has_limits;
-    has_sleepers := f.has_sleepers;
-    has_followers := f.has_followers;
-    IF f.test_clock_ms IS NULL AND p_client IS NOT NULL AND now_ms + f.shift_ms NOT BETWEEN f.reached AND f.reached + 1000 THEN
-        PERFORM keep_clock(now_ms);
+    reply := NULL;
+    IF is_behind AND p_client IS NOT NULL THEN
+        PERFORM keep_clock(wall);
     END IF;
 END $$;
 
