@@ -5,8 +5,8 @@
 --   their bytes in `cargo`. effects: includes/effects.sql. keys: what the call names, to be locked in one order.
 -- Returns: a number: all of them are new and pending; else JSON [[id, created, status] …].
 -- Index: body_id; limits.
--- Cost: two statements for all jobs that come as arrays, one more if an id is taken, one for a lone job; some ten small ones
---   for each of the others.
+-- Cost: two statements for all jobs that come as arrays, one more if an id is taken; some ten small ones for each of the
+--   others.
 -- Differs from the others: readers and other writers go on meanwhile; equal ids and keys wait for each other.
 CREATE FUNCTION @schema@.enqueue(
     p_client text, p_channel bigint, p_turn bigint, p_ids text[], p_queues text[], p_names text[], p_payloads bytea[],
