@@ -25,10 +25,15 @@ ATTEMPT_MAX = 1 << 31
 
 def check_jobs(jobs: Sequence[NewJob], effects: Effects) -> None:
     """Raises TooLarge for too many items or bytes, InvalidOption for a field that no store could hold."""
+    items, size = len(jobs), 0
     for job in jobs:
         check_job(job)
-    check_effects(effects)
-    _check_call(len(jobs) + _items(effects), sum(map(_job_bytes, jobs)) + _bytes(effects))
+        size += len(job.payload) + len(job.cold)
+    if effects:
+        check_effects(effects)
+        items += _items(effects)
+        size += _bytes(effects)
+    _check_call(items, size)
 
 
 def check_outcomes(outcomes: Sequence[AnyOutcome], fetch: Fetch | None) -> None:

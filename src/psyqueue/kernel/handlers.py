@@ -122,6 +122,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._by_name: dict[str, HandlerSpec] = {}
+        self._queues: tuple[str, ...] = ()
 
     def add(self, spec: HandlerSpec) -> None:
         """Raises ConfigError if one of its names is taken."""
@@ -136,6 +137,7 @@ class Handlers:
             raise ConfigError(f"handler {spec.name!r} lists a name twice: {', '.join(spec.aliases)}", name=spec.name)
         for name in (spec.name, *spec.aliases):
             self._by_name[name] = spec
+        self._queues = tuple(dict.fromkeys(each.queue for each in self.all()))
 
     def find(self, name: str) -> HandlerSpec | None:
         """The handler of this name or alias; None if this process does not know it."""
@@ -147,7 +149,7 @@ class Handlers:
 
     def queues(self) -> tuple[str, ...]:
         """The queues that these handlers are enqueued to by default, in order of registration."""
-        return tuple(dict.fromkeys(spec.queue for spec in self.all()))
+        return self._queues
 
 
 class HandleOptions(TypedDict, total=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from psyqueue.backend import AnyOutcome, Dead, Fetch, Keep, Op, Session, Settled, SettleReply
@@ -138,8 +138,10 @@ class Settler:
             return ((),)
         return ([(run, self._executor.failed_after(run, error, reason=TOO_LARGE))],)
 
-    def _apply(self, entries: Iterable[Entry], reply: SettleReply) -> None:
+    def _apply(self, entries: Sequence[Entry], reply: SettleReply) -> None:
         """The store's verdicts on what was sent."""
+        if not entries:
+            return
         slots, ended = self._slots, 0
         is_heard = self._announcer.is_heard()
         for (run, outcome), settled in zip(entries, reply.settled, strict=True):

@@ -369,17 +369,18 @@ class Worker:
 
     async def _hear(self) -> None:
         """Until there may be news. Who was asleep listens on before looking: the look then tells if it may sleep on."""
-        try:
-            is_news = await self._backend.wait(self._all_queues(), (), POLL_MS)
-        except Exception as exc:  # noqa: BLE001 - a store that cannot be listened to is looked at now and then
-            self._trouble(exc)
-            await self._core.clock.sleep_ms(TROUBLE_MS)
-            is_news = False
-        if is_news and self._is_resting:
-            self._listen()
-        if is_news:
-            self._look_again()
-        else:
+        goes_on = True
+        while goes_on:
+            try:
+                is_news = await self._backend.wait(self._all_queues(), (), POLL_MS)
+            except Exception as exc:  # noqa: BLE001 - a store that cannot be listened to is looked at now and then
+                self._trouble(exc)
+                await self._core.clock.sleep_ms(TROUBLE_MS)
+                is_news = False
+            goes_on = is_news and self._is_resting
+            # It wakes now: more news before it did is the same news.
+            self._is_resting = False
+            self._is_dry &= not is_news
             self._wake.set()
 
     def _worded(self) -> None:

@@ -53,7 +53,11 @@ class _Waiter:
 
     @property
     def is_woken(self) -> bool:
-        return self.woken.done() and not self.woken.cancelled()
+        return self.woken.done() and not self.woken.cancelled() and self.woken.result()
+
+    def give_up(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(False)
 
 
 class Signals:
@@ -90,9 +94,13 @@ class Signals:
         waiter = _Waiter(queues, job_ids)
         self._add(waiter)
         self._start()
+        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, waiter.give_up)
         try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                return await self._register(waiter) or await waiter.woken
+            if self._is_news_to_server(waiter):
+                async with asyncio.timeout(timeout_ms / 1000):
+                    if await self._register(waiter):
+                        return True
+            return await waiter.woken
         except TimeoutError:
             return waiter.is_woken
         except asyncio.CancelledError:
@@ -100,6 +108,7 @@ class Signals:
                 self._hand_on(waiter.signal)
             raise
         finally:
+            timer.cancel()
             self._discard(waiter)
 
     def looked(self, queues: Sequence[str]) -> None:
@@ -109,10 +118,16 @@ class Signals:
                 if (timer := self._owed.pop(queue, None)) is not None:
                     timer.cancel()
 
+    def _is_news_to_server(self, waiter: _Waiter) -> bool:
+        return bool(waiter.job_ids) or self._is_blocked_on_others(waiter)
+
+    def _is_blocked_on_others(self, waiter: _Waiter) -> bool:
+        return self._blocked_on is not None and not waiter.queues <= self._blocked_on
+
     async def _register(self, waiter: _Waiter) -> bool:
         """Tell the server what is new to it. True: there is a reason to look already."""
         try:
-            if self._blocked_on is not None and not waiter.queues <= self._blocked_on:
+            if self._is_blocked_on_others(waiter):
                 await self._interrupt()
             if waiter.job_ids:
                 return bool(await self._commands.run("watch", self._client_id, *waiter.job_ids))
