@@ -82,8 +82,8 @@ def settled_of(reply: list[Any], outcomes: Sequence[AnyOutcome], seed: str) -> S
     verdicts, followed, deliveries, asked, more, next_ms, now_ms = reply
     return SettleReply(
         _settled(verdicts.decode(), followed, outcomes),
-        tuple(_deliveries(deliveries, seed, now_ms)),
-        tuple(each.decode() for each in asked),
+        tuple(_deliveries(deliveries or (), seed, now_ms)),
+        tuple([each.decode() for each in asked or ()]),
         more=bool(more),
         next_due_in_ms=next_ms,
     )
@@ -92,10 +92,10 @@ def settled_of(reply: list[Any], outcomes: Sequence[AnyOutcome], seed: str) -> S
 _ACKED = "oc"
 
 
-def _settled(verdicts: str, followed: list[Any], outcomes: Sequence[AnyOutcome]) -> tuple[Settled, ...]:
+def _settled(verdicts: str, followed: list[Any] | None, outcomes: Sequence[AnyOutcome]) -> tuple[Settled, ...]:
     if len(verdicts) != 2 * len(outcomes):
         raise StaleOp("another call was made with this op: its outcomes are not those of this one")
-    effects = {number: enqueued_of(each) for number, each in followed}
+    effects = {number: enqueued_of(each) for number, each in followed or ()}
     if not effects and verdicts == _ACKED * len(outcomes):
         return tuple([Settled(outcome.job_id, "ok", "completed") for outcome in outcomes])
     return tuple(
@@ -109,7 +109,7 @@ def _settled(verdicts: str, followed: list[Any], outcomes: Sequence[AnyOutcome])
     )
 
 
-def _deliveries(flat: list[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
+def _deliveries(flat: Sequence[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
     parts = iter(flat)
     for raw_id, body, packed in zip(parts, parts, parts, strict=True):
         payload, cold, _, rest = _parts(body)

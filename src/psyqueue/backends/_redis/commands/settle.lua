@@ -2,7 +2,8 @@
 -- Params: 1 op, 2 session, 3 outcomes, 4 fetch { queues, count, seed, bytes_max } or false, packed (session: text);
 -- 5 … results, errors and bodies that the outcomes point at. Shapes: includes/outcomes.lua.
 -- Returns: { 0 | 1, { verdicts, effects { outcome number, { id, flag, initial } … } …, deliveries, asked to cancel,
--- 1 if there is more, milliseconds until time alone brings something or false } } | { 2, code, facts … }.
+-- 1 if there is more, milliseconds until time alone brings something or false } } | { 2, code, facts … }. For an empty
+-- list there is false: the server looks at each table of a reply seven times.
 -- A delivery: id, body, false for the first attempt of a plain job, else packed { number, created at, attempt, fence,
 -- lost, priority, run at, generation }; then the next one. `now` of the deliveries is the reply's last item.
 -- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: one command an ack, one a delivery, some forty a
@@ -39,7 +40,10 @@ local function act()
     is_more = follow_through(FOLLOW_MAX)
   end
   local asked = cancel_requested(session_id)
-  local reply = { verdicts, followed, deliveries, asked, is_more and 1 or 0, next_ms, now_ms }
+  local reply = {
+    verdicts, #followed > 0 and followed, #deliveries > 0 and deliveries, #asked > 0 and asked, is_more and 1 or 0,
+    next_ms, now_ms,
+  }
   return reply, { verdicts, followed, ids, fetch and fetch[3] or '' }
 end
 

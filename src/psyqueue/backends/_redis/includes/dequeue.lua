@@ -248,8 +248,12 @@ do
     if started > 0 then
       is_changed = true
       local named = lane ~= '' and lane or nil
-      tally(queue, named, 'pending', -started)
-      tally(queue, named, 'active', started)
+      if named then
+        tally(queue, named, 'pending', -started)
+        tally(queue, named, 'active', started)
+      else
+        recount(queue, 'pending', 'active', started)
+      end
       charge(queue, nil, started)
       charge(queue, lane, started)
       budget.left = budget.left - started
@@ -336,7 +340,7 @@ do
       tickets = {}, is_spent = fetch[2] == 0, looked = 0, largest = 1, now = text_of(now_ms), run = BODIES_MAX,
     }
     for _, queue in ipairs(fetch[1]) do
-      if not budget.is_spent and count_of(queue, 'pending') > 0 then
+      if not budget.is_spent and peek('c:' .. queue, 'pending') then
         local room = room_of(queue)
         if call('EXISTS', P .. 'lt:' .. queue) == 1 then
           start_by_turn(queue, room, budget)
@@ -351,7 +355,7 @@ do
     local is_bounded = fetch[2] > 0 and (budget.is_spent or budget.looked >= LOOK_MAX)
     if is_bounded then
       for _, queue in ipairs(fetch[1]) do
-        if count_of(queue, 'pending') > 0 then
+        if peek('c:' .. queue, 'pending') then
           arm(queue)
         end
       end

@@ -25,6 +25,15 @@ local function field(name, key)
   return value
 end
 
+-- As `field`, for whoever will not change it: nothing is kept.
+local function peek(name, key)
+  local hash = hashes[name]
+  if hash and hash.known[key] ~= nil then
+    return hash.known[key]
+  end
+  return call('HGET', P .. name, key)
+end
+
 -- `value` false: the field goes.
 local function set_field(name, key, value)
   local hash = hash_of(name)

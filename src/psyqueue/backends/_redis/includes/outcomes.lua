@@ -177,8 +177,7 @@ do
     call_many('HDEL', P .. 'a:' .. session_id, acked.ids)
     for queue, entries in pairs(acked.queues) do
       call_many('ZADD', P .. 'e:' .. queue, entries)
-      tally(queue, nil, 'active', -#entries / 2)
-      tally(queue, nil, 'completed', #entries / 2)
+      recount(queue, 'active', 'completed', #entries / 2)
       local limits = limits_of(queue)
       local of_lane = limits_of(queue, '')
       if limits and limits.active_max or of_lane and of_lane.active_max then
@@ -188,6 +187,9 @@ do
   end
 
   function settle_all(session_id, outcomes)
+    if #outcomes == 0 then
+      return '', {}
+    end
     local verdicts, followed = {}, {}
     local acked = { ids = {}, queues = {}, now = text_of(now_ms), tickets = tickets_of(session_id, outcomes), tail = '' }
     local i = 0

@@ -134,6 +134,25 @@ local function tally(queue, lane, status, by)
   end
 end
 
+-- Jobs of the default lane that went from one status to another on the short ways: counted at once where the journal has
+-- nothing of the queue's counts. The list of a queue without pending jobs holds stale entries alone, maybe very many: it goes.
+local function recount(queue, from, to, jobs)
+  if hashes['c:' .. queue] then
+    tally(queue, nil, from, -jobs)
+    tally(queue, nil, to, jobs)
+    return
+  end
+  local key = P .. 'c:' .. queue
+  is_changed = true
+  call('HINCRBY', key, to, jobs)
+  if call('HINCRBY', key, from, -jobs) == 0 then
+    call('HDEL', key, from)
+    if from == 'pending' then
+      call('UNLINK', P .. 'p:' .. queue)
+    end
+  end
+end
+
 -- Whether a limit on running jobs covers the row: its end is then news to who waits for a start. Set by limits.lua.
 local is_crowded = function()
   return false
