@@ -43,6 +43,10 @@ class Bench:
     async def start(self, count: int) -> list[Delivery]:
         return list((await self.settle(count)).deliveries)
 
+    def rows_read(self) -> int:
+        stats: dict[str, Any] = self.client.info("commandstats")
+        return int(stats.get("cmdstat_hgetall", {"calls": 0})["calls"])
+
     def delete(self, key: str) -> None:
         assert self.client.delete(f"{self.base}{key}") == 1
 
@@ -119,3 +123,18 @@ async def test_a_body_without_its_instant_is_started_all_the_same(bench):
     await bench.enqueue("a")
     bench.client.setrange(f"{bench.base}b:a", len("f1 "), b"\xff" * 13)
     assert [(each.id, each.payload, each.created_at_ms) for each in await bench.start(1)] == [("a", b"1", 0)]
+
+
+async def test_many_tickets_are_not_looked_for_one_by_one(bench):
+    ids = [f"job-{number:03}" for number in range(100)]
+    await bench.enqueue(*ids)
+    started = await bench.start(100)
+    (key,) = bench.client.keys(f"{bench.base}a:*")
+    assert bench.client.object("encoding", key) == b"hashtable"
+    assert (await bench.backend.check(None, 500))[0] == ()
+    looks = bench.rows_read()
+    settled = (await bench.settle(0, *started)).settled
+    assert [(each.job_id, each.verdict) for each in settled] == [(each, "ok") for each in ids]
+    assert bench.rows_read() == looks  # all by the short way
+    assert bench.client.zcard(f"{bench.base}e:q") == 100
+    assert bench.client.keys(f"{bench.base}a:*") == []

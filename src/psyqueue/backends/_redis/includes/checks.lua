@@ -46,8 +46,8 @@ local function unmet_of(row)
 end
 
 local function is_own_ticket(row)
-  local ticket = call('HGET', P .. 'a:' .. row.session, row.id)
-  return not ticket or ticket == '' or not row.special and ticket == text_of(row.number) .. ticket_tail(row.token, row.queue)
+  local ticket = string.match(call('HGET', P .. 'a:' .. row.session, row.id) or '', '^[^\n]*')
+  return ticket == '' or not row.special and ticket == text_of(row.number) .. ticket_tail(row.token, row.queue)
 end
 
 local function has_fresh_body(row)

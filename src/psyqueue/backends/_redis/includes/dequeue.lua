@@ -8,6 +8,8 @@ local delivery_of, dequeue
 do
   -- A fetch passes over LOOK_MAX entries or lanes at most that start nothing; then the next one goes on.
   local LOOK_MAX, BODIES_MAX = 1000, 64
+  -- Tickets of one fetch that may stand in a listpack.
+  local LISTED_MAX = 32
   -- Jobs that are not plain are started in runs of so many, before the short way is tried again.
   local ODD_MAX = 8
   local LANE_TURN = 2 ^ 20
@@ -350,7 +352,13 @@ do
         end
       end
     end
-    call_many('HSET', P .. 'a:' .. session_id, budget.tickets)
+    local tickets = budget.tickets
+    if #tickets > 2 * LISTED_MAX then
+      -- In a hash of short values the server looks for fields one by one, among up to 512 of them; one longer value ends
+      -- that. No name of a queue holds a line feed.
+      tickets[2] = tickets[2] .. string.rep('\n', 65)
+    end
+    call_many('HSET', P .. 'a:' .. session_id, tickets)
     flush()
     local is_bounded = fetch[2] > 0 and (budget.is_spent or budget.looked >= LOOK_MAX)
     if is_bounded then

@@ -110,6 +110,7 @@ do
   -- Whether it is the ticket of this delivery; of what queue stands in `acked`, mostly that of the one before.
   local function is_ticket(ticket, seed, number, acked)
     if ticket ~= number .. acked.tail then
+      ticket = string.match(ticket, '^[^\n]*')
       local queue = sub(ticket, #number + #seed + 3)
       local tail = ticket_tail(seed, queue)
       if ticket ~= number .. tail then

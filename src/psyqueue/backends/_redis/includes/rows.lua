@@ -181,7 +181,7 @@ local function lane_key(kind, queue, lane)
 end
 
 -- a:<session> job → its ticket: number and seed of its token, then its queue, all that the ack of a plain job has to know.
--- '' for other jobs: their acks look at the row. This is what follows the number.
+-- '' for other jobs: their acks look at the row. Line feeds may follow (dequeue.lua). This is what follows the number.
 local function ticket_tail(seed, queue)
   return '.' .. seed .. ' ' .. queue
 end
