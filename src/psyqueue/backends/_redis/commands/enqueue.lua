@@ -12,7 +12,7 @@ return once('enqueue', function()
   local jobs, effects
   if ARGV[2] == '' then
     local count = (#ARGV - 3) / 4
-    local plain = count == 1 and enqueue_lone(ARGV[5], ARGV[6], ARGV[7], ARGV[4]) or count > 1 and enqueue_plain(count)
+    local plain = enqueue_plain(count)
     if plain then
       return plain
     end

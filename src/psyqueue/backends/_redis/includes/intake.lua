@@ -181,16 +181,37 @@ local function plain_jobs(count)
   return jobs
 end
 
+-- A plain job that comes alone, as `enqueue_plain` and with hardly a table: 1, false if it is not new or has limits.
+local function enqueue_lone(id, queue, name, body)
+  local key = P .. 'j:' .. id
+  if has_limits and (has_bound(queue) or has_bound(queue, '')) or call('EXISTS', key) == 1 then
+    return false
+  end
+  counter.number, is_changed = counter.number + 1, true
+  local number = text_of(counter.number)
+  call('RPUSH', P .. 'p:' .. queue, number .. ':' .. id)
+  if call('HINCRBY', P .. 'c:' .. queue, 'pending', 1) == 1 then
+    call('ZADD', P .. 'queues', 0, queue)
+  end
+  call('HSET', key, 'queue', queue, 'name', name, 'status', 'pending', 'number', number, 'created_at', text_of(now_ms))
+  call('SET', P .. 'b:' .. id, FRESH .. number .. instant_of(now_ms) .. body)
+  write_meta()
+  touched[queue] = true
+  return 1
+end
+
 -- The usual call: new jobs without keys, needs, delays or limits, pending at once. How many, false if it is not that.
 local function enqueue_plain(count)
+  if count == 1 then
+    return enqueue_lone(ARGV[5], ARGV[6], ARGV[7], ARGV[4])
+  end
   local keys, entries, seen, last = {}, {}, {}, 3 + count
   for i = 1, count do
     local id, queue = ARGV[last + 3 * i - 2], ARGV[last + 3 * i - 1]
     if seen[id] then
       return false
     end
-    keys[i] = P .. 'j:' .. id
-    seen[id] = count > 1
+    keys[i], seen[id] = P .. 'j:' .. id, true
     if not entries[queue] then
       if has_bound(queue) or has_bound(queue, '') then
         return false
@@ -226,25 +247,6 @@ local function enqueue_plain(count)
   counter.number, is_changed = number, true
   write_meta()
   return count
-end
-
--- The same for a job that comes alone, without a table.
-local function enqueue_lone(id, queue, name, body)
-  local key = P .. 'j:' .. id
-  if has_limits and (has_bound(queue) or has_bound(queue, '')) or call('EXISTS', key) == 1 then
-    return false
-  end
-  counter.number, is_changed = counter.number + 1, true
-  local number = text_of(counter.number)
-  call('RPUSH', P .. 'p:' .. queue, number .. ':' .. id)
-  if call('HINCRBY', P .. 'c:' .. queue, 'pending', 1) == 1 then
-    call('ZADD', P .. 'queues', 0, queue)
-  end
-  call('HSET', key, 'queue', queue, 'name', name, 'status', 'pending', 'number', number, 'created_at', text_of(now_ms))
-  call('SET', P .. 'b:' .. id, FRESH .. number .. instant_of(now_ms) .. body)
-  write_meta()
-  arm(queue)
-  return 1
 end
 
 -- { id, '+' if it is new, the initial of its status }.

@@ -2,7 +2,8 @@
 -- `ops` those keys, each by a use of it.
 local DONE, AGAIN, REFUSED = 0, 1, 2
 
--- The op is the first argument of each such verb: "turn client:channel". `act()` → what goes to the caller, what is kept for a repeat (the same by default).
+-- The op is the first argument of each such verb: "turn client:channel".
+-- `act()` → what goes to the caller, what is kept for a repeat (the same by default).
 -- `recall(kept)` → what a repeated call gets.
 local function once(verb, act, recall)
   local op = ARGV[1]
