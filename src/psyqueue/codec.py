@@ -42,7 +42,8 @@ def to_model(kind: Any, plain: Any) -> Any:
     try:
         return kind.model_validate_json(_encoder.encode(plain))
     except ValueError as exc:
-        problems = exc.errors() if hasattr(exc, "errors") else []
+        errors = getattr(exc, "errors", None)
+        problems = [] if errors is None else errors()
         told = "; ".join(f"{'.'.join(map(str, each['loc'])) or kind.__name__}: {each['msg']}" for each in problems)
         raise ValueError(told or str(exc)) from exc
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 from api import process_handlers as elsewhere
 from psyqueue import ConfigError, Context, Depends, InvalidOption, PayloadError, PsyQueue, Snooze
 from psyqueue.backends import memory
+from psyqueue.testing import context
 
 
 @pytest.fixture
@@ -324,6 +326,35 @@ async def test_a_lifespan_may_be_made_by_asynccontextmanager_and_by_decorator(q)
         assert (await run(q, await handler.enqueue())).result == {"pool": "open"}
     assert notes == ["enter", "leave"]
     assert made is not None
+
+
+async def test_a_lifespan_is_entered_anew_in_each_test_of_the_queue(q):
+    """And not in the context of the run that came first, whose time and end are not its own."""
+    first = contextvars.ContextVar("first", default="none")
+    seen: list[object] = []
+
+    @q.lifespan
+    async def open_pool() -> AsyncIterator[str]:
+        seen.append(first.get())
+        yield "open"
+        seen.append("closed")
+
+    @q.handle("h", queue="work")
+    async def handler(ctx: Context) -> None:
+        seen.append(ctx.app)
+
+    for _ in range(2):
+        async with q.testing() as t:
+            first.set("set after the start")
+            await handler.enqueue()
+            assert await t.drain() == 1
+            first.set("none")
+    assert seen == ["none", "open", "closed"] * 2
+
+
+def test_a_context_for_a_direct_call_has_what_stands_for_the_lifespan():
+    assert context(app="pool").app == "pool"
+    assert context().app is None
 
 
 async def test_a_queue_without_lifespan_has_none(q):

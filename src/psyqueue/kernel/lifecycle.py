@@ -42,6 +42,7 @@ class Lifecycle:
         forget = registry.checkpoint()
         store = registry.open_store(core.name)
         core.state, registry.sealed = "starting", True
+        core.lifespan.remember_context()
         try:
             await store.connect()
             core.enqueue_chain = compose(registry.middleware, "enqueue")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -33,6 +34,11 @@ class Lifespan:
         self._left: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._failure: Exception | None = None
+        self._context = contextvars.Context()
+
+    def remember_context(self) -> None:
+        """That of the queue's start: what the first run has in its own is not the lifespan's."""
+        self._context = contextvars.copy_context()
 
     def set(self, fn: LifespanFunction) -> None:
         """Raises ConfigError for a second one, and for what is neither an async generator nor a context manager."""
@@ -56,18 +62,23 @@ class Lifespan:
             return
         if self._entered is None or (self._entered.done() and self._entered.exception() is not None):
             self._entered = asyncio.get_running_loop().create_future()
-            self._left = spawn(self._live(self._make, self._entered), name="psyqueue-lifespan")
+            work = self._live(self._make, self._entered)
+            self._left = spawn(work, name="psyqueue-lifespan", context=self._context.copy())
         # Who is cancelled while he waits leaves it to the others.
         await asyncio.shield(self._entered)
 
     async def leave(self) -> None:
-        """Until it is left. Raises what it raises, also what ended it before."""
+        """Until it is left; it may be entered anew. Raises what it raises, also what ended it before."""
         if self._left is None:
             return
         self._leave.set()
         await asyncio.wait({self._left})
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure
+        # A queue that is tested is started many times.
+        self._entered = self._left = self._failure = None
+        self._leave = asyncio.Event()
+        if failure is not None:
+            raise failure
 
     async def _live(self, make: Callable[[], AbstractAsyncContextManager[Any]], entered: asyncio.Future[None]) -> None:
         try:

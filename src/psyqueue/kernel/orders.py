@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psyqueue.backend import BackendAdapter
     from psyqueue.kernel.core import Core
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 KEPT_MS = 7 * 86_400_000
 LISTEN_AGAIN_MS = 5_000

@@ -34,7 +34,7 @@ class Rehearsal:
         takes_workers: bool,
         first: tuple[Middleware, ...] = (),
     ) -> None:
-        self.lifecycle = Lifecycle(core)
+        self.lifecycle: Lifecycle = Lifecycle(core)
         self.takes_workers = takes_workers
         self._core = core
         self._backend = backend

@@ -78,7 +78,7 @@ class Worker:
         self.options = options
         self.name: str = options.name
         self.failure: BaseException | None = None
-        self.was_ordered = False
+        self.was_ordered: bool = False
         self._core = core
         self._backend = core.backend
         self._batch = min(ITEMS_MAX, core.backend.capabilities.batch_max)

@@ -36,7 +36,7 @@ class HandlerContext(Context):
 
     __slots__ = ("_test_signals", "enqueued", "progressed")
 
-    def __init__(self, delivery: Delivery, payload: Any, connection: Any) -> None:
+    def __init__(self, delivery: Delivery, payload: Any, connection: Any, app: Any) -> None:
         self._test_signals = Signals()
         self.enqueued: list[FollowUp] = []
         self.progressed: list[Any] = []
@@ -48,7 +48,7 @@ class HandlerContext(Context):
             yield connection
 
         enqueuing = _Enqueuing(delivery)
-        super().__init__(delivery, payload, self._test_signals, enqueuing, self._reported, transact)
+        super().__init__(delivery, payload, self._test_signals, enqueuing, self._reported, transact, app=app)
 
     def cancel(self) -> None:
         """Let `ctx.cancelled` be true from now on."""
@@ -83,11 +83,12 @@ def context(
     tenant: str | None = None,
     meta: Mapping[str, Any] | None = None,
     connection: Any = None,
+    app: Any = None,
 ) -> HandlerContext:
     """The context of a first run, or of attempt `attempt`, of a job with these fields; no queue and no store behind it.
 
-    `payload` is `ctx.job.payload`, after its way through JSON; `connection` is what `ctx.transaction()` yields. Raises
-    PayloadError, InvalidOption.
+    `payload` is `ctx.job.payload`, after its way through JSON; `connection` is what `ctx.transaction()` yields, `app`
+    stands for what the queue's lifespan does. Raises PayloadError, InvalidOption.
     """
     cold: dict[str, Any] = {} if tenant is None else {"tenant_id": read_name("tenant", tenant)}
     if meta is not None:
@@ -111,7 +112,7 @@ def context(
         started_at_ms=now_ms,
         run_at_ms=now_ms,
     )
-    return HandlerContext(delivery, codec.decode(body), connection)
+    return HandlerContext(delivery, codec.decode(body), connection, app)
 
 
 class _Enqueuing:

@@ -51,7 +51,7 @@ class Kit:
         raise_errors: bool = True,
         patience: Duration = "10s",
     ) -> None:
-        self.history = History()
+        self.history: History = History()
         """What happened, in order."""
         self._core = core
         self._is_virtual = read_choice("clock", clock, get_args(ClockKind)) == "virtual"
