@@ -86,8 +86,8 @@ def _document(limits: Limits) -> dict[str, Any]:
 def _shown(limits: Limits) -> list[tuple[str, Any]]:
     """For people: an unset lane is not worth a line, the retention is told in words."""
     fields = [(field, value) for field, value in _document(limits).items() if field != "lane" or value is not None]
-    told = []
+    told: list[tuple[str, Any]] = []
     for field, value in fields:
-        is_rule = field in _RETENTION and value is not None
-        told.append((field, f"{span(value['age_ms'])}, {value['count']:,} jobs" if is_rule else value))
+        rule = getattr(limits, field) if field in _RETENTION else None
+        told.append((field, value if rule is None else f"{span(rule[0])}, {rule[1]:,} jobs"))
     return told

@@ -19,10 +19,10 @@ from psyqueue.cli.selection import Selection
 from psyqueue.cli.surface import DONE, NO, Surface, common, with_queue
 from psyqueue.clock import SystemClock, to_datetime, to_ms
 from psyqueue.errors import JobNotFound, StoreError
-from psyqueue.job import LIVE, STATUSES, TERMINAL
+from psyqueue.job import LIVE, STATUSES, TERMINAL, Status
 from psyqueue.kernel.aio import spawn
 
-_LIVE = tuple(status for status in STATUSES if status in LIVE)
+_LIVE: tuple[Status, ...] = tuple(status for status in STATUSES if status in LIVE)
 INTERVAL_MS_MIN = 50
 
 
