@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ from model.vocabulary import (
     Spec,
 )
 from psyqueue.backend import (
+    PARTS,
     Ack,
     AnyOutcome,
     Cancelled,
@@ -43,6 +45,7 @@ from psyqueue.backend import (
     Keep,
     Limits,
     Op,
+    Part,
     Release,
     Retry,
     Schedule,
@@ -348,6 +351,26 @@ class Actions(Race):
             self.dequeue(0, None, 0)
             self.changes("thaw", self._thaw)
 
+    @action(1)
+    def move_out_and_in(self) -> None:
+        """Everything leaves the store and comes back: whatever happens next, nobody can tell."""
+        epoch = self.dumps[1]["namespace"]["epoch"]
+        self.changes("freeze", lambda side, op: side.backend.set_mode(op, "frozen", epoch + 1))
+        self.changes("what is left over", self._follow_through)
+        before = self.dumps[1]
+        for part in PARTS:
+            self.same(f"export {part}", partial(_export, part))
+        for part in reversed(PARTS):
+            self.changes(f"drop {part}", partial(_drop, part))
+        for part in PARTS:
+            self.changes(f"import {part}", partial(_import, part))
+        self.agree("states before and after a move", before, self.dumps[1])
+        self.changes("thaw", self._thaw)
+
+    async def _follow_through(self, side: Side, _: Op) -> None:
+        while (await side.backend.promote((), 500)).more:
+            pass
+
     async def _thaw(self, side: Side, op: Op) -> Any:
         epoch = (await side.backend.info()).epoch
         return (await side.backend.set_mode(op, "open", epoch + 1)).mode
@@ -453,3 +476,15 @@ def outcome(end: End, job_id: str, token: str, effects: Effects) -> AnyOutcome:
             return Cancelled(**fields, reason="asked")
         case _:
             return Keep(**fields)
+
+
+def _export(part: Part, side: Side, _: Op) -> Any:
+    return side.exported(part)
+
+
+def _drop(part: Part, side: Side, op: Op) -> Any:
+    return side.backend.drop_part(op, side.moved[part])
+
+
+def _import(part: Part, side: Side, op: Op) -> Any:
+    return side.backend.import_part(op, side.moved[part])

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from psyqueue.backend import BackendAdapter, Delivery, Filter, JobView, Op, QueueInfo, SettleReply
+from psyqueue.backend import BackendAdapter, Delivery, Filter, JobView, Moved, Op, Part, QueueInfo, SettleReply
 from psyqueue.errors import Refused
 from psyqueue.job import STATUSES
 from psyqueue.testing.conformance import BackendFactory
@@ -15,6 +15,7 @@ from psyqueue.testing.conformance import BackendFactory
 PAGE = 7
 """Small, so that every listing has several pages."""
 ERROR_FACTS = ("existing_job_id", "key", "found", "retry_after", "parent_id", "moved_to")
+_NO_NUMBERS = {"number": 0, "ready_number": 0, "made": 0, "ready": 0}
 STREAMS = ("r", "audit")
 STATE_KEYS = ("k1", "k2", "n1", "t1")
 Call = Callable[["Side", Op], Awaitable[Any]]
@@ -35,6 +36,7 @@ class Side:
         self.factory = factory
         self.backend = backend
         self.tokens: dict[str, int] = {}
+        self.moved: dict[Part, list[Moved]] = {}
 
     def number(self, token: str) -> int:
         return self.tokens.setdefault(token, len(self.tokens))
@@ -80,6 +82,17 @@ class Side:
             found += items
             if cursor is None:
                 return found
+
+    async def exported(self, part: Part) -> list[Any]:
+        """What was exported, kept as it came; the reply is without the numbers, which are each store's own."""
+
+        async def page(cursor: str | None) -> tuple[tuple[Any, ...], str | None]:
+            found = await self.backend.export_part(part, cursor, PAGE)
+            return found.items, found.cursor
+
+        self.moved[part] = await self.walk(page)
+        unnumbered = [{**self.plain(item), **_NO_NUMBERS} for item in self.moved[part]]
+        return sorted(unnumbered, key=repr)
 
     async def listed(self, where: Filter) -> list[JobView]:
         """Every job of a listing; the promised order is checked here, the rest of it is the store's own."""

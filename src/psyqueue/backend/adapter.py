@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from psyqueue.backend.jobs import NO_EFFECTS, Effects, Enqueued, NewJob, Op
+from psyqueue.backend.moving import Exported, Moved, Part
 from psyqueue.backend.outcomes import AnyOutcome, Fetch, Renewal, Session, Settled, SettleReply
 from psyqueue.backend.reading import (
     Amended,
@@ -139,11 +140,17 @@ class BackendAdapter(Protocol):
         ...
 
     async def promote(self, queues: Sequence[str], limit: int) -> Done:
-        """Due jobs → pending, expired ones → dead, left-over follow-through done; `limit` of each at most."""
+        """Due jobs → pending, expired ones → dead, left-over follow-through done; `limit` of each at most.
+
+        While frozen or moved only the follow-through.
+        """
         ...
 
     async def prune(self, limit: int) -> Done:
-        """Delete what no rule keeps, `limit` of each kind: ended jobs, keys, state, records, ops, sessions, lanes."""
+        """Delete what no rule keeps, `limit` of each kind: ended jobs, keys, state, records, ops, sessions, lanes.
+
+        While frozen or moved nothing.
+        """
         ...
 
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
@@ -189,7 +196,10 @@ class BackendAdapter(Protocol):
 
     # ── shared memory of plugins ──────────────────────────────────────────────────────────────────────────────────────
     async def write_state(self, op: Op, effects: Effects) -> tuple[int, ...]:
-        """All or none. Per write: the new version (put), the number (add), the tokens left (take), 0 (delete)."""
+        """All or none. Per write: the new version (put), the number (add), the tokens left (take), 0 (delete).
+
+        While frozen or moved raises NamespaceFrozen or NamespaceMoved: what is being copied must not change.
+        """
         ...
 
     async def read_state(self, keys: Sequence[str]) -> tuple[Item | None, ...]: ...
@@ -201,7 +211,10 @@ class BackendAdapter(Protocol):
     async def read_records(self, stream: str, after_seq: int, limit: int) -> tuple[Stored, ...]: ...
 
     async def lock(self, op: Op, name: str, holder: str, lease_ms: int) -> Lock:
-        """Take or renew for `lease_ms`; 0 lets go. Renewing keeps the fence; a new holding gets a greater one."""
+        """Take or renew for `lease_ms`; 0 lets go. Renewing keeps the fence; a new holding gets a greater one.
+
+        Raises NamespaceFrozen or NamespaceMoved, as `write_state` does.
+        """
         ...
 
     # ── best-effort messages between processes ────────────────────────────────────────────────────────────────────────
@@ -216,6 +229,33 @@ class BackendAdapter(Protocol):
     # ── the fence of the namespace ────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         """Takes effect for every step that starts after it. `epoch` must be the present one + 1, else StateConflict."""
+        ...
+
+    # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def export_part(self, part: Part, cursor: str | None, limit: int) -> Exported:
+        """Everything of one kind, at most `limit` items and about 8 MiB a page, each once; jobs that are active too.
+
+        In any mode; but only while nothing can change (frozen or moved, no job active, no follow-through left) are the
+        pages one picture of the store, and the same ones when asked again.
+        """
+        ...
+
+    async def import_part(self, op: Op, items: Sequence[Moved]) -> int:
+        """Write what another store exported, whole and in order; how many were not there yet.
+
+        Only while frozen, or, in any mode but moved, jobs that are held and their needs: else InvalidState. What is
+        there stays as it is, a state key of a lower version apart. A job by the same id with another digest →
+        IdConflict; a key that another job has → KeyConflict; a need of an unknown job → UnknownDependency; an active
+        job → InvalidState. No limits apply, and nothing follows: what could start, starts once the mode allows it.
+        """
+        ...
+
+    async def drop_part(self, op: Op, items: Sequence[Moved]) -> int:
+        """Forget what was imported, or exported to stay elsewhere, without a trace; how many were there.
+
+        Items of the same id and content only: of a job the same digest, and it is held or the mode frozen, and not
+        active. Its keys, its place at its gate and its needs go with it, and nothing moves up for that. Numbers stay.
+        """
         ...
 
     # ── proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psyqueue.backend.jobs import Effects, NewJob
+from psyqueue.backend.moving import Moved, MovedJob, MovedRecord, MovedState
 from psyqueue.backend.outcomes import Ack, AnyOutcome, Dead, Fetch, Retry
+from psyqueue.backend.reading import Schedule
 from psyqueue.errors import InvalidOption, TooLarge
 from psyqueue.job import NAME_LENGTH_MAX, PRIORITY_MAX
 
@@ -80,6 +82,39 @@ def check_effects(effects: Effects) -> None:
     for write in effects.writes:
         if write.kind == "take" and not (write.capacity >= write.number >= 0 and write.refill_per_minute >= 0):
             raise InvalidOption("take", write.number, f"must be within the bucket's capacity of {write.capacity}")
+
+
+def check_moved(items: Sequence[Moved]) -> None:
+    """As `check_jobs`, for what comes from another store."""
+    for item in items:
+        if type(item) is MovedJob:
+            check_job(item.job)
+    _check_call(len(items), sum(map(moved_bytes, items)))
+
+
+def moved_bytes(item: Moved) -> int:
+    """What counts of it against CALL_BYTES_MAX."""
+    match item:
+        case MovedJob():
+            return _job_bytes(item.job) + len(item.result or b"") + sum(map(len, item.errors))
+        case MovedState():
+            return len(item.item.value)
+        case MovedRecord():
+            return len(item.stored.body)
+        case Schedule():
+            return len(item.spec)
+        case _:
+            return 0
+
+
+def fitting(items: Sequence[Moved]) -> int:
+    """How many of them, from the first on, one call can take; at least one."""
+    size = 0
+    for count, item in enumerate(items):
+        size += moved_bytes(item)
+        if size > CALL_BYTES_MAX:
+            return max(1, count)
+    return len(items)
 
 
 def check_bodies(bodies: Sequence[bytes]) -> None:

@@ -11,7 +11,8 @@ from psyqueue.backend.outcomes import Session
 from psyqueue.job import Status
 
 Mode: TypeAlias = Literal["open", "draining", "frozen", "moved"]
-"""Of the namespace. draining: no enqueue. frozen: no enqueue, no dequeue, no operating. moved: as frozen, for good.
+"""Of the namespace. draining: no enqueue. frozen: no enqueue, no dequeue, no operating, no writes to the shared state,
+no locks; no job becomes due, expires or is pruned. moved: as frozen, for good.
 
 Outcomes of deliveries are taken in every mode, with their effects: what was accepted is finished.
 """

@@ -20,6 +20,7 @@ from psyqueue.backend import (
     Done,
     Effects,
     Enqueued,
+    Exported,
     Fetch,
     Filter,
     Info,
@@ -28,9 +29,11 @@ from psyqueue.backend import (
     Limits,
     Lock,
     Mode,
+    Moved,
     NewJob,
     Op,
     Page,
+    Part,
     QueueInfo,
     Renewal,
     Schedule,
@@ -41,12 +44,12 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_moved, check_outcomes
 from psyqueue.backend.transactions import no_transactions
-from psyqueue.backends._memory import check, intake, lifecycle, maintenance, operating, settle
+from psyqueue.backends._memory import check, intake, lifecycle, maintenance, moving, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
 from psyqueue.backends._memory.hub import Hub
-from psyqueue.backends._memory.state import Holder, Lease, Store, Turn
+from psyqueue.backends._memory.state import Lease, Store, Turn
 from psyqueue.errors import (
     InvalidOption,
     InvalidState,
@@ -199,6 +202,8 @@ class MemoryBackend:
         check_limit(limit)
 
         def act(store: Store, now_ms: int) -> Done:
+            if store.mode in ("frozen", "moved"):
+                return Done(more=lifecycle.follow_through(store, now_ms, limit))
             expired, more_expired = lifecycle.expire(store, queues, now_ms, limit)
             due, more_due = lifecycle.promote(store, queues, now_ms, limit)
             is_left_over = lifecycle.follow_through(store, now_ms, limit)
@@ -209,7 +214,8 @@ class MemoryBackend:
 
     async def prune(self, limit: int) -> Done:
         check_limit(limit)
-        return self._step(lambda store, now_ms: maintenance.prune(store, limit, now_ms))
+        is_still = self._open().mode in ("frozen", "moved")
+        return Done() if is_still else self._step(lambda store, now_ms: maintenance.prune(store, limit, now_ms))
 
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, ids: Sequence[str]) -> tuple[JobView | None, ...]:
@@ -288,8 +294,7 @@ class MemoryBackend:
         check_jobs((), effects)
 
         def act(store: Store, now_ms: int) -> tuple[int, ...]:
-            if effects.jobs:
-                self._require(enqueue=True)
+            self._require(enqueue=bool(effects.jobs), dequeue=True)
             return tuple(intake.apply_effects(store, effects, now_ms)[0])
 
         return self._once(op, "write_state", act)
@@ -314,7 +319,11 @@ class MemoryBackend:
         return tuple(line.stored for line in lines if line is not None)[:limit]
 
     async def lock(self, op: Op, name: str, holder: str, lease_ms: int) -> Lock:
-        return self._once(op, "lock", lambda store, now_ms: _lock(store, name, holder, lease_ms))
+        def act(store: Store, now_ms: int) -> Lock:
+            self._require(dequeue=True)
+            return operating.lock(store, name, holder, lease_ms)
+
+        return self._once(op, "lock", act)
 
     # ── best-effort messages ──────────────────────────────────────────────────────────────────────────────────────────
     async def publish(self, topic: str, bodies: Sequence[bytes]) -> None:
@@ -326,7 +335,7 @@ class MemoryBackend:
         self._open()
         return self.hub.subscribe(self, topics)
 
-    # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the fence ──────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         def act(store: Store, now_ms: int) -> None:
             if epoch != store.epoch + 1:
@@ -337,6 +346,26 @@ class MemoryBackend:
         self._once(op, "set_mode", act, is_change=True)
         return await self.info()
 
+    # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def export_part(self, part: Part, cursor: str | None, limit: int) -> Exported:
+        check_limit(limit)
+        return moving.export_part(self._open(), part, cursor, limit)
+
+    async def import_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+
+        def act(store: Store, now_ms: int) -> int:
+            if store.mode == "moved":
+                raise NamespaceMoved(store.moved_to)
+            return moving.import_part(store, items)
+
+        return self._once(op, "import_part", act)
+
+    async def drop_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        return self._once(op, "drop_part", lambda store, now_ms: moving.drop_part(store, items))
+
+    # ── proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
         return check.broken(self._open(), cursor, limit)
 
@@ -416,18 +445,3 @@ class _Keeper:
 
     def close(self) -> None:
         pass
-
-
-def _lock(store: Store, name: str, holder: str, lease_ms: int) -> Lock:
-    mono_ms = store.mono_ms()
-    found = store.locks.get(name)
-    is_taken = found is not None and found.until_mono_ms > mono_ms
-    if found is not None and is_taken and found.holder != holder:
-        return Lock(None, found.holder, found.until_mono_ms - mono_ms)
-    fence = found.fence if found is not None else 0
-    if lease_ms <= 0:
-        if found is not None and is_taken:
-            store.locks[name] = Holder(holder, fence, mono_ms)
-        return Lock(None, "", 0)
-    store.locks[name] = Holder(holder, fence if is_taken else fence + 1, mono_ms + lease_ms)
-    return Lock(store.locks[name].fence, holder, lease_ms)

@@ -61,10 +61,17 @@ def enter_gate(store: Store, row: Row, now_ms: int) -> Row:
     if gate is None:
         return admit(store, row, now_ms)
     if _line(store, gate.key) or store.places.get(gate.key, 0) >= gate.capacity:
-        numbers = [*store.lines.get(gate.key, ()), row.job.id]
-        store.lines[gate.key] = tuple(sorted(numbers, key=lambda job_id: store.rows[job_id].number))
+        join_line(store, row)
         return row
     return _take_place(store, row, now_ms)
+
+
+def join_line(store: Store, row: Row) -> None:
+    """Behind those who were made before it."""
+    assert row.job.gate is not None
+    key = row.job.gate.key
+    ids = [*store.lines.get(key, ()), row.job.id]
+    store.lines[key] = tuple(sorted(ids, key=lambda job_id: store.rows[job_id].number))
 
 
 def leave_line(store: Store, row: Row) -> None:

@@ -16,6 +16,7 @@ from psyqueue.backend import (
     Filter,
     JobView,
     Limits,
+    Lock,
     NewJob,
     Page,
     QueueInfo,
@@ -25,7 +26,7 @@ from psyqueue.backend import (
 from psyqueue.backends._memory import intake, lifecycle
 from psyqueue.backends._memory.dequeue import blocks
 from psyqueue.backends._memory.maintenance import is_needed
-from psyqueue.backends._memory.state import Row, Store
+from psyqueue.backends._memory.state import Holder, Row, Store
 from psyqueue.errors import InvalidOption, StateConflict
 from psyqueue.job import STATUSES, TERMINAL, UNSTARTED, Status
 
@@ -247,3 +248,19 @@ def fire(
         found, next_at_ms=next_at_ms, last_nominal_ms=max(found.last_nominal_ms, nominal_ms)
     )
     return True, intake.apply_effects(store, Effects(jobs=tuple(jobs)), now_ms)[1]
+
+
+# ── locks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def lock(store: Store, name: str, holder: str, lease_ms: int) -> Lock:
+    mono_ms = store.mono_ms()
+    found = store.locks.get(name)
+    is_taken = found is not None and found.until_mono_ms > mono_ms
+    if found is not None and is_taken and found.holder != holder:
+        return Lock(None, found.holder, found.until_mono_ms - mono_ms)
+    fence = found.fence if found is not None else 0
+    if lease_ms <= 0:
+        if found is not None and is_taken:
+            store.locks[name] = Holder(holder, fence, mono_ms)
+        return Lock(None, "", 0)
+    store.locks[name] = Holder(holder, fence if is_taken else fence + 1, mono_ms + lease_ms)
+    return Lock(store.locks[name].fence, holder, lease_ms)

@@ -257,9 +257,12 @@ class Store:
     def drop_edges_of(self, row: Row) -> None:
         """The child ended: nobody has to keep its parents for it."""
         for need in row.job.needs:
-            self.edges.drop((need.job_id, row.job.id))
-            left = tuple(each for each in self.children.get(need.job_id, ()) if each != row.job.id)
-            if left:
-                self.children[need.job_id] = left
-            else:
-                self.children.drop(need.job_id)
+            self.drop_edge(need.job_id, row.job.id)
+
+    def drop_edge(self, parent_id: str, child_id: str) -> None:
+        self.edges.drop((parent_id, child_id))
+        left = tuple(each for each in self.children.get(parent_id, ()) if each != child_id)
+        if left:
+            self.children[parent_id] = left
+        else:
+            self.children.drop(parent_id)

@@ -45,6 +45,8 @@ _TOPICS = (
     "bounds",
     "clients",
     "moves",
+    "moving_house",
+    "moving_rules",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{topic}" for topic in _TOPICS))
 
@@ -59,6 +61,8 @@ from psyqueue.testing.conformance import (  # noqa: E402 - after the rewrite is 
     limits,
     modes,
     moves,
+    moving_house,
+    moving_rules,
     needs,
     ordering,
     reading,
@@ -72,7 +76,7 @@ from psyqueue.testing.conformance import (  # noqa: E402 - after the rewrite is 
     waking,
 )
 from psyqueue.testing.conformance.defects import KEPT_OUT  # noqa: E402
-from psyqueue.testing.conformance.fixtures import other, store  # noqa: E402
+from psyqueue.testing.conformance.fixtures import elsewhere, other, store  # noqa: E402
 from psyqueue.testing.conformance.handle import BackendFactory, Store, Transaction  # noqa: E402
 
 _MODULES = (
@@ -97,6 +101,8 @@ _MODULES = (
     bounds,
     clients,
     moves,
+    moving_house,
+    moving_rules,
 )
 
 
@@ -114,5 +120,5 @@ def _collect() -> dict[str, object]:
 _TESTS = _collect()
 globals().update(_TESTS)
 
-__all__ = ["BackendFactory", "KEPT_OUT", "Store", "Transaction", "other", "store"]  # noqa: RUF022
+__all__ = ["BackendFactory", "KEPT_OUT", "Store", "Transaction", "elsewhere", "other", "store"]  # noqa: RUF022
 __all__ += list(_TESTS)

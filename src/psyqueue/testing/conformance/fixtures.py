@@ -32,3 +32,16 @@ async def other(store: Store, backend_factory: BackendFactory) -> AsyncIterator[
         yield Store(backend, client="other")
     finally:
         await backend.disconnect()
+
+
+@pytest_asyncio.fixture
+async def elsewhere(backend_factory: BackendFactory) -> AsyncIterator[Store]:
+    """Another store, empty and frozen: ready to be moved into."""
+    backend = await backend_factory.fresh()
+    try:
+        client = Store(backend, client="mover")
+        await backend.set_mode(client.op(), "frozen", (await backend.info()).epoch + 1)
+        yield client
+        assert await client.broken() == []
+    finally:
+        await backend.disconnect()
