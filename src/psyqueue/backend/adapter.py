@@ -246,7 +246,8 @@ class BackendAdapter(Protocol):
         Only while frozen, or, in any mode but moved, jobs that are held and their needs: else InvalidState. What is
         there stays as it is, a state key of a lower version apart. A job by the same id with another digest →
         IdConflict; a key that another job has → KeyConflict; a need of an unknown job → UnknownDependency; an active
-        job → InvalidState. No limits apply, and nothing follows: what could start, starts once the mode allows it.
+        job → InvalidState. Numbers of jobs have to be free, and those given later are above them. No limits apply, and
+        nothing follows: what could start, starts once the mode allows it.
         """
         ...
 

@@ -106,7 +106,10 @@ class MovedJob(Struct, frozen=True, kw_only=True):
 
 
 class MovedNeed(Struct, frozen=True):
-    """`job_id`, which has not ended, needs `parent_id` to end in one of `on`; `met`: it did."""
+    """`job_id`, which has not ended, needs `parent_id` to end in one of `on`; `met`: it did.
+
+    `on` is in the order of `STATUSES`.
+    """
 
     job_id: str
     parent_id: str

@@ -31,6 +31,7 @@ from psyqueue.backends._memory.maintenance import is_needed
 from psyqueue.backends._memory.state import Bucket, Cell, Holder, Kept, Line, Row, Store
 from psyqueue.backends._memory.tables import Table
 from psyqueue.errors import IdConflict, InvalidOption, InvalidState, KeyConflict, UnknownDependency
+from psyqueue.job import STATUSES
 
 _PLACED = ("scheduled", "pending", "active")
 
@@ -116,7 +117,8 @@ def _jobs(store: Store) -> _Items:
 
 def _needs(store: Store) -> _Items:
     for edge in store.edges.values():
-        yield (edge.child, edge.parent), MovedNeed(edge.child, edge.parent, edge.on, edge.met)
+        on = tuple(status for status in STATUSES if status in edge.on)
+        yield (edge.child, edge.parent), MovedNeed(edge.child, edge.parent, on, edge.met)
 
 
 _PARTS: dict[Part, Callable[[Store], _Items]] = {
@@ -265,6 +267,7 @@ def _import_job(store: Store, moved: MovedJob) -> bool:
         store.unique[job.unique.key] = job.id
     row = _row_of(moved)
     store.add_row(row)
+    _raise_numbers(store, Numbers(row.number, row.ready_number or 0))
     if job.gate is not None and row.has_place:
         store.places[job.gate.key] = store.places.get(job.gate.key, 0) + 1
     elif job.gate is not None and row.status == "waiting" and row.needs_left == 0:

@@ -15,6 +15,7 @@ from psyqueue.backend import (
     Done,
     Effects,
     Enqueued,
+    Exported,
     Fetch,
     Filter,
     Info,
@@ -23,9 +24,11 @@ from psyqueue.backend import (
     Limits,
     Lock,
     Mode,
+    Moved,
     NewJob,
     Op,
     Page,
+    Part,
     QueueInfo,
     Renewal,
     Schedule,
@@ -36,9 +39,19 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_moved, check_outcomes
 from psyqueue.backend.transactions import no_transactions
-from psyqueue.backends._sqlite import binding, checks, maintenance, operating, reading, sessions, verbs
+from psyqueue.backends._sqlite import (
+    binding,
+    checks,
+    maintenance,
+    moving_in,
+    moving_out,
+    operating,
+    reading,
+    sessions,
+    verbs,
+)
 from psyqueue.backends._sqlite import effects as shared
 from psyqueue.backends._sqlite.client import Client
 from psyqueue.backends._sqlite.options import SqliteOptions
@@ -56,6 +69,8 @@ _SCHEDULE = plain("put_schedule", Schedule)
 _FIRE = plain("fire", bool)
 _STATE: Verb[tuple[int, ...]] = plain("write_state", tuple[int, ...])
 _LOCK = plain("lock", Lock)
+_IMPORT = plain("import_part", int)
+_DROP = plain("drop_part", int)
 _MODE = plain("set_mode", type(None))
 
 
@@ -204,12 +219,26 @@ class SqliteBackend:
     def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         return self._client.waiting.subscribe(topics)
 
-    # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the fence ──────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         act = lambda step: verbs.set_mode(step, mode, epoch, moved_to)  # noqa: E731
         await self._client.write(lambda step: once(step, op, _MODE, act, is_change=True), about(op))
         return await self.info()
 
+    # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def export_part(self, part: Part, cursor: str | None, limit: int) -> Exported:
+        check_limit(limit)
+        return await self._client.look(lambda step: moving_out.export_part(step, part, cursor, limit))
+
+    async def import_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        return await self._once(op, _IMPORT, lambda step: moving_in.import_part(step, items))
+
+    async def drop_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        return await self._once(op, _DROP, lambda step: moving_in.drop_part(step, items))
+
+    # ── proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
         return await self._client.look(lambda step: checks.broken(step, cursor, limit))
 

@@ -18,6 +18,8 @@ _FOR_EVER_MS = 1 << 62
 
 
 def prune(step: Step, limit: int) -> Done:
+    if step.is_still:
+        return Done()
     ids = _prune_jobs(step, limit)
     is_more = len(ids) >= limit
     mono_ms = step.mono_ms

@@ -183,6 +183,10 @@ def put_error(step: Step, row: Row, error: bytes) -> None:
 def drop(step: Step, row: Row) -> None:
     """The job is gone, with everything that only it has. Nobody needs it any more: the caller looked."""
     assert row.is_ended, row.id
+    erase(step, row)
+
+
+def erase(step: Step, row: Row) -> None:
     step.count(row.queue, row.lane, row.status, -1)
     let_go_unique_of(step, row)
     for statement in ("rows.drop_job", "rows.drop_body", "rows.drop_result", "rows.drop_errors"):
@@ -199,6 +203,10 @@ def let_go_unique_of(step: Step, row: Row) -> None:
 def mask_of(statuses: tuple[Status, ...]) -> int:
     """A bit for each status."""
     return sum({1 << NUMBER_OF[status] for status in statuses})
+
+
+def statuses_of(mask: int) -> tuple[Status, ...]:
+    return tuple(status for number, status in enumerate(STATUSES) if is_in(number, mask))
 
 
 def is_in(status: int, mask: int) -> bool:

@@ -77,8 +77,13 @@ class Step:
             self._refuse()
 
     def require_dequeue(self) -> None:
-        if self.mode in ("frozen", "moved"):
+        if self.is_still:
             self._refuse()
+
+    @property
+    def is_still(self) -> bool:
+        """Nothing may change but what comes of outcomes."""
+        return self.mode in ("frozen", "moved")
 
     def _refuse(self) -> None:
         if self.mode == "moved" or self.moved_to:

@@ -28,6 +28,8 @@ def enqueue(step: Step, jobs: Sequence[NewJob], effects: Effects) -> tuple[Enque
 
 
 def promote(step: Step, queues: Sequence[str], limit: int) -> Done:
+    if step.is_still:
+        return Done(more=lifecycle.follow_through(step, limit))
     expired, more_expired = lifecycle.expire(step, queues, limit)
     due, more_due = lifecycle.promote(step, queues, limit)
     is_left_over = lifecycle.follow_through(step, limit)
@@ -62,6 +64,7 @@ def fire(step: Step, schedule: Schedule, nominal_ms: int, jobs: Sequence[NewJob]
 
 
 def write_state(step: Step, effects: Effects) -> tuple[int, ...]:
+    step.require_dequeue()
     if effects.jobs:
         step.require_enqueue()
     return tuple(apply_effects(step, effects)[0])

@@ -10,6 +10,29 @@ from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import ACTIVE, COMPLETED, PENDING, SCHEDULED, WAITING, Step
 
 
+def job_of(row: Row, cold: bytes, payload: bytes) -> NewJob:
+    """As it was enqueued, but for what was changed since; when it is to run is its present `run_at_ms`."""
+    extras = row.extras
+    return NewJob(
+        id=row.id,
+        queue=row.queue,
+        name=row.name,
+        payload=payload,
+        cold=cold,
+        digest=row.digest,
+        priority=row.priority,
+        max_retries=row.max_retries,
+        max_lost=row.max_lost,
+        lane=row.lane,
+        run_at_ms=row.run_at_ms,
+        schedule_id=extras.schedule_id,
+        unique=extras.unique,
+        idempotency=extras.idempotency,
+        gate=extras.gate,
+        needs=extras.needs,
+    )
+
+
 class Viewer:
     """Views of one step: limits and counts are looked up once for each queue and lane."""
 
@@ -18,29 +41,11 @@ class Viewer:
         self._codes: dict[tuple[str, str | None], list[str]] = {}
 
     def view(self, row: Row) -> JobView:
-        step, extras = self._step, row.extras
+        step = self._step
         cold, payload = step.run(SQL["rows.content"], (row.n,)).fetchone()
         session = step.run(SQL["session.worker"], (row.session,)).fetchone() if row.status == ACTIVE else None
-        job = NewJob(
-            id=row.id,
-            queue=row.queue,
-            name=row.name,
-            payload=payload,
-            cold=cold,
-            digest=row.digest,
-            priority=row.priority,
-            max_retries=row.max_retries,
-            max_lost=row.max_lost,
-            lane=row.lane,
-            run_at_ms=row.run_at_ms,
-            schedule_id=extras.schedule_id,
-            unique=extras.unique,
-            idempotency=extras.idempotency,
-            gate=extras.gate,
-            needs=extras.needs,
-        )
         return JobView(
-            job=job,
+            job=job_of(row, cold, payload),
             status=row.status_name,
             attempt=row.attempt,
             lost=row.lost,
