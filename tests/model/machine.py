@@ -44,6 +44,7 @@ from psyqueue.backend import (
     Filter,
     Keep,
     Limits,
+    Mode,
     Op,
     Part,
     Release,
@@ -349,31 +350,28 @@ class Actions(Race):
         if mode != "open":
             self.enqueue([Spec()], 0)
             self.dequeue(0, None, 0)
-            self.changes("thaw", self._thaw)
+            self.changes("thaw", partial(_switch, "open"))
 
     @action(1)
     def move_out_and_in(self) -> None:
         """Everything leaves the store and comes back: whatever happens next, nobody can tell."""
-        epoch = self.dumps[1]["namespace"]["epoch"]
-        self.changes("freeze", lambda side, op: side.backend.set_mode(op, "frozen", epoch + 1))
+        self.changes("freeze", partial(_switch, "frozen"))
         self.changes("what is left over", self._follow_through)
         before = self.dumps[1]
         for part in PARTS:
             self.same(f"export {part}", partial(_export, part))
         for part in reversed(PARTS):
-            self.changes(f"drop {part}", partial(_drop, part))
+            self.do(f"drop {part}", partial(_drop, part))
+        self.look()
         for part in PARTS:
-            self.changes(f"import {part}", partial(_import, part))
+            self.do(f"import {part}", partial(_import, part))  # jobs are not whole before their needs are there
+        self.look()
         self.agree("states before and after a move", before, self.dumps[1])
-        self.changes("thaw", self._thaw)
+        self.changes("thaw", partial(_switch, "open"))
 
     async def _follow_through(self, side: Side, _: Op) -> None:
         while (await side.backend.promote((), 500)).more:
             pass
-
-    async def _thaw(self, side: Side, op: Op) -> Any:
-        epoch = (await side.backend.info()).epoch
-        return (await side.backend.set_mode(op, "open", epoch + 1)).mode
 
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
     @action(
@@ -476,6 +474,11 @@ def outcome(end: End, job_id: str, token: str, effects: Effects) -> AnyOutcome:
             return Cancelled(**fields, reason="asked")
         case _:
             return Keep(**fields)
+
+
+async def _switch(mode: Mode, side: Side, op: Op) -> Any:
+    epoch = (await side.backend.info()).epoch
+    return (await side.backend.set_mode(op, mode, epoch + 1)).mode
 
 
 def _export(part: Part, side: Side, _: Op) -> Any:

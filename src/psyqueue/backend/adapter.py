@@ -255,7 +255,8 @@ class BackendAdapter(Protocol):
         """Forget what was imported, or exported to stay elsewhere, without a trace; how many were there.
 
         Items of the same id and content only: of a job the same digest, and it is held or the mode frozen, and not
-        active. Its keys, its place at its gate and its needs go with it, and nothing moves up for that. Numbers stay.
+        active. Its keys, its place at its gate and its needs go with it, and nothing moves up for that. Numbers stay,
+        and needs go with their jobs alone.
         """
         ...
 

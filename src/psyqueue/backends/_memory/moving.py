@@ -336,9 +336,7 @@ def _drop_one(store: Store, item: Moved) -> bool:
     match item:
         case MovedJob():
             return _drop_job(store, item)
-        case MovedNeed():
-            return _drop_need(store, item)
-        case Numbers():
+        case Numbers() | MovedNeed():
             return False
         case _:
             table, key, fits = _place_of(store, item)
@@ -369,14 +367,6 @@ def _place_of(store: Store, item: Moved) -> tuple[Table[Any, Any], Any, Callable
             return store.kept, item.key, lambda found: found.job_id == item.job_id
         case _:
             raise AssertionError(f"{type(item).__name__} stands in no table of its own")
-
-
-def _drop_need(store: Store, need: MovedNeed) -> bool:
-    child = store.rows.get(need.job_id)
-    if (need.parent_id, need.job_id) not in store.edges or child is None or not _may_go(store, child):
-        return False
-    store.drop_edge(need.parent_id, need.job_id)
-    return True
 
 
 def _may_go(store: Store, row: Row) -> bool:

@@ -229,9 +229,7 @@ def _drop_one(step: Step, item: Moved) -> int:
     match item:
         case MovedJob():
             return _drop_job(step, item)
-        case MovedNeed():
-            return _drop_need(step, item)
-        case Numbers():
+        case Numbers() | MovedNeed():
             return 0
         case Limits():
             found = limited(step, item.queue, item.lane)
@@ -268,13 +266,6 @@ def _same(item: Moved) -> tuple[str, tuple[Any, ...]]:
 
 def _may_go(step: Step, row: Row) -> bool:
     return row.status != ACTIVE and (bool(row.held) or step.mode == "frozen")
-
-
-def _drop_need(step: Step, need: MovedNeed) -> int:
-    child, parent = find(step, need.job_id), find(step, need.parent_id)
-    if child is None or parent is None or not _may_go(step, child):
-        return 0
-    return step.run(SQL["drop_part.need"], (parent.n, child.n)).rowcount
 
 
 def _drop_job(step: Step, moved: MovedJob) -> int:

@@ -29,8 +29,5 @@ DELETE FROM psyqueue_lock WHERE name = ? AND fence = ?;
 -- name: keys
 DELETE FROM psyqueue_idempotency WHERE key = ? AND id = ?;
 
--- name: need
-DELETE FROM psyqueue_edge WHERE parent = ? AND child = ?;
-
 -- name: edges_of
 DELETE FROM psyqueue_edge WHERE child = ?1 OR parent = ?1;
