@@ -20,6 +20,7 @@ from psyqueue.cli.demo.command import demo
 from psyqueue.cli.doctor import doctor
 from psyqueue.cli.enqueue import enqueue
 from psyqueue.cli.jobs import jobs
+from psyqueue.cli.migrate import migrate
 from psyqueue.cli.plugins import plugin_commands
 from psyqueue.cli.queues import queues
 from psyqueue.cli.schema import schema
@@ -80,6 +81,7 @@ for _command in (
     durability,
     check,
     schema,
+    migrate,
     top,
     completion,
 ):

@@ -1,0 +1,73 @@
+"""One side of a move: a store, what people call it, and calls that are repeated until their outcome is known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from secrets import SystemRandom
+from typing import TypeVar
+
+from psyqueue.backend import BackendAdapter, Info, Mode, Moved, MovedState, Op, Part, QueueInfo, SessionInfo
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.clock import Clock, SystemClock
+from psyqueue.ids import new_token
+from psyqueue.kernel.ops import Channel
+
+T = TypeVar("T")
+JOURNAL = "psyqueue.move"
+"""The state key under which a move keeps, in its destination, how far it is. It never moves itself."""
+
+
+class House:
+    """`address` goes into errors of old clients: it must not hold a password."""
+
+    def __init__(self, backend: BackendAdapter, address: str, *, clock: Clock | None = None) -> None:
+        self.backend = backend
+        self.address = address
+        self.clock: Clock = clock or SystemClock()
+        self._channel = Channel(new_token(), 0, clock=self.clock, chance=SystemRandom().random)
+
+    async def change(self, call: Callable[[Op], Awaitable[T]]) -> T:
+        """A mutating verb, repeated under the same op until its outcome is known."""
+        return await self._channel.run(call)
+
+    async def switch(self, mode: Mode, moved_to: str = "") -> Info:
+        epoch = (await self.backend.info()).epoch
+        return await self.change(lambda op: self.backend.set_mode(op, mode, epoch + 1, moved_to))
+
+    async def pages(self, part: Part) -> AsyncIterator[tuple[Moved, ...]]:
+        """Every page of a part; without the journal of a move."""
+        cursor: str | None = None
+        while True:
+            page = await self.backend.export_part(part, cursor, ITEMS_MAX)
+            yield tuple(item for item in page.items if not is_journal(item)) if part == "state" else page.items
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def take_in(self, items: Sequence[Moved]) -> int:
+        return await self.change(lambda op: self.backend.import_part(op, items)) if items else 0
+
+    async def drop(self, items: Sequence[Moved]) -> int:
+        return await self.change(lambda op: self.backend.drop_part(op, items)) if items else 0
+
+    async def queues(self) -> list[QueueInfo]:
+        found: list[QueueInfo] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = await self.backend.queues("", cursor, ITEMS_MAX)
+            found += page
+            if cursor is None:
+                return found
+
+    async def sessions(self) -> list[SessionInfo]:
+        found: list[SessionInfo] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = await self.backend.sessions(cursor, ITEMS_MAX)
+            found += page
+            if cursor is None:
+                return found
+
+
+def is_journal(item: Moved) -> bool:
+    return isinstance(item, MovedState) and item.item.key == JOURNAL

@@ -1,0 +1,281 @@
+"""The move itself: freeze, copy, verify, decide, open. Every step may be done twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from psyqueue.backend import Moved, MovedJob, Numbers, Part
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.errors import InvalidState, NamespaceMoved
+from psyqueue.moving.house import House
+from psyqueue.moving.journal import Journal, drop_journal, read_journal, write_journal
+from psyqueue.moving.plan import Plan, key_of, make_plan
+from psyqueue.moving.selection import Selection
+from psyqueue.moving.verify import Tally, Verified
+
+LOOK_EVERY_MS = 200
+_RUNS_OUT: tuple[Part, ...] = ("state", "records", "locks", "keys", "fires")
+"""Things that may end while they are copied: they are counted as they are taken in, not compared afterwards."""
+
+
+class Progress(Struct, frozen=True):
+    """`doing`: waiting, copying, verifying, dropping or rolling back; `done` of `total` jobs."""
+
+    doing: str
+    done: int
+    total: int
+
+
+class Mover:
+    """Moves what `selection` takes from `source` to `target`. Both are connected, and stay so.
+
+    `wait_ms`: how long running jobs of the source may take to end; `is_take_over`: they are taken from their workers,
+    and run again in the new store. `is_merge`: the destination may hold other jobs. `tell` is called as it goes on.
+    """
+
+    def __init__(
+        self,
+        source: House,
+        target: House,
+        selection: Selection = Selection(),  # noqa: B008 - frozen
+        *,
+        is_merge: bool = False,
+        is_take_over: bool = False,
+        wait_ms: int = 60_000,
+        tell: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._selection = selection
+        self._is_merge = is_merge
+        self._is_take_over = is_take_over
+        self._wait_ms = wait_ms
+        self._tell = tell
+        self._total = 0
+
+    async def plan(self) -> Plan:
+        """What `run` would do. Nothing is changed."""
+        return await make_plan(self._source, self._target, self._selection, is_merge=self._is_merge)
+
+    async def run(self) -> Verified:
+        """Do it, or go on with what a killed run began. Raises Refused with the way out.
+
+        What is refused before the copy begins leaves both stores as they were. After that only a lost connection or a
+        full store can stop it: run it again, or roll it back.
+        """
+        journal = await self._journal()
+        if (await self._source.backend.info()).mode == "moved":
+            await self._open_target(journal)
+            return Verified({}, {})
+        journal = await self._begin(journal)
+        verified = Verified({}, {})
+        if journal.phase == "copying":
+            await self._copy(journal)
+            verified = await self._verify(journal)
+            if not verified.ok:
+                raise InvalidState(
+                    f"{_named(verified)} differ in the new store. Nothing is lost: {self._source.address} still has "
+                    f"all. Roll the move back (`psyqueue migrate rollback`) and tell us"
+                )
+        if self._selection.is_whole:
+            await self._source.switch("moved", self._target.address)
+        else:
+            if journal.phase == "copying":
+                journal = await write_journal(self._target, replace(journal, phase="dropping"))
+            await self._drop_copied(journal)
+            await self._source.switch("open")
+        await self._open_target(journal)
+        return verified
+
+    # ── before ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _journal(self) -> Journal | None:
+        """Of the move that is under way, if it is this one. Raises InvalidState if it is another."""
+        source, journal = await self._source.backend.info(), await read_journal(self._target)
+        if source.moved_to and source.moved_to != self._target.address:
+            if source.mode == "moved":
+                raise NamespaceMoved(source.moved_to)
+            raise InvalidState(
+                f"{self._source.address} is on its way to {source.moved_to}. Go on with that move, or roll it back"
+            )
+        if journal is not None and journal.source != self._source.address:
+            raise InvalidState(
+                f"a move from {journal.source} to {self._target.address} is not finished. Go on with it or roll it back"
+            )
+        if journal is not None and journal.phase == "rolling back":
+            raise InvalidState("this move is being rolled back. Finish that with `psyqueue migrate rollback`")
+        if journal is not None and journal.selection != self._selection:
+            raise InvalidState("this move was begun with other --queue or --include. Use the same, or roll it back")
+        return journal
+
+    async def _begin(self, journal: Journal | None) -> Journal:
+        """Both are frozen and no job is active: the two stores stand still."""
+        shared: dict[Part, list[str]] = {}
+        if journal is None:
+            plan = await self.plan()
+            if plan.obstacles:
+                raise InvalidState(". ".join(plan.obstacles))
+            shared = plan.shared
+        before = await self._source.backend.info()
+        if before.mode != "frozen":
+            await self._source.switch("frozen", self._target.address)
+        try:
+            await self._quiet()
+        except InvalidState:
+            if before.mode == "open":
+                await self._source.switch("open")
+            raise
+        await self._freeze_target()
+        self._total = sum(n for info in await self._source.queues() for n in info.counts.values())
+        if journal is not None:
+            return journal
+        base = await _numbers(self._target)
+        now_ms = self._source.clock.now_ms()
+        new = Journal(self._source.address, now_ms, base, self._selection, shared)
+        return await write_journal(self._target, new)
+
+    async def _quiet(self) -> None:
+        """Wait until no job is active, then let what ended jobs set free move."""
+        clock = self._source.clock
+        until = clock.mono_ms() + self._wait_ms
+        while active := await self._active():
+            self._tell(Progress("waiting", 0, active))
+            if self._is_take_over:
+                await self._take_over()
+            elif clock.mono_ms() >= until:
+                raise InvalidState(await self._still_running(active))
+            else:
+                await self._source.backend.reap(ITEMS_MAX)
+                await clock.sleep_ms(LOOK_EVERY_MS)
+        while (await self._source.backend.promote((), ITEMS_MAX)).more:
+            pass
+
+    async def _active(self) -> int:
+        return sum(info.counts.get("active", 0) for info in await self._source.queues())
+
+    async def _still_running(self, active: int) -> str:
+        workers = sorted({each.session.worker for each in await self._source.sessions() if each.held})
+        return (
+            f"{active} jobs are still running (workers: {', '.join(workers) or 'none is left'}). Give them more time "
+            f"(--wait), stop the workers, or take the jobs over (--take-over: they run again in the new store)"
+        )
+
+    async def _take_over(self) -> None:
+        for info in await self._source.sessions():
+            close = partial(self._source.backend.close_session, session_id=info.session.id)
+            while (await self._source.change(close)).more:
+                pass
+
+    # ── copy and verify ───────────────────────────────────────────────────────────────────────────────────────────────
+    async def _copy(self, journal: Journal) -> None:
+        """All parts, as often as it takes: what is there already stays."""
+        base, last = journal.base, await _numbers(self._source)
+        await self._target.take_in([Numbers(base.made + last.made, base.ready + last.ready)])
+        done = 0
+        for part in self._selection.parts:
+            pages = self._chosen(self._source, part, journal)
+            page = await anext(pages, None)
+            while page is not None:
+                shifted = [_shifted(item, base) for item in page]
+                # The next page is read while this one is written.
+                _, page = await asyncio.gather(self._target.take_in(shifted), anext(pages, None))
+                done += len(shifted) if part == "jobs" else 0
+                self._tell(Progress("copying", done, self._total))
+
+    async def _chosen(self, house: House, part: Part, journal: Journal) -> AsyncIterator[list[Moved]]:
+        shared = set(journal.shared.get("streams" if part == "records" else part, ()))
+        async for page in house.pages(part):
+            items = [item for item in page if self._selection.takes(item)]
+            if shared:
+                items = [item for item in items if key_of(item) not in shared]
+            yield items
+
+    async def _verify(self, journal: Journal) -> Verified:
+        """Read both sides again and compare them."""
+        source, target = Tally(), Tally()
+        done = 0
+        for part in self._selection.parts:
+            if part in _RUNS_OUT or (part != "jobs" and (self._is_merge or not self._selection.is_whole)):
+                continue
+            async for page in self._chosen(self._source, part, journal):
+                source.add(page, part)
+            async for found in self._target.pages(part):
+                target.add([item for item in found if _is_moved(item, journal.base)], part)
+                done += len(found)
+                self._tell(Progress("verifying", done, self._total))
+        return Verified(source.sums(), target.sums())
+
+    # ── after ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _freeze_target(self) -> None:
+        if (await self._target.backend.info()).mode != "frozen":
+            await self._target.switch("frozen")
+
+    async def _open_target(self, journal: Journal | None) -> None:
+        """The journal goes last: a run that was killed in between comes back to it."""
+        if (await self._target.backend.info()).mode == "frozen":
+            await self._target.switch("open")
+        if journal is not None:
+            await drop_journal(self._target)
+
+    async def _drop_copied(self, journal: Journal) -> None:
+        """Out of the source goes what the destination has: never a job that came after the copy."""
+        done = 0
+        parts: tuple[Part, ...] = ("jobs", "limits")
+        for part in parts:
+            async for page in self._target.pages(part):
+                copied = [item for item in page if _is_moved(item, journal.base) and self._selection.takes(item)]
+                done += await self._source.drop(copied)
+                self._tell(Progress("dropping", done, self._total))
+
+    async def _take_out(self, journal: Journal) -> None:
+        """What was copied leaves the destination."""
+        done = 0
+        for part in reversed(self._selection.parts):
+            async for page in self._chosen(self._source, part, journal):
+                done += await self._target.drop(page)
+                self._tell(Progress("rolling back", done, self._total))
+
+    async def rollback(self) -> None:
+        """Take out of the destination what was copied, and open both. Raises InvalidState once the source is closed."""
+        source, journal = await self._source.backend.info(), await read_journal(self._target)
+        if source.mode == "moved" or (journal is not None and journal.phase == "dropping"):
+            raise InvalidState(
+                f"the jobs live at {self._target.address} by now: to have them back, move them back from there"
+            )
+        if journal is not None and journal.source != self._source.address:
+            raise InvalidState(f"the move into {self._target.address} comes from {journal.source}, not from here")
+        if journal is not None:
+            self._selection = journal.selection
+            await self._freeze_target()
+            journal = await write_journal(self._target, replace(journal, phase="rolling back"))
+            await self._take_out(journal)
+        if journal is not None or source.moved_to == self._target.address:
+            await self._open_target(journal)
+        if source.mode == "frozen":
+            await self._source.switch("open")
+
+
+async def _numbers(house: House) -> Numbers:
+    (numbers,) = (await house.backend.export_part("numbers", None, 1)).items
+    assert isinstance(numbers, Numbers)
+    return numbers
+
+
+def _shifted(item: Moved, base: Numbers) -> Moved:
+    if not isinstance(item, MovedJob):
+        return item
+    ready = None if item.ready_number is None else item.ready_number + base.ready
+    return replace(item, number=item.number + base.made, ready_number=ready)
+
+
+def _is_moved(item: Moved, base: Numbers) -> bool:
+    """Jobs that the destination had before have smaller numbers."""
+    return not isinstance(item, MovedJob) or item.number > base.made
+
+
+def _named(verified: Verified) -> str:
+    return ", ".join(f"{queue or 'all queues'}/{status}" for queue, status in verified.differences()[:3])

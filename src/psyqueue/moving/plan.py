@@ -1,0 +1,210 @@
+"""What a move would do, and what stands in its way. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from psyqueue.backend import (
+    PARTS,
+    Info,
+    Limits,
+    Moved,
+    MovedFire,
+    MovedJob,
+    MovedKey,
+    MovedLock,
+    MovedNeed,
+    MovedRecord,
+    MovedState,
+    MovedStream,
+    Part,
+    Schedule,
+)
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.moving.house import House
+from psyqueue.moving.selection import Selection
+
+SHARED_MAX = 10_000
+CLOCK_SKEW_MS = 2_000
+_ORDER = {"safe": 3, "bounded_loss": 2, "unknown": 1, "lost": 0}
+THINGS: tuple[Part, ...] = tuple(part for part in PARTS if part not in ("numbers", "jobs", "needs"))
+"""The parts besides jobs."""
+
+
+class Row(Struct, frozen=True):
+    """A line of the table: jobs of one queue and status."""
+
+    queue: str
+    status: str
+    source: int
+    destination: int
+
+
+class Plan(Struct, frozen=True):
+    """`obstacles` keep it from being done; `warnings` are to be read before."""
+
+    rows: list[Row]
+    things: dict[str, int]
+    """Other things than jobs, by part."""
+    obstacles: list[str]
+    warnings: list[str]
+    shared: dict[Part, list[str]]
+    jobs: int = 0
+    """How many jobs would move."""
+
+
+class Survey(Struct):
+    """What a walk through the source found."""
+
+    jobs: Counter[tuple[str, str]]
+    things: Counter[str]
+    active: int = 0
+    crossing: int = 0
+    """Needs that bind a job that moves to one that stays."""
+    conflicts: list[str] = []
+
+
+async def survey(source: House, target: House | None, selection: Selection, *, is_merge: bool) -> Survey:
+    """Every job and every thing that moves is looked at once, the destination asked for each id if it is a merge."""
+    found = Survey(Counter(), Counter())
+    async for page in source.pages("jobs"):
+        jobs = [item for item in page if isinstance(item, MovedJob) and selection.takes(item)]
+        found.jobs.update((moved.job.queue, moved.status) for moved in jobs)
+        found.active += sum(moved.status == "active" for moved in jobs)
+        if is_merge and target is not None and len(found.conflicts) < ITEMS_MAX:
+            views = await target.backend.get([moved.job.id for moved in jobs])
+            found.conflicts += [view.job.id for view in views if view is not None]
+    for part in THINGS:
+        if part in selection.parts:
+            async for page in source.pages(part):
+                found.things[part] += sum(map(selection.takes, page))
+    if not selection.is_whole:
+        async for page in source.pages("needs"):
+            found.crossing += await _crossing(source, page, selection)
+    return found
+
+
+async def _crossing(source: House, page: Sequence[Moved], selection: Selection) -> int:
+    needs = [item for item in page if isinstance(item, MovedNeed)]
+    ids = list(dict.fromkeys(job_id for need in needs for job_id in (need.job_id, need.parent_id)))
+    views = [
+        view
+        for first in range(0, len(ids), ITEMS_MAX)
+        for view in await source.backend.get(ids[first : first + ITEMS_MAX])
+    ]
+    stays = {view.job.id for view in views if view is not None and not selection.takes_queue(view.job.queue)}
+    return sum((need.job_id in stays) != (need.parent_id in stays) for need in needs)
+
+
+async def make_plan(source: House, target: House | None, selection: Selection, *, is_merge: bool = False) -> Plan:
+    """`target` None: it is not there yet, and would be made."""
+    found = await survey(source, target, selection, is_merge=is_merge)
+    there: dict[tuple[str, str], int] = {}
+    shared: dict[Part, list[str]] = {}
+    obstacles: list[str] = []
+    warnings = await _warnings(source, target, found)
+    if found.crossing:
+        obstacles.append(f"{found.crossing} needs bind jobs that move to jobs that stay: name their queues, too")
+    if target is not None:
+        there = {(info.queue, status): n for info in await target.queues() for status, n in info.counts.items() if n}
+        obstacles += await _in_the_way(target, there, is_merge=is_merge)
+        if is_merge:
+            shared = await _shared(source, target, selection)
+            obstacles += _conflicts(found, shared)
+            warnings += [f"{part}: {len(keys)} stay as the destination has them" for part, keys in shared.items()]
+    groups = sorted({*found.jobs, *there})
+    rows = [Row(queue, status, found.jobs[queue, status], there.get((queue, status), 0)) for queue, status in groups]
+    things = {part: count for part, count in found.things.items() if count}
+    return Plan(rows, things, obstacles, warnings, shared, found.jobs.total())
+
+
+async def _in_the_way(target: House, there: dict[tuple[str, str], int], *, is_merge: bool) -> list[str]:
+    info = await target.backend.info()
+    if info.moved_to or info.mode == "draining":
+        return [f"{target.address} is {info.mode}, its own jobs go to {info.moved_to or 'nobody knows where'}"]
+    if is_merge:
+        return []
+    if jobs := sum(there.values()):
+        return [f"{target.address} holds {jobs:,} jobs already. Choose an empty store, or add to it with --merge"]
+    for part in THINGS:
+        async for page in target.pages(part):
+            if page:
+                return [f"{target.address} is not empty (it has {part}). Choose an empty store, or --merge"]
+    return []
+
+
+def _conflicts(found: Survey, shared: dict[Part, list[str]]) -> list[str]:
+    words = []
+    if found.conflicts:
+        ids = ", ".join(found.conflicts[:3])
+        words.append(f"{len(found.conflicts)} ids are in both stores ({ids}, …): none of the two jobs may be lost")
+    if streams := shared.get("streams"):
+        words.append(f"records of the same streams are in both stores ({', '.join(streams[:3])})")
+    if sum(map(len, shared.values())) > SHARED_MAX:
+        words.append(f"more than {SHARED_MAX:,} keys are in both stores: these two cannot be told apart")
+    return words
+
+
+async def _shared(source: House, target: House, selection: Selection) -> dict[Part, list[str]]:
+    """Keys of things that both have, by part."""
+    shared: defaultdict[Part, list[str]] = defaultdict(list)
+    for part in THINGS:
+        if part == "records" or part not in selection.parts:
+            continue  # records go with their streams
+        there = {key_of(item) async for page in target.pages(part) for item in page}
+        async for page in source.pages(part):
+            shared[part] += [key_of(item) for item in page if selection.takes(item) and key_of(item) in there]
+    return {part: keys for part, keys in shared.items() if keys}
+
+
+def key_of(item: Moved) -> str:
+    """What stands for a thing within its part."""
+    match item:
+        case Limits():
+            return f"{item.queue}\n{item.lane}"
+        case Schedule():
+            return item.id
+        case MovedFire():
+            return f"{item.schedule_id}\n{item.nominal_ms}"
+        case MovedState():
+            return item.item.key
+        case MovedStream() | MovedRecord():
+            return item.stream
+        case MovedLock():
+            return item.name
+        case MovedKey():
+            return item.key
+        case _:
+            raise AssertionError(f"{type(item).__name__} has no key of its own")
+
+
+async def _warnings(source: House, target: House | None, found: Survey) -> list[str]:
+    words = []
+    here = await source.backend.info()
+    if found.active:
+        words.append(f"{found.active} jobs are running: their end is waited for (--wait), or they are --take-over")
+    if workers := await source.sessions():
+        names = ", ".join(sorted({each.session.worker for each in workers})[:3])
+        words.append(
+            f"{len(workers)} workers are at work ({names}): they get nothing more, and are told the new address"
+        )
+    if target is not None:
+        words += _weaker(here, await target.backend.info())
+    return words
+
+
+def _weaker(here: Info, there: Info) -> list[str]:
+    words = []
+    kinds: Any = ("process_crash", "server_crash", "power_loss", "failover")
+    for kind in kinds:
+        before, after = getattr(here, kind), getattr(there, kind)
+        if _ORDER[after] < _ORDER[before]:
+            words.append(f"jobs there survive less: {kind.replace('_', ' ')} is {after}, it was {before}")
+    skew_ms = there.now_ms - here.now_ms
+    if abs(skew_ms) > CLOCK_SKEW_MS:
+        words.append(f"the clock there is {skew_ms / 1_000:+.1f} s off: what is due at an instant comes by so much")
+    return words

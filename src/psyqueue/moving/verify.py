@@ -1,0 +1,59 @@
+"""What was copied is there: counted by queue and status, and compared by content."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from psyqueue.backend import Moved, MovedJob
+
+Group = tuple[str, str]
+"""Queue and status of jobs; ("", part) of other things."""
+_encode = msgspec.msgpack.Encoder().encode
+_MODULUS = 1 << 128
+
+
+class Verified(Struct, frozen=True):
+    """`source` and `target`: count and sum of digests of each group."""
+
+    source: dict[Group, tuple[int, int]]
+    target: dict[Group, tuple[int, int]]
+
+    @property
+    def ok(self) -> bool:
+        """Every group has the same number of the same contents on both sides."""
+        return self.source == self.target
+
+    def differences(self) -> list[Group]:
+        groups = sorted({*self.source, *self.target})
+        return [group for group in groups if self.source.get(group) != self.target.get(group)]
+
+
+class Tally:
+    """Counts and sums digests, whatever the order: two stores that hold the same have the same sums."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[Group, int] = defaultdict(int)
+        self._sums: defaultdict[Group, int] = defaultdict(int)
+
+    def add(self, items: Iterable[Moved], part: str) -> None:
+        for item in items:
+            group = (item.job.queue, item.status) if isinstance(item, MovedJob) else ("", part)
+            self._counts[group] += 1
+            self._sums[group] = (self._sums[group] + digest_of(item)) % _MODULUS
+
+    def sums(self) -> dict[Group, tuple[int, int]]:
+        return {group: (count, self._sums[group]) for group, count in self._counts.items()}
+
+
+def digest_of(item: Moved) -> int:
+    """Of all its content but the numbers, which are each store's own."""
+    if isinstance(item, MovedJob):
+        # The reasons of the store's own numbers: only their order means anything.
+        item = replace(item, number=0, ready_number=None)
+    return int.from_bytes(blake2b(_encode(item), digest_size=16).digest())

@@ -1,0 +1,63 @@
+"""Two stores to move between: in memory, and in each kind of real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from psyqueue.backend import BackendAdapter
+from psyqueue.backends._memory import MemoryBackend
+from psyqueue.testing.conformance import Store
+from support.postgres_store import postgres_factory
+from support.redis_store import redis_factory
+from support.sqlite_store import sqlite_factory
+
+Fresh = Callable[[], Awaitable[BackendAdapter]]
+KINDS = ("sqlite", "redis", "postgres")
+DIRECTIONS = [(old, new) for old in KINDS for new in KINDS]
+
+
+async def in_memory() -> BackendAdapter:
+    backend = MemoryBackend(test_clock=True)
+    await backend.connect()
+    return backend
+
+
+@pytest.fixture
+def fresh_of(request: pytest.FixtureRequest) -> Callable[[str], Fresh]:
+    """How to make a new store of a kind; servers are only started for those who ask."""
+
+    def of(kind: str) -> Fresh:
+        if kind == "memory":
+            return in_memory
+        if kind == "sqlite":
+            return sqlite_factory(request.getfixturevalue("tmp_path")).fresh
+        server = request.getfixturevalue(f"{kind}_server")
+        namespace = request.getfixturevalue("namespace")
+        make = redis_factory if kind == "redis" else postgres_factory
+        return make(server.url, namespace).fresh
+
+    return of
+
+
+@pytest_asyncio.fixture
+async def stores() -> AsyncIterator[tuple[Store, Store]]:
+    """Two in memory: where many moves are made, and killed."""
+    old, new = Store(await in_memory()), Store(await in_memory(), client="new")
+    yield old, new
+    assert await old.broken() == []
+    assert await new.broken() == []
+
+
+@pytest_asyncio.fixture(params=DIRECTIONS, ids=[f"{old}-{new}" for old, new in DIRECTIONS])
+async def ends(request: pytest.FixtureRequest, fresh_of: Callable[[str], Fresh]) -> AsyncIterator[tuple[Store, Store]]:
+    """Every direction between real stores, within one too."""
+    kinds: tuple[str, str] = request.param
+    opened = [await fresh_of(kind)() for kind in kinds]
+    try:
+        yield Store(opened[0]), Store(opened[1], client="new")
+    finally:
+        for backend in opened:
+            await backend.disconnect()

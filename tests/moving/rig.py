@@ -1,0 +1,90 @@
+"""Moves for tests: two stores by name, and a backend whose process dies at a call of one's choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psyqueue.backend import PARTS, BackendAdapter, Moved, Part
+from psyqueue.moving import House, Mover, Selection
+from psyqueue.moving.house import is_journal
+from psyqueue.testing.conformance import Store
+from psyqueue.testing.conformance.moving_house import exported
+
+CHANGES = ("set_mode", "import_part", "drop_part", "close_session", "write_state")
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+class Life:
+    """Counts the changing calls of both sides; the `at`-th ends it, `is_late` after the store has done it."""
+
+    def __init__(self, at: int | None = None, *, is_late: bool = False) -> None:
+        self.at = at
+        self.is_late = is_late
+        self.calls = 0
+
+
+class Mortal:
+    """A backend in a process that dies."""
+
+    def __init__(self, inner: BackendAdapter, life: Life) -> None:
+        self._inner = inner
+        self._life = life
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in CHANGES:
+            return found
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self._life.calls += 1
+            is_last = self._life.calls == self._life.at
+            if is_last and not self._life.is_late:
+                raise Killed
+            reply = await found(*args, **kwargs)
+            if is_last:
+                raise Killed
+            return reply
+
+        return call
+
+
+def mover(
+    old: Store,
+    new: Store,
+    life: Life | None = None,
+    selection: Selection | None = None,
+    *,
+    names: tuple[str, str] = ("old", "new"),
+    **how: Any,
+) -> Mover:
+    """Each is a new process: with its own clients, and its own ops."""
+    one = life or Life()
+    backends: Any = [Mortal(store.backend, one) for store in (old, new)]
+    houses = [House(backend, name) for backend, name in zip(backends, names, strict=True)]
+    return Mover(*houses, selection or Selection(), **{"wait_ms": 0, **how})
+
+
+async def content(store: Store) -> dict[Part, list[Any]]:
+    """All there is, without the journal and without numbers, which each store gives itself."""
+    return {part: sorted(map(_plain, await _items(store, part)), key=repr) for part in PARTS if part != "numbers"}
+
+
+async def _items(store: Store, part: Part) -> list[Moved]:
+    return [item for item in await exported(store, part) if not is_journal(item)]
+
+
+def _plain(item: Moved) -> dict[str, Any]:
+    fields = {name: getattr(item, name) for name in item.__struct_fields__}
+    return {**fields, "number": 0, "ready_number": 0}
+
+
+async def startable_in(*stores: Store) -> list[str]:
+    """The ids that a worker could get now, of both stores; none of them may be there twice."""
+    found: list[str] = []
+    for store in stores:
+        if (await store.backend.info()).mode in ("open", "draining"):
+            found += [each.job.id for each in await exported(store, "jobs") if each.status in ("pending", "scheduled")]
+    return found
