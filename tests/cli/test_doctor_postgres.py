@@ -73,7 +73,7 @@ class Rig(Doctor):
             f"create role {name} login",
             f"grant usage on schema psyqueue to {name}",
             f"grant select, insert, update, delete on all tables in schema psyqueue to {name}",
-            f"grant usage, select on all sequences in schema psyqueue to {name}",
+            f"grant usage, select, update on all sequences in schema psyqueue to {name}",
             *more,
         )
         return self.url_of(name)

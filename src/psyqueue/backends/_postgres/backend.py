@@ -17,6 +17,7 @@ from psyqueue.backend import (
     Done,
     Effects,
     Enqueued,
+    Exported,
     Fetch,
     Filter,
     Info,
@@ -25,9 +26,11 @@ from psyqueue.backend import (
     Limits,
     Lock,
     Mode,
+    Moved,
     NewJob,
     Op,
     Page,
+    Part,
     QueueInfo,
     Renewal,
     Schedule,
@@ -38,9 +41,9 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_moved, check_outcomes
 from psyqueue.backend.losses import lost_error
-from psyqueue.backends._postgres import binding, decoding
+from psyqueue.backends._postgres import binding, decoding, moving
 from psyqueue.backends._postgres.client import Client
 from psyqueue.backends._postgres.encoding import (
     Cargo,
@@ -256,11 +259,26 @@ class PostgresBackend:
     def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         return self._client.listening.subscribe(topics)
 
-    # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the fence ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         await self._once("set_mode", op, mode, epoch, moved_to)
         return await self.info()
 
+    # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def export_part(self, part: Part, cursor: str | None, limit: int) -> Exported:
+        check_limit(limit)
+        place = moving.place_in(part, cursor)
+        return moving.page_of(part, await self._client.rows("export_part", part, place, limit))
+
+    async def import_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        return int(await self._once("import_part", op, *moving.import_arguments(items)))
+
+    async def drop_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        return int(await self._once("drop_part", op, *moving.drop_arguments(items)))
+
+    # ── proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
         return decoding.checked_of(await self._client.value("check", cursor, limit))
 

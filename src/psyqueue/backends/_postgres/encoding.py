@@ -100,18 +100,18 @@ def columns_of(jobs: Sequence[NewJob]) -> Columns:
         [job.payload for job in jobs],
         [job.cold for job in jobs],
         [job.digest for job in jobs],
-        _unless_all(None, [extras_of(job) for job in jobs]),
-        _unless_all("", [job.lane for job in jobs]),
-        _unless_all(0, [job.priority for job in jobs]),
-        _unless_all(3, [job.max_retries for job in jobs]),
-        _unless_all(2, [job.max_lost for job in jobs]),
-        _unless_all(0, [job.delay_ms for job in jobs]),
-        _unless_all(None, [job.run_at_ms for job in jobs]),
-        _unless_all(None, [job.expires_in_ms for job in jobs]),
+        unless_all(None, [extras_of(job) for job in jobs]),
+        unless_all("", [job.lane for job in jobs]),
+        unless_all(0, [job.priority for job in jobs]),
+        unless_all(3, [job.max_retries for job in jobs]),
+        unless_all(2, [job.max_lost for job in jobs]),
+        unless_all(0, [job.delay_ms for job in jobs]),
+        unless_all(None, [job.run_at_ms for job in jobs]),
+        unless_all(None, [job.expires_in_ms for job in jobs]),
     )
 
 
-def _unless_all(default: Any, values: list[Any]) -> list[Any] | None:
+def unless_all(default: Any, values: list[Any]) -> list[Any] | None:
     return None if values.count(default) == len(values) else values
 
 

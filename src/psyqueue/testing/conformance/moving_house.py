@@ -195,9 +195,13 @@ async def test_jobs_are_handed_out_in_the_old_order(store: Store, elsewhere: Sto
 
 
 async def test_numbers_are_raised_and_never_lowered(elsewhere: Store) -> None:
-    await take_in(elsewhere, Numbers(50, 40))
-    await take_in(elsewhere, Numbers(7, 60))
-    assert await exported(elsewhere, "numbers") == [Numbers(50, 60)]
+    """A store may draw both from one sequence."""
+    assert await take_in(elsewhere, Numbers(50, 40)) == 1
+    assert await take_in(elsewhere, Numbers(7, 60)) == 1
+    (found,) = await exported(elsewhere, "numbers")
+    assert found in (Numbers(50, 60), Numbers(60, 60))
+    assert await take_in(elsewhere, Numbers(7, 40)) == 0
+    assert await exported(elsewhere, "numbers") == [found]
 
 
 # ── what follows the move ─────────────────────────────────────────────────────────────────────────────────────────────

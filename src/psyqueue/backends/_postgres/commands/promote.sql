@@ -1,4 +1,4 @@
--- Due jobs become pending, expired ones end, left-over follow-through is done.
+-- Due jobs become pending, expired ones end, left-over follow-through is done; while frozen or moved only the last.
 -- Params: queues, limit 1..500 of each.
 -- Returns: JSON [ids, more, ms until the next scheduled job of the queues is due].
 -- Index: job_expiring, job_due, follower.
@@ -12,6 +12,9 @@ DECLARE
     is_left_over boolean;
 BEGIN
     c := read_clock(false);
+    IF is_still() THEN
+        RETURN json_build_array('{}'::text[], follow_through(c.now_ms, p_limit))::text;
+    END IF;
     expired := expire(p_queues, c.now_ms, p_limit);
     due := promote_due(p_queues, c.now_ms, p_limit);
     is_left_over := follow_through(c.now_ms, p_limit);

@@ -1,4 +1,4 @@
--- Delete what no rule keeps.
+-- Delete what no rule keeps; while frozen or moved nothing.
 -- Params: limit 1..500 of each kind.
 -- Returns: JSON [ids of the jobs, more].
 -- Index: job_ended, and the one by age of each table; lane and gate by key.
@@ -14,6 +14,9 @@ DECLARE
     l limits;
     counted bigint := 0;
 BEGIN
+    IF is_still() THEN
+        RETURN '[[], false]';
+    END IF;
     c := read_clock(false);
     q := next_ended_queue((SELECT queue FROM round WHERE what = 'ended'), false);
     WHILE q IS NOT NULL LOOP

@@ -18,9 +18,7 @@ BEGIN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    IF p_effects ? 'jobs' THEN
-        PERFORM require_mode(true);
-    END IF;
+    PERFORM require_mode(p_effects ? 'jobs');
     PERFORM lock_keys(p_keys);
     e := apply_effects(p_effects, p_cargo, c.now_ms, c.mono_ms);
     reply := to_json(e.numbers)::text;

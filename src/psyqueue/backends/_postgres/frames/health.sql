@@ -78,8 +78,8 @@ FROM pg_class AS c WHERE c.relnamespace = to_regnamespace($1) AND c.relname = 'f
     AND NOT has_column_privilege(c.oid, 'seen_at', 'UPDATE')
 UNION ALL
 SELECT p.name || ' on sequence ' || c.relname
-FROM pg_class AS c, unnest(ARRAY['USAGE', 'SELECT']) AS p (name)
-WHERE c.relnamespace = to_regnamespace($1)
+FROM pg_class AS c, unnest(ARRAY['USAGE', 'SELECT', 'UPDATE']) AS p (name)
+WHERE (p.name <> 'UPDATE' OR c.relname = 'number') AND c.relnamespace = to_regnamespace($1)
     AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, p.name) END
 UNION ALL
 SELECT 'EXECUTE on function ' || f.proname

@@ -54,6 +54,12 @@ BEGIN
     PERFORM refuse('NAMESPACE_FROZEN', jsonb_build_array(m.mode));
 END $$;
 
+-- True: nothing may change by itself, since it is being copied, or was.
+CREATE FUNCTION @schema@.is_still() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT mode IN ('frozen', 'moved') FROM meta);
+END $$;
+
 -- ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 -- The call was made before: what was said then. Raises STALE_OP for an older one.
 CREATE FUNCTION @schema@.told_before(p_turn bigint, p_verb text, p_last bigint, p_last_verb text, p_reply text) RETURNS text
