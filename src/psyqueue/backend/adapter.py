@@ -228,7 +228,11 @@ class BackendAdapter(Protocol):
 
     # ── the fence of the namespace ────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
-        """Takes effect for every step that starts after it. `epoch` must be the present one + 1, else StateConflict."""
+        """Takes effect for every step that starts after it. `epoch` must be the present one + 1, else StateConflict.
+
+        Returns when no step that started before can still commit what the mode forbids. Raises StoreBusy if one in a
+        transaction of a caller's own goes on for too long: then the mode is set, and the same call goes on waiting.
+        """
         ...
 
     # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────

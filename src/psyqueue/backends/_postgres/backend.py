@@ -57,6 +57,7 @@ from psyqueue.backends._postgres.encoding import (
     place_of,
 )
 from psyqueue.backends._postgres.marks import Marks
+from psyqueue.backends._postgres.older import older_steps_ended
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.backends._postgres.schema import Release, this_release
 from psyqueue.errors import InvalidState
@@ -262,6 +263,8 @@ class PostgresBackend:
     # ── the fence ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         await self._once("set_mode", op, mode, epoch, moved_to)
+        if mode != "open":
+            await older_steps_ended(self._client, self.options.statement_timeout_ms)
         return await self.info()
 
     # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,6 +24,7 @@ BEGIN
     IF store_identity() <> p_store THEN
         RETURN json_build_object('elsewhere', store_identity());
     END IF;
+    PERFORM require_present_mode();
     PERFORM require_fresh_counts(coalesce(p_queues, ARRAY(SELECT j->>'queue' FROM jsonb_array_elements(p_jobs) AS j)));
     RETURN enqueue(NULL, NULL, NULL, p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes,
         p_priorities, p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, p_jobs, p_cargo, p_effects, p_keys);
@@ -53,6 +54,19 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_text = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
     RETURN json_build_object('error', json_build_array(v_state, v_text, v_detail));
+END $$;
+
+-- A transaction that sees the store as it was some time ago does not see that the mode was set since, and whoever set it does
+-- not wait for it, if it did not use the store before. Where the row is another one by now, locking it fails with 40001; else
+-- the lock is taken back, since it would keep others from setting the mode.
+CREATE FUNCTION @schema@.require_present_mode() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM 1 FROM meta FOR SHARE;
+        RAISE EXCEPTION USING ERRCODE = 'PQ002';
+    END IF;
+EXCEPTION WHEN SQLSTATE 'PQ002' THEN
+    NULL;
 END $$;
 
 -- A transaction that sees the store as it was some time ago cannot count what is in a queue by now.
