@@ -38,7 +38,7 @@ from psyqueue.backends._postgres.encoding import (
     unless_all,
 )
 from psyqueue.errors import IdConflict, InvalidOption
-from psyqueue.job import STATUSES
+from psyqueue.job import STATUSES, Status
 
 _GATE_MAX: Final = (1 << 31) - 1
 _UNIQUE, _GATE, _NEEDS = 1, 2, 4
@@ -332,7 +332,7 @@ def _key(fields: str, cargo: Sequence[Any]) -> MovedKey:
 
 def _need(fields: str, _: Any) -> MovedNeed:
     _, _, job_id, parent_id, mask, is_met = _decode(fields)
-    on = tuple(status for number, status in enumerate(STATUSES) if mask >> number & 1)
+    on: tuple[Status, ...] = tuple(status for number, status in enumerate(STATUSES) if mask >> number & 1)
     return MovedNeed(job_id, parent_id, on, is_met)
 
 
