@@ -10,10 +10,13 @@ import asyncpg
 import pytest
 
 from backends.postgres.stores import connected, opened
-from psyqueue.backend import NO_EFFECTS, Ack, Fetch, NewJob
+from psyqueue.backend import NO_EFFECTS, Ack, Fetch, MovedJob, NewJob
 from psyqueue.backends._postgres.encoding import Outcomes, intake_of
+from psyqueue.backends._postgres.moving import import_arguments
 from psyqueue.backends._postgres.schema import this_release
 from psyqueue.testing.conformance.handle import Store, cancelled, dead, job, release, retry, snooze
+from psyqueue.testing.conformance.modes import switch
+from psyqueue.testing.conformance.moving_house import drop, exported
 from support.servers import Server
 
 BATCH = 100
@@ -156,3 +159,33 @@ async def functions_called(url: str, schema: str, verb: str, *arguments: Any) ->
             )
             calls = {row["funcname"]: row["calls"] for row in rows}
     return calls
+
+
+# ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────────
+async def moved(store: Store, connection: asyncpg.Connection, schema: str) -> list[MovedJob]:
+    """A batch of jobs, made last in a store that is frozen now."""
+    await prepared(store, connection, schema)
+    await store.enqueue(*(job(f"m{number:03}", lane=f"l{number % 7}") for number in range(BATCH)))
+    await switch(store, "frozen")
+    return [each for each in await exported(store, "jobs") if each.job.id.startswith("m")]
+
+
+async def test_an_import_is_a_few_statements_whatever_its_size(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        items = await moved(store, connection, namespace)
+        before = await store.count("pending")
+        assert await drop(store, *items) == BATCH
+        lone = await plans(connection, namespace, "import_part", "c", 0, 7, *import_arguments(items[:1]))
+        many = await plans(connection, namespace, "import_part", "c", 0, 8, *import_arguments(items[1:]))
+        assert len(lone) == len(many) < 30
+        assert await store.count("pending") == before
+
+
+async def test_a_page_of_an_export_begins_where_the_last_one_ended(postgres_server: Server, namespace: str) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        items = await moved(store, connection, namespace)
+        place = json.dumps([items[0].number - 1])
+        found = await plans(connection, namespace, "export_part", "jobs", place, BATCH)
+    assert BATCH <= max(map(rows_looked_at, found)) <= 2 * BATCH
