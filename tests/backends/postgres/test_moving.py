@@ -31,6 +31,12 @@ async def ids_of(store: Store) -> list[str]:
     return [each.job.id for each in await exported(store, "jobs")]
 
 
+async def still_waits(task: asyncio.Task[None], other: Store) -> None:
+    for _ in range(ROUNDS):
+        await other.backend.info()
+    assert not task.done(), task
+
+
 @asynccontextmanager
 async def switching(store: Store, other: Store, mode: Mode) -> AsyncIterator[asyncio.Task[None]]:
     """The mode is set, and its caller is told nothing yet. Behind the block he is told."""
@@ -38,9 +44,7 @@ async def switching(store: Store, other: Store, mode: Mode) -> AsyncIterator[asy
     async with asyncio.timeout(LIMIT_S):
         while (await other.backend.info()).mode != mode:
             assert not task.done(), task
-        for _ in range(ROUNDS):
-            await other.backend.info()
-        assert not task.done(), task
+        await still_waits(task, other)
         yield task
         await task
 
@@ -77,11 +81,10 @@ async def test_a_transaction_that_has_written_nothing_yet_is_waited_for(each_pos
         enqueued = store.backend.bind(second).enqueue((job("early", unique=Unique("u")),))
 
         async def set_mode() -> None:
-            async with switching(store, other, "frozen"):
+            async with switching(store, other, "frozen") as setting:
                 await holding.rollback()
                 await task
-                for _ in range(ROUNDS):
-                    await other.backend.info()
+                await still_waits(setting, other)
                 await waiting.commit()
 
         task = asyncio.ensure_future(enqueued)
@@ -94,10 +97,9 @@ async def test_a_prepared_transaction_is_waited_for(own_servers: Any, namespace:
     async with opened(url, namespace) as store, opened(url, namespace, "other") as other, connected(url) as connection:
         await connection.execute("begin")
         await store.backend.bind(connection).enqueue((job("early"),))
-        async with switching(store, other, "frozen"):
+        async with switching(store, other, "frozen") as setting:
             await connection.execute("prepare transaction 'early'")
-            for _ in range(ROUNDS):
-                await other.backend.info()
+            await still_waits(setting, other)
             await connection.execute("commit prepared 'early'")
         assert await ids_of(store) == ["early"]
 
@@ -155,7 +157,7 @@ async def test_an_imported_job_before_the_mark_of_a_fetch_is_next(postgres_serve
         (first, *_) = await exported(other, "jobs")
         assert await store.dequeue_ids(count=2) == ["q-0000", "q-0001"]
         await switch(other, "frozen")
-        older = replace(first, job=replace(first.job, id="older"), number=-1, ready_number=first.ready_number)
+        older = replace(first, job=replace(first.job, id="older"), number=-1, ready_number=-1)
         assert await take_in(other, older) == 1
         await switch(other, "open")
         assert await store.dequeue_ids(count=2) == ["older", "q-0002"]

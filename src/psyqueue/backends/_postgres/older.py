@@ -24,7 +24,7 @@ async def older_steps_ended(client: Client, limit_ms: int) -> None:
     known: list[str] | None = None
     attempt = 0
     while found := await client.rows("older_steps", known):
-        # Those that came later saw the mode. One that was prepared meanwhile has another name; see the function.
+        # Those that came later saw the mode.
         known = [row["transaction"] for row in found] if known is None else known
         if _clock.mono_ms() >= until_ms:
             raise _still_open(client.place, found)

@@ -31,7 +31,7 @@ END $$;
 
 -- Transactions that have looked at the mode, or at anything else in its row, and are not over: each look locks the table
 -- against its end, to the end of the transaction. A number that a snapshot tells would not do: a step that waits for a key
--- has none yet. p_known: only those, and prepared ones, whose names are others than before they were prepared; NULL: all.
+-- has none yet. p_known: only those, and prepared ones, which older servers name anew when they are prepared; NULL: all.
 CREATE FUNCTION @schema@.older_steps(p_known text[]) RETURNS TABLE (
     transaction text, pid int, application text, since timestamptz
 ) @settings@ AS $$
