@@ -22,7 +22,11 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Numbers(Struct, frozen=True):
-    """The last creation number and the last ready number that were given. Imported: raised to these, never lowered."""
+    """The last creation number and the last ready number that were given. Imported: raised to these, never lowered.
+
+    A store may draw both from one sequence, which is then raised to the greater one; a job that is as it was right
+    after its enqueue has one number there, the ready one.
+    """
 
     made: int
     ready: int

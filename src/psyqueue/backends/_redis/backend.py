@@ -15,6 +15,7 @@ from psyqueue.backend import (
     Done,
     Effects,
     Enqueued,
+    Exported,
     Fetch,
     Filter,
     Info,
@@ -23,9 +24,11 @@ from psyqueue.backend import (
     Limits,
     Lock,
     Mode,
+    Moved,
     NewJob,
     Op,
     Page,
+    Part,
     QueueInfo,
     Renewal,
     Schedule,
@@ -36,7 +39,15 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_outcomes
+from psyqueue.backend.bounds import (
+    CALL_BYTES_MAX,
+    ITEMS_MAX,
+    check_bodies,
+    check_jobs,
+    check_limit,
+    check_moved,
+    check_outcomes,
+)
 from psyqueue.backend.losses import lost_error
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._redis import decoding
@@ -55,6 +66,7 @@ from psyqueue.backends._redis.encoding import (
     settings_of,
     wish_of,
 )
+from psyqueue.backends._redis.moving import add_dropped, add_moved, exported_of, position_of
 from psyqueue.backends._redis.options import RedisOptions
 from psyqueue.errors import InvalidOption, InvalidState
 
@@ -263,11 +275,29 @@ class RedisBackend:
     def subscribe(self, topics: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         return self._client.topics.subscribe(topics)
 
-    # ── the fence, proof ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the fence of the namespace ────────────────────────────────────────────────────────────────────────────────────
     async def set_mode(self, op: Op, mode: Mode, epoch: int, moved_to: str = "") -> Info:
         await self._once("set_mode", op, mode, epoch, moved_to)
         return await self.info()
 
+    # ── moving house ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def export_part(self, part: Part, cursor: str | None, limit: int) -> Exported:
+        check_limit(limit)
+        return exported_of(part, await self._run("export_part", part, position_of(part, cursor), limit, CALL_BYTES_MAX))
+
+    async def import_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        cargo = Cargo(3)
+        headers = pack(add_moved(items, cargo))
+        return int(await self._once("import_part", op, headers, *cargo.arguments))
+
+    async def drop_part(self, op: Op, items: Sequence[Moved]) -> int:
+        check_moved(items)
+        cargo = Cargo(3)
+        headers = pack(add_dropped(items, cargo))
+        return int(await self._once("drop_part", op, headers, *cargo.arguments))
+
+    # ── proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
         words, next_cursor = await self._run("check", cursor_of(cursor, Filter()), limit)
         return tuple(each.decode() for each in words), None if next_cursor is None else next_cursor.decode()

@@ -199,6 +199,14 @@ def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 def view_of(reply: list[Any]) -> JobView:
     raw_id, body, result, errors, worker, codes, *flat = reply
+    return job_of([raw_id, body, result, errors, *flat], worker, _texts(codes))[0]
+
+
+def job_of(
+    reply: list[Any], worker: bytes | None = None, blocked_by: tuple[str, ...] = ()
+) -> tuple[JobView, dict[str, bytes]]:
+    """The job, and the fields of its row."""
+    raw_id, body, result, errors, *flat = reply
     fields = _fields(flat)
     if not fields.keys() >= _ALWAYS:
         raise StoreUnusable(f"job {raw_id.decode()!r}: its key holds what psyqueue did not write. Remove it")
@@ -214,7 +222,7 @@ def view_of(reply: list[Any]) -> JobView:
 
     created_ms = number("created_at")
     run_at_ms = number("run_at", created_ms)
-    return JobView(
+    view = JobView(
         job=NewJob(
             id=raw_id.decode(),
             queue=rest.queue,
@@ -251,8 +259,9 @@ def view_of(reply: list[Any]) -> JobView:
         expires_at_ms=instant("expires_at"),
         result=b"null" if result is None and status == "completed" else result,
         errors=tuple(errors),
-        blocked_by=_texts(codes),
+        blocked_by=blocked_by,
     )
+    return view, fields
 
 
 def page_of(reply: list[Any]) -> Page:
@@ -326,17 +335,19 @@ def amended_of(reply: list[Any]) -> Amended:
 
 def schedules_of(reply: list[Any]) -> tuple[tuple[Schedule, ...], str | None]:
     found, cursor = reply
-    return tuple(
-        Schedule(
-            id=raw_id.decode(),
-            spec=spec,
-            version=version,
-            next_at_ms=next_ms,
-            last_nominal_ms=nominal_ms,
-            paused=bool(is_paused),
-        )
-        for raw_id, version, spec, next_ms, nominal_ms, is_paused in found
-    ), _text(cursor)
+    return tuple(schedule_of(each) for each in found), _text(cursor)
+
+
+def schedule_of(reply: list[Any]) -> Schedule:
+    raw_id, version, spec, next_ms, nominal_ms, is_paused = reply
+    return Schedule(
+        id=raw_id.decode(),
+        spec=spec,
+        version=version,
+        next_at_ms=next_ms,
+        last_nominal_ms=nominal_ms,
+        paused=bool(is_paused),
+    )
 
 
 def item_of(key: str, reply: list[Any] | None) -> Item | None:

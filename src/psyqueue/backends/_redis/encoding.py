@@ -95,9 +95,12 @@ def _plain_rest(queue: str, name: str) -> bytes:
     return pack((queue, name))
 
 
-def body_of(job: NewJob, *, is_plain: bool) -> bytes:
+def body_of(job: NewJob) -> bytes:
+    return _body(job, _plain_rest(job.queue, job.name) if has_plain_rest(job) else pack(_rest_of(job)))
+
+
+def _body(job: NewJob, rest: bytes) -> bytes:
     payload, cold, digest = job.payload, job.cold, job.digest
-    rest = _plain_rest(job.queue, job.name) if is_plain else pack(_rest_of(job))
     return b"".join((LENGTHS.pack(len(payload), len(cold), len(digest)), payload, cold, digest, rest))
 
 
@@ -119,12 +122,19 @@ def _rest_of(job: NewJob) -> Rest:
 def _is_plain(job: NewJob) -> bool:
     return (
         not job.priority
-        and job.max_retries == 3
-        and job.max_lost == 2
-        and not job.lane
         and not job.delay_ms
         and job.run_at_ms is None
         and job.expires_in_ms is None
+        and has_plain_rest(job)
+    )
+
+
+def has_plain_rest(job: NewJob) -> bool:
+    """Its `Rest` is queue and name alone."""
+    return (
+        job.max_retries == 3
+        and job.max_lost == 2
+        and not job.lane
         and job.schedule_id is None
         and job.unique is None
         and job.idempotency is None
@@ -135,10 +145,10 @@ def _is_plain(job: NewJob) -> bool:
 
 def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
     """The header of a job; its body goes to the cargo."""
-    is_plain = _is_plain(job)
-    cargo.add(body_of(job, is_plain=is_plain))
-    if is_plain:
+    if _is_plain(job):
+        cargo.add(_body(job, _plain_rest(job.queue, job.name)))
         return job.id, job.queue, job.name
+    cargo.add(body_of(job))
     unique, idempotency, gate = job.unique, job.idempotency, job.gate
     return (
         job.id,
@@ -149,8 +159,8 @@ def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
         job.max_lost,
         job.lane,
         job.delay_ms,
-        _or_false(job.run_at_ms),
-        _or_false(job.expires_in_ms),
+        or_false(job.run_at_ms),
+        or_false(job.expires_in_ms),
         (unique.key, initials(unique.while_), unique.on_conflict) if unique else False,
         (idempotency.key, idempotency.window_ms) if idempotency else False,
         (gate.key, gate.capacity) if gate else False,
@@ -174,7 +184,7 @@ def initials(statuses: Sequence[Status]) -> str:
     return "".join(INITIALS[status] for status in statuses)
 
 
-def _or_false(value: int | None) -> int | bool:
+def or_false(value: int | str | None) -> int | str | bool:
     return False if value is None else value
 
 
@@ -186,7 +196,7 @@ def add_effects(effects: Effects, cargo: Cargo) -> Any:
     writes = [_write_of(write, cargo) for write in effects.writes]
     first = cargo.next
     jobs = [add_job(job, cargo) for job in effects.jobs]
-    records = [(each.stream, cargo.add(each.body), _or_false(each.ttl_ms)) for each in effects.records]
+    records = [(each.stream, cargo.add(each.body), or_false(each.ttl_ms)) for each in effects.records]
     return writes, jobs, first, records
 
 
@@ -196,8 +206,8 @@ def _write_of(write: StateWrite, cargo: Cargo) -> tuple[Any, ...]:
         write.key,
         cargo.add(write.value),
         str(write.number),
-        _or_false(write.expected),
-        _or_false(write.ttl_ms),
+        or_false(write.expected),
+        or_false(write.ttl_ms),
         write.capacity,
         write.refill_per_minute,
     )
@@ -255,9 +265,9 @@ def filter_of(where: Filter) -> bytes:
             where.statuses,
             where.names,
             where.lanes,
-            _or_false(where.created_from_ms),
-            _or_false(where.created_to_ms),
-            _or_false(where.ended_before_ms),
+            or_false(where.created_from_ms),
+            or_false(where.created_to_ms),
+            or_false(where.ended_before_ms),
             where.text,
             where.reason,
         )
@@ -266,12 +276,12 @@ def filter_of(where: Filter) -> bytes:
 
 def settings_of(limits: Limits) -> tuple[Any, ...]:
     return (
-        _or_false(limits.paused_until_ms),
+        or_false(limits.paused_until_ms),
         limits.weight,
-        _or_false(limits.active_max),
-        _or_false(limits.starts_per_minute),
+        or_false(limits.active_max),
+        or_false(limits.starts_per_minute),
         limits.starts_burst,
-        _or_false(limits.pending_max),
+        or_false(limits.pending_max),
         limits.retain_ended or False,
         limits.retain_dead or False,
     )

@@ -8,13 +8,8 @@
 local settings, effects = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 return once('put_limits', function()
   require_mode(false)
-  defer('HSET', P .. 'meta', 'limits', '1')
   for _, each in ipairs(settings) do
-    local queue, lane = each[1], each[2] or nil
-    set_field('limits', limit_name(queue, lane), cmsgpack.pack(each[3]))
-    defer('SADD', P .. 'limited', queue)
-    defer('ZADD', P .. 'queues', 0, queue)
-    put(touched, queue, true)
+    put_limits(each[1], each[2] or nil, each[3])
   end
   if effects then
     apply_effects(effects)

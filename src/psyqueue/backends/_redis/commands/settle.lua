@@ -19,7 +19,7 @@ local function earlier(in_ms, other_ms)
 end
 
 local function act()
-  if fetch and (mode == 'frozen' or mode == 'moved') then
+  if fetch and stands_still() then
     if #outcomes == 0 then
       require_mode(false)
     end

@@ -6,8 +6,6 @@
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
 local effects = cmsgpack.unpack(ARGV[2])
 return once('write_state', function()
-  if #effects[2] > 0 then
-    require_mode(true)
-  end
+  require_mode(#effects[2] > 0)
   return (apply_effects(effects))
 end)

@@ -68,6 +68,11 @@ local function refuse(...)
   error({ refused = { ... } })
 end
 
+-- Nothing becomes due, expires or is pruned by itself.
+local function stands_still()
+  return mode == 'frozen' or mode == 'moved'
+end
+
 local function require_mode(is_enqueue)
   if mode == 'open' or (mode == 'draining' and not is_enqueue) then
     return

@@ -186,7 +186,7 @@ local function ticket_tail(seed, queue)
   return '.' .. seed .. ' ' .. queue
 end
 
-local is_odd, flush_rows
+local is_odd, is_special, flush_rows
 do
   -- What retention finds behind an ended job: COMPLETED, a plain one; HAS_RESULT, with a result; else it has to look.
   local function kind_at_end(row)
@@ -251,7 +251,7 @@ do
     if key then
       if score then
         call('ZADD', key, score, member)
-      else -- of a list: jobs start in dequeue.lua alone
+      elseif not row.is_listed then -- of a list: jobs start in dequeue.lua alone
         lists[#lists + 1] = { ready_of(row), key, member }
       end
     end
@@ -271,7 +271,7 @@ do
 
   -- Whatever makes a job more than a plain one that is pending at its creation number, runs, is acked and goes: the usual
   -- ways then leave it to those that look at all of its fields.
-  local function is_special(row)
+  function is_special(row)
     return row.ready or row.sorted or row.priority or row.lane or row.unique or row.gate or row.kids or row.needs_left or row.run_at
       or row.expires_at or row.fence or row.lost or row.generation or row.reason or row.held or row.cancel or row.watched
   end

@@ -140,14 +140,17 @@ local function walk_source(source, row_is, state, position)
   while true do
     local entries, is_last = source[2](source[3], unpack(position))
     for _, entry in ipairs(entries) do
-      position = { unpack(entry, 2) }
-      local raw = call('HGETALL', P .. 'j:' .. entry[1])
+      local raw = state.peeks(entry[1]) and call('HGETALL', P .. 'j:' .. entry[1]) or {}
       local row = #raw > 0 and row_of_fields(entry[1], raw)
       state.looked = state.looked + 1
       local is_stale = source[2] == page_of_list and row and tonumber(entry[2]) ~= ready_of(row)
       if row and not is_stale and row_is(row, source[1]) then
+        if not state.fits(row, raw) then
+          return position
+        end
         state.found[#state.found + 1] = { row, raw }
       end
+      position = { unpack(entry, 2) }
       if #state.found >= state.limit or state.looked >= WALK_MAX then
         return position
       end
@@ -181,10 +184,15 @@ local function is_in_place(row, name)
   return not row.held and not (row.status == 'pending' and (kind == 'z') == not row.sorted)
 end
 
+local function always()
+  return true
+end
+
 -- (found { row, raw }, cursor or false). `is_backward`: statuses and places in the other order, for changes that move
--- jobs forward: what was changed does not come up again.
-local function walk(where, cursor, limit, is_backward)
-  local state = { found = {}, looked = 0, limit = limit }
+-- jobs forward: what was changed does not come up again. `fits(row, raw)` false ends the walk before this row; `peeks(id)`
+-- false spares a look at it.
+local function walk(where, cursor, limit, is_backward, fits, peeks)
+  local state = { found = {}, looked = 0, limit = limit, fits = fits or always, peeks = peeks or always }
   local at = cursor and cjson.decode(cursor)
   local queues = queues_from(where, at and at[1])
   for _, queue in ipairs(queues) do

@@ -1,0 +1,347 @@
+-- What another store exported, written as it was: everything is looked at, then it is placed and written. As
+-- _memory/moving.py. An item: { kind, … }; bytes are numbers of arguments, false stands where there is nothing.
+--   plain { id, queue, name, number, created at, body }: a job as it is right after its enqueue; not beside needs
+--   job { fields, body, result, errors, 1 if it has its unique key }: the fields of its row
+--   need { child, parent, initials, 1 if met }
+--   numbers { number } · limits { queue, lane, settings } · schedule { id, version, next at, last nominal, paused, spec }
+--   fire { id, nominal } · state { key, version, left, level, age, value } · stream { stream, seq }
+--   record { stream, seq, at, left, body } · lock { name, holder, fence, left } · key { key, job id, left, digest }
+local import_items
+do
+  local import = {}
+  -- Bodies of the jobs that came with this call, by id. Jobs for lists, by key: { number, entry, row or plain item }.
+  local bodies, lists
+  local are_new -- none of its plain jobs was there before
+  local streams -- new records, by stream
+
+  local function raise_number(number)
+    if number <= counter.number then
+      return false
+    end
+    put(counter, 'number', number)
+    return true
+  end
+
+  local function until_of(left_ms)
+    return left_ms and mono_ms + left_ms
+  end
+
+  -- ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+  local function is_there(id, body, is_new)
+    local kept = bodies[id]
+    if not kept then
+      local row = not is_new and row_of(id)
+      if not row then
+        bodies[id] = body
+        return false
+      end
+      kept = body_of(row)
+    end
+    if kept and digest_of(kept) ~= digest_of(body) then
+      refuse('ID_CONFLICT', id)
+    end
+    return true
+  end
+
+  local function require_still(what, is_held)
+    if not is_held and mode ~= 'frozen' then
+      refuse('INVALID_STATE', what .. ' cannot be taken in: it is not held, and the namespace is not frozen')
+    end
+  end
+
+  local function insert_row(row)
+    put(rows, row.id, row)
+    put(dirty, #dirty + 1, row)
+    row.is_dirty = true
+    tally(row.queue, row.lane, row.status, 1)
+  end
+
+  local function for_list(number, row, plain)
+    local key = lane_key('p', row.queue, row.lane)
+    lists[key] = lists[key] or {}
+    local entries = lists[key]
+    entries[#entries + 1] = { number, text_of(number) .. ':' .. row.id, row, plain }
+  end
+
+  function import.plain(id, queue, name, number, created_at, body)
+    body = ARGV[body]
+    if is_there(id, body, are_new) then
+      return false
+    end
+    require_still('job ' .. id, false)
+    raise_number(number)
+    local row = { id = id, queue = queue, name = name, status = 'pending', number = number, created_at = created_at, body = body }
+    for_list(number, row, true)
+    return true
+  end
+
+  function import.job(row, body, result, errors, has_key)
+    row.body = ARGV[body]
+    if is_there(row.id, row.body) then
+      return false
+    end
+    if row.status == 'active' then
+      refuse('INVALID_STATE', 'job ' .. row.id .. ' cannot be taken in: it is active')
+    end
+    require_still('job ' .. row.id, row.held)
+    if has_key == 1 then
+      local holder = field('unique', row.unique)
+      if holder then
+        refuse('KEY_CONFLICT', row.unique, holder, 'unique')
+      end
+      set_field('unique', row.unique, row.id)
+    end
+    raise_number(math.max(row.number, ready_of(row)))
+    insert_row(row)
+    if row.placed then
+      count_field('gates', row.gate, 1)
+    elseif is_in_line(row) then
+      join_line(row)
+    end
+    if result then
+      defer('SET', P .. 'r:' .. row.id, ARGV[result])
+      row.special = row.special or is_special(row) and '1' or HAS_RESULT
+    end
+    for _, error_ in ipairs(errors or {}) do
+      defer('RPUSH', P .. 'f:' .. row.id, ARGV[error_])
+    end
+    if row.status == 'pending' and not row.sorted then
+      for_list(ready_of(row), row, false)
+    end
+    return true
+  end
+
+  function import.need(child_id, parent_id, initials, is_met)
+    local child, parent = row_of(child_id), row_of(parent_id)
+    if not child or not parent then
+      refuse('UNKNOWN_DEPENDENCY', child_id, child and parent_id or child_id)
+    end
+    local needs = 'nd:' .. child_id
+    if field(needs, parent_id) then
+      return false
+    end
+    require_still('a need of job ' .. child_id, child.held)
+    set_field(needs, parent_id, (is_met == 1 and '+' or '') .. initials)
+    defer('ZADD', P .. 'n:' .. parent_id, child.number, child_id)
+    set(parent, 'kids', (parent.kids or 0) + 1)
+    set(parent, 'special', '1')
+    set(child, 'special', '1')
+    return true
+  end
+
+  -- ── the rest ───────────────────────────────────────────────────────────────────────────────────────────────────────
+  function import.numbers(number)
+    return raise_number(number)
+  end
+
+  function import.limits(queue, lane, settings)
+    local name = limit_name(queue, lane or nil)
+    if field('limits', name) then
+      return false
+    end
+    put_limits(queue, lane or nil, settings)
+    return true
+  end
+
+  function import.schedule(id, version, next_at, last_nominal, is_paused_, spec)
+    if field('schedules', id) then
+      return false
+    end
+    set_field('schedules', id, cmsgpack.pack({ version, ARGV[spec], next_at, last_nominal, is_paused_ }))
+    defer('ZADD', P .. 'schedules:k', 0, id)
+    return true
+  end
+
+  function import.fire(id, nominal_ms)
+    local member = text_of(nominal_ms) .. ':' .. id
+    if call('ZSCORE', P .. 'fires', member) then
+      return false
+    end
+    defer('ZADD', P .. 'fires', mono_ms, member)
+    return true
+  end
+
+  function import.state(key, version, left_ms, level, age_ms, value)
+    local packed = field('state', key)
+    if packed and cmsgpack.unpack(packed)[1] >= version then
+      return false
+    end
+    local expires_ms = until_of(left_ms)
+    set_field('state', key, cmsgpack.pack({ version, expires_ms, level, mono_ms - age_ms, ARGV[value] }))
+    defer('ZADD', P .. 'state:k', 0, key)
+    if expires_ms then
+      defer('ZADD', P .. 'state:x', expires_ms, key)
+    else
+      defer('ZREM', P .. 'state:x', key)
+    end
+    return true
+  end
+
+  function import.stream(stream, seq)
+    if number_field('streams', stream) >= seq then
+      return false
+    end
+    set_field('streams', stream, text_of(seq))
+    return true
+  end
+
+  function import.record(stream, seq, at_ms, left_ms, body)
+    local id = text_of(seq) .. '-0'
+    if #call('XRANGE', P .. 's:' .. stream, id, id) > 0 then
+      return false
+    end
+    streams[stream] = streams[stream] or {}
+    local records = streams[stream]
+    records[#records + 1] = { seq, at_ms, ARGV[body] }
+    if left_ms then
+      defer('ZADD', P .. 'records:x', mono_ms + left_ms, text_of(seq) .. ':' .. stream)
+    end
+    return true
+  end
+
+  function import.lock(name, holder, fence, left_ms)
+    local packed = field('locks', name)
+    if packed and cmsgpack.unpack(packed)[2] >= fence then
+      return false
+    end
+    set_field('locks', name, cmsgpack.pack({ holder, fence, mono_ms + left_ms }))
+    return true
+  end
+
+  function import.key(key, id, left_ms, digest)
+    local packed = field('keys', key)
+    if packed then
+      local its_id, _, expires_ms = unpack(cmsgpack.unpack(packed))
+      if expires_ms > mono_ms then
+        if its_id ~= id then
+          refuse('KEY_CONFLICT', key, its_id, 'idempotency')
+        end
+        return false
+      end
+    end
+    set_field('keys', key, cmsgpack.pack({ id, ARGV[digest], mono_ms + left_ms }))
+    defer('ZADD', P .. 'keys:x', mono_ms + left_ms, key)
+    return true
+  end
+
+  -- ── placing and writing ────────────────────────────────────────────────────────────────────────────────────────────
+  local function is_before(one, other)
+    return one[1] < other[1]
+  end
+
+  -- By their numbers; mostly they come so.
+  local function order(entries)
+    for i = 2, #entries do
+      if entries[i][1] < entries[i - 1][1] then
+        table.sort(entries, is_before)
+        return
+      end
+    end
+  end
+
+  -- A list takes what comes behind its last entry: plain jobs, and others in between. One that became pending after all
+  -- that this call brings would bar the list to plain jobs of later calls, made before that; so it stands in the set.
+  local function split(key, entries)
+    local last = tonumber(string.match(call('LINDEX', key, -1) or '', '^%d+')) or -1
+    local newest, listed = -1, {}
+    order(entries)
+    for _, entry in ipairs(entries) do
+      if entry[4] then
+        newest = entry[1]
+      end
+    end
+    for _, entry in ipairs(entries) do
+      local row = entry[3]
+      if entry[1] > last and entry[1] <= newest then
+        listed[#listed + 1] = entry
+        row.is_listed = true
+      else
+        row.sorted = '1'
+        if entry[4] then
+          insert_row(row)
+        end
+      end
+    end
+    return listed
+  end
+
+  -- As enqueue_plain, in intake.lua.
+  local function write_plain(plain)
+    local texts, counts = {}, {}
+    for i, row in ipairs(plain) do
+      local number, created = text_of(row.number), text_of(row.created_at)
+      call('HSET', P .. 'j:' .. row.id, 'queue', row.queue, 'name', row.name, 'status', 'pending', 'number', number,
+        'created_at', created)
+      texts[2 * i - 1] = P .. 'b:' .. row.id
+      texts[2 * i] = FRESH .. number .. instant_of(row.created_at) .. row.body
+      counts[row.queue] = (counts[row.queue] or 0) + 1
+    end
+    if #texts > 0 then
+      call('MSET', unpack(texts))
+    end
+    for queue, count in pairs(counts) do
+      tally(queue, nil, 'pending', count)
+    end
+  end
+
+  local function write_lists()
+    local plain = {}
+    for key, entries in pairs(lists) do
+      local texts = {}
+      for i, entry in ipairs(split(key, entries)) do
+        texts[i] = entry[2]
+        if entry[4] then
+          plain[#plain + 1] = entry[3]
+        end
+      end
+      call_many('RPUSH', key, texts)
+    end
+    write_plain(plain)
+  end
+
+  -- A record below the last one of its stream: the stream is written anew, for the server takes growing numbers alone.
+  local function write_records(stream, records)
+    local key = P .. 's:' .. stream
+    order(records)
+    local last = call('EXISTS', key) == 1 and call('XINFO', 'STREAM', key)[8] or '0-0'
+    if records[1][1] <= tonumber(string.match(last, '^%d+')) then
+      for _, entry in ipairs(call('XRANGE', key, '-', '+')) do
+        records[#records + 1] = { tonumber(string.match(entry[1], '^%d+')), entry[2][2], entry[2][4] }
+      end
+      order(records)
+      call('UNLINK', key)
+    end
+    for _, record in ipairs(records) do
+      call('XADD', key, text_of(record[1]) .. '-0', 'a', record[2], 'b', record[3])
+    end
+  end
+
+  local function are_all_new(items)
+    local names = {}
+    for _, item in ipairs(items) do
+      if item[1] == 'plain' then
+        names[#names + 1] = P .. 'j:' .. item[2]
+      end
+    end
+    return #names > 0 and call('EXISTS', unpack(names)) == 0
+  end
+
+  -- How many were not there.
+  function import_items(items)
+    bodies, lists, streams, are_new = {}, {}, {}, are_all_new(items)
+    local count = 0
+    for _, item in ipairs(items) do
+      local kind = item[1]
+      if mode ~= 'frozen' and kind ~= 'plain' and kind ~= 'job' and kind ~= 'need' then
+        refuse('INVALID_STATE', kind .. ': is only taken while the namespace is frozen')
+      end
+      count = count + (import[kind](unpack(item, 2)) and 1 or 0)
+    end
+    write_lists()
+    for stream, records in pairs(streams) do
+      is_changed = true
+      write_records(stream, records)
+    end
+    return count
+  end
+end
