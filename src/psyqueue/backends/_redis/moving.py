@@ -264,16 +264,17 @@ def _flag(is_set: object) -> str | None:
 
 # ── away ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def add_dropped(items: Sequence[Moved], cargo: Cargo) -> list[_Header]:
-    """What drop_part is given. Numbers stay."""
-    return [_dropped(item, cargo) for item in items if type(item) is not Numbers]
+    """What drop_part is given. Numbers stay, and needs go with their jobs alone."""
+    return [_dropped(item, cargo) for item in items if not isinstance(item, Numbers | MovedNeed)]
 
 
-def _dropped(item: Moved, cargo: Cargo) -> _Header:
+_Dropped = Limits | Schedule | MovedFire | MovedState | MovedStream | MovedRecord | MovedLock | MovedKey | MovedJob
+
+
+def _dropped(item: _Dropped, cargo: Cargo) -> _Header:
     match item:
         case MovedJob(job=job):
             return "job", job.id, cargo.add(job.digest)
-        case MovedNeed():
-            return "need", item.job_id, item.parent_id
         case MovedState(item=state):
             return "state", state.key, state.version, cargo.add(state.value)
         case MovedRecord(stored=stored):
@@ -282,7 +283,5 @@ def _dropped(item: Moved, cargo: Cargo) -> _Header:
             return "lock", item.name, item.fence
         case MovedKey():
             return "key", item.key, item.job_id
-        case Numbers():
-            raise AssertionError("numbers are never dropped")
         case _:
             return _same_both_ways(item, cargo)

@@ -1,6 +1,6 @@
 -- What goes without a trace: items by their id, if they are what is meant. As _memory/moving.py.
 -- An item: { kind, … }; bytes are numbers of arguments, false stands where there is nothing.
---   job { id, digest } · need { child, parent } · limits { queue, lane, settings }
+--   job { id, digest }: its needs and its place among those of others go with it · limits { queue, lane, settings }
 --   schedule { id, version, next at, last nominal, paused, spec } · fire { id, nominal } · state { key, version, value }
 --   stream { stream, seq } · record { stream, seq, at, body } · lock { name, fence } · key { key, job id }
 local drop_items
@@ -11,11 +11,6 @@ do
 
   local function may_go(row)
     return row.status ~= 'active' and (row.held or mode == 'frozen')
-  end
-
-  local function drop_need(child_id, parent_id)
-    defer('HDEL', P .. 'nd:' .. child_id, parent_id)
-    defer('ZREM', P .. 'n:' .. parent_id, child_id)
   end
 
   function drop.job(id, digest)
@@ -31,22 +26,10 @@ do
     drop_edges(row)
     if row.kids then
       for _, child_id in ipairs(call('ZRANGE', P .. 'n:' .. id, 0, -1)) do
-        drop_need(child_id, id)
+        defer('HDEL', P .. 'nd:' .. child_id, id)
       end
     end
     drop_job(row)
-    return true
-  end
-
-  function drop.need(child_id, parent_id)
-    local child, parent = row_of(child_id), row_of(parent_id)
-    if not child or not may_go(child) or call('HEXISTS', P .. 'nd:' .. child_id, parent_id) == 0 then
-      return false
-    end
-    drop_need(child_id, parent_id)
-    if parent then
-      set(parent, 'kids', (parent.kids or 0) > 1 and parent.kids - 1 or nil)
-    end
     return true
   end
 
