@@ -32,8 +32,9 @@ from psyqueue.backend import (
     Schedule,
     Stored,
 )
-from psyqueue.backends._redis.decoding import STATUS_OF, job_of, limits_of, schedule_of
+from psyqueue.backends._redis.decoding import job_of, limits_of, schedule_of
 from psyqueue.backends._redis.encoding import (
+    INITIALS,
     Cargo,
     body_of,
     cursor_of,
@@ -43,6 +44,7 @@ from psyqueue.backends._redis.encoding import (
     settings_of,
 )
 from psyqueue.errors import InvalidOption
+from psyqueue.job import STATUSES
 
 _PLACED: Final = ("scheduled", "pending")
 _Header = tuple[Any, ...]
@@ -98,7 +100,8 @@ def _key_out(reply: list[Any]) -> MovedKey:
 
 def _need_out(reply: list[Any]) -> MovedNeed:
     child_id, parent_id, mask, is_met = reply
-    on = tuple([STATUS_OF[initial] for initial in mask.decode()])
+    letters = mask.decode()
+    on = tuple([status for status in STATUSES if INITIALS[status] in letters])
     return MovedNeed(child_id.decode(), parent_id.decode(), on, bool(is_met))
 
 
