@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -29,6 +30,7 @@ async def in_memory() -> BackendAdapter:
 def fresh_of(request: pytest.FixtureRequest) -> Callable[[str], Fresh]:
     """How to make a new store of a kind; servers are only started for those who ask."""
 
+    @functools.cache
     def of(kind: str) -> Fresh:
         if kind == "memory":
             return in_memory

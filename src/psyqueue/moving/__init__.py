@@ -3,7 +3,7 @@
     mover = Mover(House(source, "sqlite:/srv/jobs.db"), House(target, "redis://cache:6379/0"))
     report = await mover.run()
 
-What makes it safe (docs/adr/0013): both namespaces are frozen while jobs are copied, so no job can start anywhere; one
+What makes it safe (docs/adr/0014): both namespaces are frozen while jobs are copied, so no job can start anywhere; one
 step, the source's mode `moved`, decides; only then is the destination opened. Until that step everything can be rolled
 back, and a run that was killed is simply done again.
 """

@@ -175,7 +175,7 @@ def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str] | None:
     for job in jobs:
         if not _is_plain(job):
             return None
-        bodies.append(body_of(job, is_plain=True))
+        bodies.append(body_of(job))
         names += job.id, job.queue, job.name
     return bodies + names
 
