@@ -199,20 +199,24 @@ def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 def view_of(reply: list[Any]) -> JobView:
     raw_id, body, result, errors, worker, codes, *flat = reply
-    return job_of([raw_id, body, result, errors, *flat], worker, _texts(codes))[0]
+    shared, fields = job_of([raw_id, body, result, errors, *flat])
+    is_active = shared["status"] == "active"
+    return JobView(
+        **shared,
+        session_id=fields["session"].decode() if is_active else None,
+        worker=_text(worker) if is_active else None,
+        blocked_by=_texts(codes),
+    )
 
 
-def job_of(
-    reply: list[Any], worker: bytes | None = None, blocked_by: tuple[str, ...] = ()
-) -> tuple[JobView, dict[str, bytes]]:
-    """The job, and the fields of its row."""
+def job_of(reply: list[Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a `JobView` and a `MovedJob` both say of a job; and the fields of its row."""
     raw_id, body, result, errors, *flat = reply
     fields = _fields(flat)
     if not fields.keys() >= _ALWAYS:
         raise StoreUnusable(f"job {raw_id.decode()!r}: its key holds what psyqueue did not write. Remove it")
     payload, cold, digest, rest = _parts(body)
     status = STATUSES[STATUSES.index(fields["status"].decode())]
-    is_active = status == "active"
 
     def number(name: str, default: int = 0) -> int:
         return int(fields.get(name, default))
@@ -222,8 +226,8 @@ def job_of(
 
     created_ms = number("created_at")
     run_at_ms = number("run_at", created_ms)
-    view = JobView(
-        job=NewJob(
+    shared = {
+        "job": NewJob(
             id=raw_id.decode(),
             queue=rest.queue,
             name=rest.name,
@@ -241,27 +245,24 @@ def job_of(
             gate=rest.gate,
             needs=rest.needs,
         ),
-        status=status,
-        attempt=number("attempt"),
-        lost=number("lost"),
-        generation=number("generation"),
-        fence=number("fence", number("attempt")),
-        ready_number=number("ready", number("number")) if status == "pending" else None,
-        session_id=fields["session"].decode() if is_active else None,
-        worker=_text(worker) if is_active else None,
-        held="held" in fields,
-        cancel_requested="cancel" in fields,
-        reason=fields.get("reason", b"").decode(),
-        created_at_ms=created_ms,
-        started_at_ms=instant("started_at"),
-        completed_at_ms=instant("completed_at"),
-        run_at_ms=run_at_ms,
-        expires_at_ms=instant("expires_at"),
-        result=b"null" if result is None and status == "completed" else result,
-        errors=tuple(errors),
-        blocked_by=blocked_by,
-    )
-    return view, fields
+        "status": status,
+        "attempt": number("attempt"),
+        "lost": number("lost"),
+        "generation": number("generation"),
+        "fence": number("fence", number("attempt")),
+        "ready_number": number("ready", number("number")) if status == "pending" else None,
+        "held": "held" in fields,
+        "cancel_requested": "cancel" in fields,
+        "reason": fields.get("reason", b"").decode(),
+        "created_at_ms": created_ms,
+        "started_at_ms": instant("started_at"),
+        "completed_at_ms": instant("completed_at"),
+        "run_at_ms": run_at_ms,
+        "expires_at_ms": instant("expires_at"),
+        "result": b"null" if result is None and status == "completed" else result,
+        "errors": tuple(errors),
+    }
+    return shared, fields
 
 
 def page_of(reply: list[Any]) -> Page:

@@ -107,29 +107,13 @@ def _need_out(reply: list[Any]) -> MovedNeed:
 
 def _job_out(reply: list[Any]) -> MovedJob:
     has_key, *rest = reply
-    view, fields = job_of(rest)
+    shared, fields = job_of(rest)
     return MovedJob(
-        job=view.job,
+        **shared,
         number=int(fields["number"]),
-        ready_number=view.ready_number,
-        status=view.status,
-        attempt=view.attempt,
-        lost=view.lost,
-        fence=view.fence,
-        generation=view.generation,
-        needs_left=int(fields.get("needs_left", 0)) if view.status == "waiting" else 0,
-        held=view.held,
-        cancel_requested=view.cancel_requested,
+        needs_left=int(fields.get("needs_left", 0)) if shared["status"] == "waiting" else 0,
         has_key=bool(has_key),
         is_needed="kids" in fields,
-        reason=view.reason,
-        created_at_ms=view.created_at_ms,
-        started_at_ms=view.started_at_ms,
-        completed_at_ms=view.completed_at_ms,
-        run_at_ms=view.run_at_ms,
-        expires_at_ms=view.expires_at_ms,
-        result=view.result,
-        errors=view.errors,
     )
 
 

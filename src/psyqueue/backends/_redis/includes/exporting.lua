@@ -165,9 +165,9 @@ do
         result = row.status == 'completed' and call('GET', P .. 'r:' .. row.id)
         errors = call('LRANGE', P .. 'f:' .. row.id, 0, -1)
         has_key = row.unique and call('HGET', P .. 'unique', row.unique) == row.id
-      end
-      for _, text in ipairs({ result or '', unpack(errors) }) do
-        bytes = bytes + #text
+        for _, text in ipairs({ result or '', unpack(errors) }) do
+          bytes = bytes + #text
+        end
       end
       return add(bytes, { has_key and 1 or 0, row.id, body, result, errors, unpack(raw) })
     end)

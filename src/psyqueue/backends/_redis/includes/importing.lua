@@ -9,17 +9,18 @@
 local import_items
 do
   local import = {}
-  -- Bodies of the jobs that came with this call, by id. Jobs for lists, by key: { number, entry, row or plain item }.
+  -- Bodies of the jobs that came with this call, by id. Jobs for lists, by key: { number, entry, row, that number as text
+  -- if it is a plain one }.
   local bodies, lists
   local are_new -- none of its plain jobs was there before
   local streams -- new records, by stream
 
+  local highest -- number that was given, or came
+
   local function raise_number(number)
-    if number <= counter.number then
-      return false
-    end
-    put(counter, 'number', number)
-    return true
+    local is_raised = number > highest
+    highest = is_raised and number or highest
+    return is_raised
   end
 
   local function until_of(left_ms)
@@ -56,11 +57,14 @@ do
     tally(row.queue, row.lane, row.status, 1)
   end
 
-  local function for_list(number, row, plain)
-    local key = lane_key('p', row.queue, row.lane)
-    lists[key] = lists[key] or {}
+  local function for_list(number, row, is_plain)
+    local key, text = lane_key('p', row.queue, row.lane), text_of(number)
     local entries = lists[key]
-    entries[#entries + 1] = { number, text_of(number) .. ':' .. row.id, row, plain }
+    if not entries then
+      entries = {}
+      lists[key] = entries
+    end
+    entries[#entries + 1] = { number, text .. ':' .. row.id, row, is_plain and text }
   end
 
   function import.plain(id, queue, name, number, created_at, body)
@@ -245,9 +249,10 @@ do
     local last = tonumber(string.match(call('LINDEX', key, -1) or '', '^%d+')) or -1
     local newest, listed = -1, {}
     order(entries)
-    for _, entry in ipairs(entries) do
-      if entry[4] then
-        newest = entry[1]
+    for i = #entries, 1, -1 do
+      if entries[i][4] then
+        newest = entries[i][1]
+        break
       end
     end
     for _, entry in ipairs(entries) do
@@ -268,13 +273,18 @@ do
   -- As enqueue_plain, in intake.lua.
   local function write_plain(plain)
     local texts, counts = {}, {}
-    for i, row in ipairs(plain) do
-      local number, created = text_of(row.number), text_of(row.created_at)
-      call('HSET', P .. 'j:' .. row.id, 'queue', row.queue, 'name', row.name, 'status', 'pending', 'number', number,
+    local last_ms, created, instant -- jobs of one call of enqueue share it
+    for i, entry in ipairs(plain) do
+      local row, number = entry[3], entry[4]
+      local id, queue = row.id, row.queue
+      if row.created_at ~= last_ms then
+        last_ms = row.created_at
+        created, instant = text_of(last_ms), instant_of(last_ms)
+      end
+      call('HSET', P .. 'j:' .. id, 'queue', queue, 'name', row.name, 'status', 'pending', 'number', number,
         'created_at', created)
-      texts[2 * i - 1] = P .. 'b:' .. row.id
-      texts[2 * i] = FRESH .. number .. instant_of(row.created_at) .. row.body
-      counts[row.queue] = (counts[row.queue] or 0) + 1
+      texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. number .. instant .. row.body
+      counts[queue] = (counts[queue] or 0) + 1
     end
     if #texts > 0 then
       call('MSET', unpack(texts))
@@ -291,7 +301,7 @@ do
       for i, entry in ipairs(split(key, entries)) do
         texts[i] = entry[2]
         if entry[4] then
-          plain[#plain + 1] = entry[3]
+          plain[#plain + 1] = entry
         end
       end
       call_many('RPUSH', key, texts)
@@ -329,6 +339,7 @@ do
   -- How many were not there.
   function import_items(items)
     bodies, lists, streams, are_new = {}, {}, {}, are_all_new(items)
+    highest = counter.number
     local count = 0
     for _, item in ipairs(items) do
       local kind = item[1]
@@ -336,6 +347,9 @@ do
         refuse('INVALID_STATE', kind .. ': is only taken while the namespace is frozen')
       end
       count = count + (import[kind](unpack(item, 2)) and 1 or 0)
+    end
+    if highest > counter.number then
+      put(counter, 'number', highest)
     end
     write_lists()
     for stream, records in pairs(streams) do
