@@ -4,7 +4,7 @@
 -- Index: each by its key. Cost: some fifteen commands a job, one for each job that needs it, three each other item; with
 -- limits the names of all limits.
 -- flags: allow-oom
---- @include head hashes wake bodies rows flush lifecycle limits intake amending turn dropping
+--- @include head hashes wake bodies rows flush lifecycle limits settings intake amending turn dropping
 return once('drop_part', function()
   return drop_items(cmsgpack.unpack(ARGV[2]))
 end)

@@ -4,5 +4,5 @@
 -- Index: the places of jobs (includes/walk.lua), for needs too; sorted sets where there are, else a scan of one hash.
 -- Cost: three keys a job, one for each job passed in search of needs (1,000 a call), two for each other item.
 -- flags: no-writes
---- @include head hashes wake bodies rows limits views walk exporting
+--- @include head hashes wake bodies rows limits settings views walk exporting
 return export.page(ARGV[1], cjson.decode(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]))

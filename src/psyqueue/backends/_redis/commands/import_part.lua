@@ -4,7 +4,7 @@
 -- Index: each by its key. Cost: three commands a plain pending job, some fifteen another one, three each other item; of a
 -- record below the last one of its stream the whole stream.
 -- flags: deny-oom
---- @include head hashes wake bodies rows flush lifecycle limits intake turn importing
+--- @include head hashes wake bodies rows flush lifecycle limits settings intake turn importing
 return once('import_part', function()
   if mode == 'moved' then
     refuse('NAMESPACE_MOVED', moved_to)

@@ -4,7 +4,7 @@
 -- Returns: { 0 | 1, {} } | { 2, code, facts … }.
 -- Index: `limits` by queue and lane. Cost: three keys each.
 -- flags: deny-oom
---- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
+--- @include head hashes wake bodies rows flush lifecycle limits settings intake effects turn
 local settings, effects = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 return once('put_limits', function()
   require_mode(false)

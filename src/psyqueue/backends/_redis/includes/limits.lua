@@ -6,27 +6,10 @@ local function limit_name(queue, lane)
   return lane and 'l:' .. #queue .. ':' .. queue .. lane or 'q:' .. queue
 end
 
--- What `limit_name` made a name of.
-local function queue_and_lane(name)
-  local length, at = string.match(name, '^l:(%d+):()')
-  if not length then
-    return string.sub(name, 3)
-  end
-  return string.sub(name, at, at + length - 1), string.sub(name, at + length)
-end
-
 local unpacked = {}
 
 begins[#begins + 1] = function()
   unpacked = emptied(unpacked)
-end
-
-local function put_limits(queue, lane, settings)
-  defer('HSET', P .. 'meta', 'limits', '1')
-  set_field('limits', limit_name(queue, lane), cmsgpack.pack(settings))
-  defer('SADD', P .. 'limited', queue)
-  defer('ZADD', P .. 'queues', 0, queue)
-  put(touched, queue, true)
 end
 
 -- The settings of a queue (no lane) or lane as a table, false if there are none.

@@ -1,0 +1,18 @@
+-- Limits as they are set, moved and dropped: by queue and lane.
+
+-- What `limit_name` made a name of.
+local function queue_and_lane(name)
+  local length, at = string.match(name, '^l:(%d+):()')
+  if not length then
+    return string.sub(name, 3)
+  end
+  return string.sub(name, at, at + length - 1), string.sub(name, at + length)
+end
+
+local function put_limits(queue, lane, settings)
+  defer('HSET', P .. 'meta', 'limits', '1')
+  set_field('limits', limit_name(queue, lane), cmsgpack.pack(settings))
+  defer('SADD', P .. 'limited', queue)
+  defer('ZADD', P .. 'queues', 0, queue)
+  put(touched, queue, true)
+end
