@@ -226,7 +226,7 @@ def job_of(reply: list[Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
 
     created_ms = number("created_at")
     run_at_ms = number("run_at", created_ms)
-    shared = {
+    shared: dict[str, Any] = {
         "job": NewJob(
             id=raw_id.decode(),
             queue=rest.queue,

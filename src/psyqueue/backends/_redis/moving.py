@@ -44,7 +44,7 @@ from psyqueue.backends._redis.encoding import (
     settings_of,
 )
 from psyqueue.errors import InvalidOption
-from psyqueue.job import STATUSES
+from psyqueue.job import STATUSES, Status
 
 _PLACED: Final = ("scheduled", "pending")
 _Header = tuple[Any, ...]
@@ -101,7 +101,7 @@ def _key_out(reply: list[Any]) -> MovedKey:
 def _need_out(reply: list[Any]) -> MovedNeed:
     child_id, parent_id, mask, is_met = reply
     letters = mask.decode()
-    on = tuple([status for status in STATUSES if INITIALS[status] in letters])
+    on: tuple[Status, ...] = tuple(status for status in STATUSES if INITIALS[status] in letters)
     return MovedNeed(child_id.decode(), parent_id.decode(), on, bool(is_met))
 
 
