@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 import pytest_asyncio
 
 from psyqueue.backend import BackendAdapter
 from psyqueue.backends._memory import MemoryBackend
+from psyqueue.backends._postgres import PostgresBackend, PostgresOptions
 from psyqueue.testing.conformance import Store
-from support.postgres_store import postgres_factory
+from support.names import new_name
 from support.redis_store import redis_factory
 from support.sqlite_store import sqlite_factory
 
@@ -22,6 +24,12 @@ DIRECTIONS = [(old, new) for old in KINDS for new in KINDS]
 
 async def in_memory() -> BackendAdapter:
     backend = MemoryBackend(test_clock=True)
+    await backend.connect()
+    return backend
+
+
+async def in_schema(url: str) -> BackendAdapter:
+    backend = PostgresBackend(PostgresOptions(connection_string=url, schema=new_name(), test_clock=True))
     await backend.connect()
     return backend
 
@@ -37,9 +45,9 @@ def fresh_of(request: pytest.FixtureRequest) -> Callable[[str], Fresh]:
         if kind == "sqlite":
             return sqlite_factory(request.getfixturevalue("tmp_path")).fresh
         server = request.getfixturevalue(f"{kind}_server")
-        namespace = request.getfixturevalue("namespace")
-        make = redis_factory if kind == "redis" else postgres_factory
-        return make(server.url, namespace).fresh
+        if kind == "redis":
+            return redis_factory(server.url, request.getfixturevalue("namespace")).fresh
+        return partial(in_schema, server.url)
 
     return of
 

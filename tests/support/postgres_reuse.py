@@ -40,9 +40,17 @@ class Schema:
         """`make`: called once, with the name, before there is a store; by default any client may make it."""
         self.name = name
         self.url = url
+        self._given = make
         self._make = make or self._by_itself
+        self._beside: Schema | None = None
         self._connection = psycopg.connect(url, autocommit=True)
         self._empty: sql.Composed | None = None
+
+    def beside(self) -> Schema:
+        """Another one, for a second store while the first is open."""
+        if self._beside is None:
+            self._beside = Schema(self.url, f"{self.name}_b", self._given)
+        return self._beside
 
     async def renew(self, *, within_s: float = 10.0) -> None:
         """From now on it is a store of tests as one that was just made; the clients of the last one have to be gone."""
@@ -84,6 +92,8 @@ class Schema:
 
     def close(self) -> None:
         self._connection.close()
+        if self._beside is not None:
+            self._beside.close()
 
 
 @contextmanager

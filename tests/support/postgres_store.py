@@ -34,21 +34,29 @@ class _Transaction:
 
 def postgres_factory(schema: Schema, marks: type[Marks] = Marks, **options: Any) -> BackendFactory:
     """Stores in the schema, each over when the next begins. `marks`: of each client."""
-    given = PostgresOptions(
-        **{"connection_string": schema.url, **options},
-        schema=schema.name,
-        application_name=schema.name,
-        test_clock=True,
-    )
 
-    async def opened() -> BackendAdapter:
-        backend = PostgresBackend(given, marks())
+    def options_in(place: Schema) -> PostgresOptions:
+        return PostgresOptions(
+            **{"connection_string": place.url, **options},
+            schema=place.name,
+            application_name=place.name,
+            test_clock=True,
+        )
+
+    given = options_in(schema)
+
+    async def opened(there: PostgresOptions = given) -> BackendAdapter:
+        backend = PostgresBackend(there, marks())
         await backend.connect()
         return backend
 
     async def fresh() -> BackendAdapter:
         await schema.renew()
         return await opened()
+
+    async def beside() -> BackendAdapter:
+        await schema.beside().renew()
+        return await opened(options_in(schema.beside()))
 
     async def again(_: BackendAdapter) -> BackendAdapter:
         return await opened()
@@ -64,4 +72,4 @@ def postgres_factory(schema: Schema, marks: type[Marks] = Marks, **options: Any)
         finally:
             await connection.close()
 
-    return BackendFactory(fresh=fresh, again=again, transaction=transaction)
+    return BackendFactory(fresh=fresh, beside=beside, again=again, transaction=transaction)

@@ -37,7 +37,7 @@ async def other(store: Store, backend_factory: BackendFactory) -> AsyncIterator[
 @pytest_asyncio.fixture
 async def elsewhere(backend_factory: BackendFactory) -> AsyncIterator[Store]:
     """Another store, empty and frozen: ready to be moved into."""
-    backend = await backend_factory.fresh()
+    backend = await (backend_factory.beside or backend_factory.fresh)()
     try:
         client = Store(backend, client="mover")
         await backend.set_mode(client.op(), "frozen", (await backend.info()).epoch + 1)

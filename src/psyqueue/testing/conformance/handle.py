@@ -61,12 +61,14 @@ class Transaction(Protocol):
 class BackendFactory:
     """What a backend gives to the suite.
 
-    `fresh`: a connected client of a new, empty store with `capabilities.test_clock`. The rest is None where the store
-    cannot do it, and its tests then say so. `again`: another connected client of the same store, as another process
+    `fresh`: a connected client of a new, empty store with `capabilities.test_clock`. `beside`: the same while the one
+    that `fresh` gave is still open; None: `fresh` can do that. The rest is None where the store cannot do it, and its
+    tests then say so. `again`: another connected client of the same store, as another process
     would have it. `transaction`: opens a transaction on a connection that `bind` takes.
     """
 
     fresh: Callable[[], Awaitable[BackendAdapter]]
+    beside: Callable[[], Awaitable[BackendAdapter]] | None = None
     again: Callable[[BackendAdapter], Awaitable[BackendAdapter]] | None = None
     transaction: Callable[[BackendAdapter], AbstractAsyncContextManager[Transaction]] | None = None
 
