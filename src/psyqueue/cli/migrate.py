@@ -19,7 +19,7 @@ from psyqueue.cli.surface import DONE, NO, Surface, common, confirm
 from psyqueue.clock import to_ms
 from psyqueue.config import parse_url
 from psyqueue.errors import ConfigError, StoreUnusable
-from psyqueue.moving import House, Mover, Plan, Selection, Verified, make_plan
+from psyqueue.moving import House, Mover, Plan, Selection, Verified, make_plan, reopen
 
 _IDENTITY = ("key_prefix", "schema", "db", "host", "port", "database")
 """Options of a URL that say which store it is; the others say how it is reached, or are secrets."""
@@ -64,22 +64,36 @@ def migrate(surface: Surface, context: click.Context, source: str, target: str, 
 
 @migrate.command("rollback")
 @_ends
+@click.option("--lost", "is_lost", is_flag=True, help="The new store is gone for good: only open the old one again.")
 @click.pass_context
 @common
-def migrate_rollback(surface: Surface, context: click.Context, source: str | None, target: str | None) -> int:
+def migrate_rollback(
+    surface: Surface, context: click.Context, source: str | None, target: str | None, *, is_lost: bool
+) -> int:
     """Undo a move that did not come to its end: empty the new store of what was copied, open the old one again."""
     before = context.meta.get("psyqueue.ends", (None, None))
+    ends = _checked(source or before[0], target or before[1])
 
     async def work(old: House, new: House) -> int:
         with ProgressLine() as line:
             await Mover(old, new, tell=line.tell).rollback()
-        if surface.is_json:
-            output.print_json({"ok": True, "rolled_back": True})
-        else:
-            click.echo(f"Rolled back: {old.address} works as before.")
-        return DONE
+        return _tell_rolled_back(surface, old)
 
-    return asyncio.run(_with_houses(*_checked(source or before[0], target or before[1]), work))
+    return asyncio.run(_reopen(surface, *ends) if is_lost else _with_houses(*ends, work))
+
+
+async def _reopen(surface: Surface, source: str, target: str) -> int:
+    async with _opened(source, may_create=False) as old:
+        await reopen(old, address_of(target))
+        return _tell_rolled_back(surface, old)
+
+
+def _tell_rolled_back(surface: Surface, old: House) -> int:
+    if surface.is_json:
+        output.print_json({"ok": True, "rolled_back": True})
+    else:
+        click.echo(f"Rolled back: {old.address} works as before.")
+    return DONE
 
 
 def _checked(source: str | None, target: str | None) -> tuple[str, str]:

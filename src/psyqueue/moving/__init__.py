@@ -9,9 +9,9 @@ back, and a run that was killed is simply done again.
 """
 
 from psyqueue.moving.house import House
-from psyqueue.moving.mover import Mover, Progress
+from psyqueue.moving.mover import Mover, Progress, reopen
 from psyqueue.moving.plan import Plan, Row, make_plan
 from psyqueue.moving.selection import Selection
 from psyqueue.moving.verify import Verified
 
-__all__ = ["House", "Mover", "Plan", "Progress", "Row", "Selection", "Verified", "make_plan"]
+__all__ = ["House", "Mover", "Plan", "Progress", "Row", "Selection", "Verified", "make_plan", "reopen"]

@@ -259,6 +259,16 @@ class Mover:
             await self._source.switch("open")
 
 
+async def reopen(source: House, address: str) -> None:
+    """Open a source whose destination, `address`, is lost before the deciding step. Raises InvalidState after it."""
+    info = await source.backend.info()
+    if info.mode != "frozen" or info.moved_to != address:
+        raise InvalidState(
+            f"{source.address} is {info.mode}, no move to {address} is under way: there is nothing to open"
+        )
+    await source.switch("open")
+
+
 async def _numbers(house: House) -> Numbers:
     (numbers,) = (await house.backend.export_part("numbers", None, 1)).items
     assert isinstance(numbers, Numbers)

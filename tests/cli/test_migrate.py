@@ -1,0 +1,189 @@
+"""`psyqueue migrate` as its users run it: the whole way, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+
+import pytest
+
+from psyqueue import PsyQueue
+from psyqueue.cli.migrate import address_of
+from psyqueue.cli.progress import line_of
+from psyqueue.moving import Progress
+from support.waiting import wait_until
+
+
+def fill(url: str, count: int = 7, **options) -> None:
+    async def work() -> None:
+        async with PsyQueue.from_url(url) as q:
+            await q.enqueue_bulk([{"name": "note", "payload": {"text": f"{n}"}} for n in range(count)], **options)
+
+    asyncio.run(work())
+
+
+def said(shop, code: int, *arguments: str) -> str:
+    """What a command says that ends with this code, in few words and without a traceback."""
+    answer = shop.run(*arguments)
+    assert answer.code == code, answer
+    assert "Traceback" not in answer.err
+    return answer.err
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def elsewhere(request, shop, namespace):
+    """The address of a store that is not there yet."""
+    if request.param == "sqlite":
+        return "sqlite:./new.db"
+    server = request.getfixturevalue(f"{request.param}_server")
+    return f"{server.url}?key_prefix={namespace}:" if request.param == "redis" else f"{server.url}?schema={namespace}"
+
+
+def test_a_rehearsal_the_move_and_what_the_old_application_is_told(shop, elsewhere):
+    fill(shop.url)
+    ends = ("--from", shop.url, "--to", elsewhere)
+    planned = shop.json("migrate", *ends, "--dry-run")
+    assert (planned["ok"], planned["dry_run"], planned["moved"], planned["obstacles"]) == (True, True, 0, [])
+    row = {"queue": "note", "status": "pending", "source": 7, "destination": 0}
+    assert planned["queues"] == [row]
+    assert any("would be made" in text for text in planned["warnings"])
+    moved = shop.json("migrate", *ends, "--yes")
+    assert moved == {
+        "ok": True, "dry_run": False, "digest_ok": True, "moved": 7, "queues": [{**row, "destination": 7}]
+    }  # fmt: skip
+    assert "moved to" in said(shop, 1, "enqueue", "note", "{}")
+    items = shop.json("--backend", elsewhere, "jobs", "ls")["items"]
+    assert len(items) == 7
+    again = shop.json("migrate", *ends, "--yes")
+    assert (again["ok"], again["moved"]) == (True, 0)
+
+
+def test_a_dry_run_makes_and_changes_nothing(shop):
+    fill(shop.url)
+    shop.run("migrate", "--from", shop.url, "--to", "sqlite:./new.db", "--dry-run")
+    assert not (shop.folder / "new.db").exists()
+    fill(shop.url, 1)
+
+
+def test_people_are_told_in_a_table(shop):
+    fill(shop.url)
+    text = shop.run("migrate", "--from", shop.url, "--to", "sqlite:./new.db", "--dry-run").out
+    assert re.search(r"note +pending +7 +0", text)
+    assert "7 jobs would move" in text
+    text = shop.run("migrate", "--from", shop.url, "--to", "sqlite:./new.db", "--yes").out
+    assert re.search(r"note +pending +7 +7", text)
+    assert "Moved 7 jobs, contents compared and equal." in text
+    assert "is closed" in text
+
+
+def test_nobody_is_asked_where_nobody_can_answer(shop):
+    fill(shop.url)
+    assert "--yes" in said(shop, 2, "migrate", "--from", shop.url, "--to", "sqlite:./new.db")
+    fill(shop.url, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--to", "sqlite:./new.db"), "two ends"),
+        (("--from", "sqlite:./jobs.db"), "two ends"),
+        (("--from", "sqlite:./jobs.db", "--to", "sqlite:jobs.db"), "the same store"),
+        (("--from", "sqlite:./nowhere.db", "--to", "sqlite:./new.db", "--yes"), "no such file"),
+        (("--from", "sqlite:./jobs.db", "--to", "mongo://x", "--yes"), "no backend"),
+        (("--from", "sqlite:./jobs.db", "--to", "sqlite:./new.db", "--include", "dead", "--yes"), "always move"),
+        (("--from", "sqlite:./jobs.db", "--to", "sqlite:./new.db", "--wait", "soon", "--yes"), "wait"),
+    ],
+)
+def test_wrong_use_is_one_line_and_changes_nothing(shop, arguments, says):
+    fill("sqlite:" + str(shop.folder / "jobs.db"))
+    assert says in said(shop, 2, "migrate", *arguments)
+    fill("sqlite:" + str(shop.folder / "jobs.db"), 1)
+
+
+def test_what_stands_in_the_way_is_said_and_nothing_is_changed(shop):
+    fill(shop.url)
+    fill("sqlite:" + str(shop.folder / "new.db"), 2)
+    ends = ("--from", shop.url, "--to", "sqlite:./new.db")
+    planned = shop.run("migrate", *ends, "--dry-run")
+    assert planned.code == 1
+    assert "holds 2 jobs already" in planned.out
+    assert "--merge" in said(shop, 1, "migrate", *ends, "--yes")
+    fill(shop.url, 1)
+    assert shop.json("migrate", *ends, "--yes", "--merge")["moved"] == 8
+
+
+def test_one_queue_moves_alone(shop):
+    fill(shop.url, queue="a")
+    fill(shop.url, 3, queue="b")
+    moved = shop.json("migrate", "--from", shop.url, "--to", "sqlite:./new.db", "--queue", "a", "--yes")
+    assert moved["moved"] == 7
+    assert [item["queue"] for item in shop.json("--backend", shop.url, "queues", "ls")["items"]] == ["b"]
+    fill(shop.url, 1)
+
+
+def test_killed_while_it_copies_it_is_run_again(shop):
+    fill(shop.url, 6_000)
+    ends = ("--from", shop.url, "--to", "sqlite:./new.db", "--yes")
+    move = shop.start("migrate", *ends)
+    new = shop.folder / "new.db"
+
+    def is_copying() -> bool:
+        if not new.exists():
+            return False
+        with contextlib.closing(sqlite3.connect(f"{new.as_uri()}?mode=ro", uri=True)) as connection:
+            tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'psyqueue_job'").fetchone()[0]
+            return bool(tables and connection.execute("SELECT count(*) FROM psyqueue_job").fetchone()[0])
+
+    assert wait_until(is_copying)
+    move.kill()
+    assert shop.json("migrate", *ends)["moved"] == 6_000
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["there", "lost"])
+def test_killed_and_rolled_back_it_works_as_before(shop, is_lost):
+    fill(shop.url, 6_000)
+    move = shop.start("migrate", "--from", shop.url, "--to", "sqlite:./new.db", "--yes")
+    assert wait_until(lambda: mode_of(shop) == "frozen")
+    move.kill()
+    assert mode_of(shop) == "frozen", "it was killed too late to show anything"
+    how = ("--lost",) if is_lost else ()
+    back = shop.json("migrate", "rollback", "--from", shop.url, "--to", "sqlite:./new.db", *how)
+    assert back == {"ok": True, "rolled_back": True}
+    assert mode_of(shop) == "open"
+    fill(shop.url, 1)
+    if not is_lost:
+        assert shop.json("--backend", "sqlite:./new.db", "jobs", "ls")["items"] == []
+    assert "nothing to open" in said(
+        shop, 1, "migrate", "rollback", "--lost", "--from", shop.url, "--to", "sqlite:./new.db"
+    )
+
+
+def mode_of(shop) -> str:
+    with contextlib.closing(sqlite3.connect(shop.folder / "jobs.db")) as connection:
+        return connection.execute("SELECT mode FROM psyqueue_meta").fetchone()[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("sqlite:/srv/jobs.db?durability=normal", "sqlite:/srv/jobs.db"),
+        ("redis://u:secret@cache:6379/2?key_prefix=shop:&timeout=3s", "redis://u:***@cache:6379/2?key_prefix=shop%3A"),
+        ("postgresql://u:secret@db/shop?schema=jobs&max_size=3", "postgresql://u:***@db/shop?schema=jobs"),
+    ],
+)
+def test_addresses_are_told_without_secrets(url, address):
+    assert address_of(url) == address
+
+
+@pytest.mark.parametrize(
+    ("step", "elapsed_ms", "line"),
+    [
+        (Progress("copying", 0, 100), 0, "copying 0 of 100"),
+        (Progress("copying", 40_000, 100_000), 2_000, "copying 40,000 of 100,000 · 20,000/s · 3 s left"),
+        (Progress("verifying", 7, 7), 1_000, "verifying 7 of 7 · 7/s · 0 s left"),
+    ],
+)
+def test_progress_has_a_rate_and_the_time_left(step, elapsed_ms, line):
+    assert line_of(step, elapsed_ms) == line
