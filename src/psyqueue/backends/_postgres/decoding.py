@@ -61,8 +61,8 @@ def settled_of(
     rows: Rows, outcomes: Sequence[AnyOutcome], sent: Outcomes, seed: str
 ) -> tuple[SettleReply, dict[str, dict[str, Any]] | None]:
     """The reply, and the marks of its queues."""
-    head = _parsed(rows[0][0])
-    found = {row[1]: row for row in rows[1:]}
+    head = _parsed(rows[-1][0])
+    found = {row[1]: row for row in rows[:-1]}
     deliveries = tuple([_delivery_of(found[number], seed) for number in head["d"] if number in found])
     reply = SettleReply(
         _settled(head, outcomes, sent), deliveries, tuple(head["asked"]), more=head["more"], next_due_in_ms=head["next"]

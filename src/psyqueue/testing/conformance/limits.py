@@ -259,3 +259,13 @@ async def test_limits_of_several_places_are_put_in_one_step(store: Store) -> Non
     assert found == {"a": 0, "b": 1, "c": 2}
     assert await store.status("j") == "pending"
     assert await store.read("k") is not None
+
+
+async def test_a_start_that_nobody_waits_for_is_not_announced(store: Store) -> None:
+    await store.limit(starts_per_minute=60)
+    await store.fill(2)
+    replies = []
+    for _ in range(2):
+        replies.append(await store.settle(fetch=store.fetch()))
+        await store.advance(1_000)
+    assert [(len(each.deliveries), each.next_due_in_ms) for each in replies] == [(1, 1_000), (1, None)]

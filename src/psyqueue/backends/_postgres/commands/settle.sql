@@ -3,12 +3,12 @@
 --   seeds of the tokens, results (NULL element = null). The other outcomes in `outcomes` (includes/outcomes.sql), with their
 --   bytes in `cargo`, in their order; keys: what their effects name. Fetch: queues (NULL: none), count 0..500, seed, bytes,
 --   marks (includes/marks.sql; NULL: none).
--- Returns: first a row with `head`: JSON { acks: how many, a: NULL (all are ok) or [[verdict, status] …], o: [[verdict, status,
---   follow-up jobs] …], asked, more, next, d: numbers, in the order in which they should run, seed, w: marks }; then a row
---   for each delivery, in any order.
+-- Returns: a row for each delivery, in any order; last one with `head`: JSON { acks: how many, a: NULL (all are ok) or
+--   [[verdict, status] …], o: [[verdict, status, follow-up jobs] …], asked, more, next, d: numbers, in the order in which they
+--   should run, seed, w: marks }.
 -- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session.
--- Cost: plain acks are one statement, deliveries two (three where lanes take turns), what else has no effects and ends or puts back jobs without links three;
---   some five small ones for each of the rest.
+-- Cost: plain acks are one statement, deliveries two (one more for each start where lanes take turns), what else has no
+--   effects and ends or puts back jobs without links three; some five small ones for each of the rest.
 -- Differs from the others: jobs that another step has locked are passed over, not waited for. The session's row is locked
 --   against its end, not against its renewal.
 CREATE FUNCTION @schema@.settle(
@@ -31,8 +31,6 @@ DECLARE
     others jsonb;
     marks jsonb;
     started bigint[] := '{}';
-    begun bigint[] := '{}';
-    picked tid[] := '{}';
     is_fetching boolean := p_queues IS NOT NULL;
     has_outcomes boolean := p_ids IS NOT NULL OR p_outcomes IS NOT NULL;
     is_kept boolean;
@@ -89,8 +87,17 @@ BEGIN
                 is_promoted, t.now_ms, t.mono_ms);
             marks := d.marks;
             started := d.numbers;
-            begun := d.begun;
-            picked := d.tids;
+            -- Here, so that what is looked at below finds them started.
+            IF d.tids <> '{}' THEN
+                RETURN QUERY UPDATE job AS j SET status = 3, attempt = j.attempt + 1, fence = j.fence + 1, token = p_seed,
+                    session = v_session, started_at_ms = t.now_ms, reason = ''
+                FROM body AS b WHERE j.ctid = ANY (d.tids) AND b.n = j.n
+                RETURNING NULL::text, j.n, j.id, j.queue, j.name, b.payload, b.cold, j.fence, j.attempt, j.lost, j.max_retries,
+                    j.priority, j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, b.extras;
+            END IF;
+            IF d.begun <> '{}' THEN
+                RETURN QUERY SELECT NULL, h.* FROM deliveries_of(d.begun, p_seed) AS h;
+            END IF;
             is_changed := is_changed OR started <> '{}';
             is_more := is_more OR d.is_bounded;
         END IF;
@@ -106,16 +113,6 @@ BEGIN
         PERFORM keep_turn(p_client, p_channel, p_turn, 'settle', t.before, head, t.mono_ms);
     END IF;
     RETURN NEXT;
-    IF picked <> '{}' THEN
-        RETURN QUERY UPDATE job AS j SET status = 3, attempt = j.attempt + 1, fence = j.fence + 1, token = p_seed,
-            session = v_session, started_at_ms = t.now_ms, reason = ''
-        FROM body AS b WHERE j.ctid = ANY (picked) AND b.n = j.n
-        RETURNING NULL::text, j.n, j.id, j.queue, j.name, b.payload, b.cold, j.fence, j.attempt, j.lost, j.max_retries, j.priority,
-            j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, b.extras;
-    END IF;
-    IF begun <> '{}' THEN
-        RETURN QUERY SELECT NULL, h.* FROM deliveries_of(begun, p_seed) AS h;
-    END IF;
 END $$;
 
 -- The call was done before: its reply again, with those of its deliveries that are still held.
@@ -128,9 +125,9 @@ CREATE FUNCTION @schema@.settled_before(p_reply jsonb, p_session text) RETURNS T
 BEGIN
     head := (p_reply || jsonb_build_object('asked', asked_of((SELECT s.n FROM session AS s WHERE s.id = p_session)),
         'more', true, 'next', NULL, 'w', NULL))::text;
-    RETURN NEXT;
     RETURN QUERY SELECT NULL, d.*
     FROM deliveries_of(ARRAY(SELECT jsonb_array_elements_text(p_reply->'d')::bigint), p_reply->>'seed') AS d;
+    RETURN NEXT;
 END $$;
 
 -- What the queues of a fetch have besides pending jobs. Behind a mark only what became due since.
