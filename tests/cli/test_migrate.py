@@ -29,7 +29,7 @@ def said(shop, code: int, *arguments: str) -> str:
     answer = shop.run(*arguments)
     assert answer.code == code, answer
     assert "Traceback" not in answer.err
-    return answer.err
+    return str(answer.err)
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
@@ -162,7 +162,8 @@ def test_killed_and_rolled_back_it_works_as_before(shop, is_lost):
 
 def mode_of(shop) -> str:
     with contextlib.closing(sqlite3.connect(shop.folder / "jobs.db")) as connection:
-        return connection.execute("SELECT mode FROM psyqueue_meta").fetchone()[0]
+        (mode,) = connection.execute("SELECT mode FROM psyqueue_meta").fetchone()
+    return str(mode)
 
 
 @pytest.mark.parametrize(

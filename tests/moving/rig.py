@@ -63,8 +63,8 @@ def mover(
     """Each is a new process: with its own clients, and its own ops."""
     one = life or Life()
     backends: Any = [Mortal(store.backend, one) for store in (old, new)]
-    houses = [House(backend, name) for backend, name in zip(backends, names, strict=True)]
-    return Mover(*houses, selection or Selection(), **{"wait_ms": 0, **how})
+    source, target = (House(backend, name) for backend, name in zip(backends, names, strict=True))
+    return Mover(source, target, selection or Selection(), **{"wait_ms": 0, **how})
 
 
 async def content(store: Store) -> dict[Part, list[Any]]:

@@ -31,7 +31,7 @@ from psyqueue.backends._memory.maintenance import is_needed
 from psyqueue.backends._memory.state import Bucket, Cell, Holder, Kept, Line, Row, Store
 from psyqueue.backends._memory.tables import Table
 from psyqueue.errors import IdConflict, InvalidOption, InvalidState, KeyConflict, UnknownDependency
-from psyqueue.job import STATUSES
+from psyqueue.job import STATUSES, Status
 
 _PLACED = ("scheduled", "pending", "active")
 
@@ -117,7 +117,7 @@ def _jobs(store: Store) -> _Items:
 
 def _needs(store: Store) -> _Items:
     for edge in store.edges.values():
-        on = tuple(status for status in STATUSES if status in edge.on)
+        on: tuple[Status, ...] = tuple(status for status in STATUSES if status in edge.on)
         yield (edge.child, edge.parent), MovedNeed(edge.child, edge.parent, on, edge.met)
 
 
