@@ -71,13 +71,15 @@ async def test_more_than_a_page_moves_in_order(stores):
 
 
 # ── running jobs and workers ──────────────────────────────────────────────────────────────────────────────────────────
-async def test_running_jobs_stop_a_move_and_leave_all_as_it_was(stores):
+@pytest.mark.parametrize("before", ["open", "draining"])
+async def test_running_jobs_stop_a_move_and_leave_all_as_it_was(stores, before):
     old, new = stores
     await old.enqueue(job("a"), job("b"))
     await old.dequeue_one()
+    await switch(old, before)
     with pytest.raises(InvalidState, match=r"1 jobs are still running \(workers: worker of s\).*--take-over"):
         await mover(old, new).run()
-    assert (await mode(old), await mode(new)) == ("open", "open")
+    assert (await mode(old), await mode(new)) == (before, "open")
     assert await old.run(session="t") == "b"
 
 

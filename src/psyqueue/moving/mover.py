@@ -126,8 +126,8 @@ class Mover:
         try:
             await self._quiet()
         except InvalidState:
-            if before.mode == "open":
-                await self._source.switch("open")
+            if before.mode != "frozen":
+                await self._source.switch(before.mode)
             raise
         await self._freeze_target()
         self._total = sum(n for info in await self._source.queues() for n in info.counts.values())
