@@ -10,6 +10,7 @@ from psyqueue.errors import InvalidOption, InvalidState, NamespaceMoved
 from psyqueue.moving import Progress, Selection
 from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.handle import LEASE_MS, job, put
+from psyqueue.testing.conformance.modes import switch
 from psyqueue.testing.conformance.moving_house import furnish
 
 EVERYTHING = Selection.of(("completed", "cancelled"))
@@ -165,6 +166,16 @@ async def test_a_store_with_other_things_is_no_destination_either(stores):
     await new.write(put("k"))
     with pytest.raises(InvalidState, match="state"):
         await mover(old, new).run()
+
+
+async def test_a_merge_goes_on_as_one_although_it_is_not_said_again(stores):
+    old, new = stores
+    await furnish(old)
+    await new.fill(2, "here")
+    await new.write(put("there"))
+    with pytest.raises(Killed):
+        await mover(old, new, Life(9), is_merge=True).run()
+    assert (await mover(old, new).run()).ok
 
 
 async def test_merged_jobs_come_after_those_that_are_there(stores):

@@ -25,6 +25,7 @@ class Journal(Struct, frozen=True):
     started_at_ms: int
     base: Numbers
     selection: Selection
+    is_merge: bool = False
     shared: dict[Part, list[str]] = {}
     phase: Phase = "copying"
     version: int = 0

@@ -135,7 +135,7 @@ class Mover:
             return journal
         base = await _numbers(self._target)
         now_ms = self._source.clock.now_ms()
-        new = Journal(self._source.address, now_ms, base, self._selection, shared)
+        new = Journal(self._source.address, now_ms, base, self._selection, self._is_merge, shared)
         return await write_journal(self._target, new)
 
     async def _quiet(self) -> None:
@@ -199,7 +199,7 @@ class Mover:
         source, target = Tally(), Tally()
         done = 0
         for part in self._selection.parts:
-            if part in _RUNS_OUT or (part != "jobs" and (self._is_merge or not self._selection.is_whole)):
+            if part in _RUNS_OUT or (part != "jobs" and (journal.is_merge or not self._selection.is_whole)):
                 continue
             async for page in self._chosen(self._source, part, journal):
                 source.add(page, part)
