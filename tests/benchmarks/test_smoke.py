@@ -124,3 +124,10 @@ def test_tables_of_the_readme_are_what_the_report_makes_of_the_files_they_name()
     assert named
     for file in named:
         assert run("benchmarks.report", str(ROOT / "benchmarks" / file), "--short").strip() in readme, file
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis", "postgres"])
+def test_a_move_is_measured(store):
+    found = json.loads(run("benchmarks.moving", "--to", store, "--jobs", "1000"))
+    assert (found["ok"], found["moved"], found["to"]) == (True, 1_000, store)
+    assert {"copy_jobs_per_s", "bulk_jobs_per_s", "copy_to_bulk", "whole_s", "meanwhile"} <= set(found)
