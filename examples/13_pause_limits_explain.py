@@ -63,7 +63,7 @@ if __name__ == "__main__":
 # | done:
 # |   completed, completed: it completed in attempt 1
 # | paused:
-# |   pending, paused:queue: queue 'images' is paused
+# |   pending, paused:queue: queue 'images' is paused until somebody resumes it
 # | full: QUEUE_FULL
 # | resumed: 15
 # | at once, at most: 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -126,4 +127,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell starts what runs in the background: programs of tests would not hear it either.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(server_report.ServerReport(config), "psyqueue-server-report")

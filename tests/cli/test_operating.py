@@ -233,7 +233,7 @@ def test_workers_are_listed(cli):
     (item,) = cli.json("workers", "ls")["items"]
     assert (item["worker"], item["queues"], item["held"], item["state"]) == ("w", ["slow"], 1, "open")
     assert item["lease_ms"] == 60_000
-    assert cli.call("workers", "ls").out.splitlines()[1].split()[:4] == ["w", "open", "1", "slow"]
+    assert cli.call("workers", "ls").out.splitlines()[1].split()[:5] == ["w", "open", "1", "-", "slow"]
 
 
 # ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -281,6 +281,7 @@ def healthz(**facts: Any) -> tuple[bool, dict[str, Any]]:
 
     class Worker:
         is_running = facts.pop("is_running", True)
+        was_ordered = False
 
         def health(self) -> dict[str, Any]:
             return {"store_call_age_ms": 10, **facts}

@@ -260,7 +260,7 @@ class BackendAdapter(Protocol):
 
         Items of the same id and content only: of a job the same digest, and it is held or the mode frozen, and not
         active. Its keys, its place at its gate and its needs go with it, and nothing moves up for that. Numbers stay,
-        and needs go with their jobs alone.
+        needs go with their jobs alone, and what was saved up under a rate goes with its limits.
         """
         ...
 

@@ -343,6 +343,8 @@ def _drop_one(store: Store, item: Moved) -> bool:
             if key not in table or not fits(table[key]):
                 return False
             table.drop(key)
+            if table is store.limits:
+                store.buckets.drop(key)  # what was saved up under a rate goes with it, and is not told elsewhere
             return True
 
 

@@ -275,7 +275,9 @@ def _drop_job(step: Step, moved: MovedJob) -> int:
     if row.has_place:
         step.run(SQL["links.free_place"], (row.gate,))
         step.run(SQL["links.drop_gate"], (row.gate,))
-    if row.links & (NEEDY | NEEDED):
-        step.run(SQL["drop_part.edges_of"], (row.n,))
+    if row.links & NEEDY:
+        step.run(SQL["links.drop_edges"], (row.n,))
+    if row.links & NEEDED:
+        step.run(SQL["drop_part.edges_to"], (row.n,))
     erase(step, row)
     return 1

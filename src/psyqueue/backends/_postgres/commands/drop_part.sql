@@ -4,7 +4,7 @@
 -- Returns: a number: how many items were there, the same as given. Numbers stay, and needs go with their jobs alone.
 -- Index: body_id; edge_child; the primary key of each table.
 -- Cost: some ten statements for all jobs, one or two for the items of each other part.
--- Differs from the others: the bucket of a start rate goes with its limits.
+-- Differs from the others: nothing but the syntax.
 CREATE FUNCTION @schema@.drop_part(
     p_client text, p_channel bigint, p_turn bigint, p_ids text[], p_digests bytea[], p_others jsonb, p_cargo bytea[], p_keys text[]
 ) RETURNS text @settings@ AS $$

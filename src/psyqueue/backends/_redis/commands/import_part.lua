@@ -7,7 +7,7 @@
 --- @include head hashes wake bodies rows flush lifecycle limits settings intake turn importing
 return once('import_part', function()
   if mode == 'moved' then
-    refuse('NAMESPACE_MOVED', moved_to)
+    refuse('NAMESPACE_MOVED', moved_to_of())
   end
   return import_items(cmsgpack.unpack(ARGV[2]))
 end)

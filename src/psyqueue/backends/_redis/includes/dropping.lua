@@ -39,6 +39,7 @@ do
       return false
     end
     set_field('limits', name, false)
+    set_field('buckets', name, false)
     unlimited[queue] = true
     return true
   end

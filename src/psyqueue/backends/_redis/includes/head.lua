@@ -73,11 +73,15 @@ local function stands_still()
   return mode == 'frozen' or mode == 'moved'
 end
 
+local function moved_to_of()
+  return call('HGET', P .. 'meta', 'moved_to') or ''
+end
+
 local function require_mode(is_enqueue)
   if mode == 'open' or (mode == 'draining' and not is_enqueue) then
     return
   end
-  local moved_to = call('HGET', P .. 'meta', 'moved_to') or ''
+  local moved_to = moved_to_of()
   if mode == 'moved' or moved_to ~= '' then
     refuse('NAMESPACE_MOVED', moved_to)
   end

@@ -2,7 +2,7 @@
 -- Params: the key of the item and what has to be equal.
 -- Returns: the number of rows deleted says whether it was there.
 -- Index: primary keys; psyqueue_edge_child.
--- Cost: one row; edges_of: all edges of a job, at either end.
+-- Cost: one row; edges_to: all edges of those that need a job.
 -- Differs from the others: nothing but the syntax.
 
 -- name: limits
@@ -29,5 +29,5 @@ DELETE FROM psyqueue_lock WHERE name = ? AND fence = ?;
 -- name: keys
 DELETE FROM psyqueue_idempotency WHERE key = ? AND id = ?;
 
--- name: edges_of
-DELETE FROM psyqueue_edge WHERE child = ?1 OR parent = ?1;
+-- name: edges_to
+DELETE FROM psyqueue_edge WHERE parent = ?;
