@@ -148,17 +148,21 @@ class Portal:
     def _wait(self, loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         call = _Call(make, self._closed)
         try:
-            # In a copy of the caller's context: middleware and tracing find what it holds.
-            loop.call_soon_threadsafe(call.begin)
-        except RuntimeError as exc:
-            raise self._closed() from exc
-        try:
+            self._begin(call, loop)
             return self._reply_to(call, loop)
         except BaseException:
+            # Ctrl-C may come between any two lines: what has begun is cancelled all the same.
             call_in(loop, call.cancel)
             raise
         finally:
             del call  # an error's traceback holds this frame, and the call the error: a ring
+
+    def _begin(self, call: _Call[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """In a copy of the caller's context: middleware and tracing find what it holds."""
+        try:
+            loop.call_soon_threadsafe(call.begin)
+        except RuntimeError as exc:
+            raise self._closed() from exc
 
     def _reply_to(self, call: _Call[T], loop: asyncio.AbstractEventLoop) -> T:
         while not call.serve(LOOK_S):
