@@ -4,8 +4,7 @@
 
 A store of plain jobs in an SQLite file (durability "normal" while it is filled) moves into an empty store. Before that
 the same server takes new jobs, 100,000 at most, in calls of 500, one after the other, into another store: the
-yardstick. The source is read twice and the destination once besides being written, so the whole move is slower than
-its copy.
+yardstick. The destination is read back besides being written, so the whole move is slower than its copy.
 """
 
 from __future__ import annotations

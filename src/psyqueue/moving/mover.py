@@ -16,7 +16,7 @@ from psyqueue.moving.house import House
 from psyqueue.moving.journal import Journal, drop_journal, read_journal, write_journal
 from psyqueue.moving.plan import Plan, key_of, make_plan
 from psyqueue.moving.selection import Selection
-from psyqueue.moving.verify import Tally, Verified
+from psyqueue.moving.verify import Sums, Tally, Verified
 
 LOOK_EVERY_MS = 200
 _RUNS_OUT: tuple[Part, ...] = ("state", "records", "locks", "keys", "fires")
@@ -75,8 +75,7 @@ class Mover:
         journal = await self._begin(journal)
         verified = Verified({}, {})
         if journal.phase == "copying":
-            await self._copy(journal)
-            verified = await self._verify(journal)
+            verified = Verified(await self._copy(journal), await self._there(journal))
             if not verified.ok:
                 raise InvalidState(
                     f"{_named(verified)} differ in the new store. Nothing is lost: {self._source.address} still has "
@@ -171,20 +170,23 @@ class Mover:
                 pass
 
     # ── copy and verify ───────────────────────────────────────────────────────────────────────────────────────────────
-    async def _copy(self, journal: Journal) -> None:
-        """All parts, as often as it takes: what is there already stays."""
+    async def _copy(self, journal: Journal) -> Sums:
+        """All parts, as often as it takes: what is there already stays. What was read, counted and summed up."""
         base, last = journal.base, await _numbers(self._source)
         await self._target.take_in([Numbers(base.made + last.made, base.ready + last.ready)])
-        done = 0
+        done, tally = 0, Tally()
         for part in self._selection.parts:
             pages = self._chosen(self._source, part, journal)
             page = await anext(pages, None)
             while page is not None:
+                if self._is_compared(part, journal):
+                    tally.add(page, part)
                 shifted = [_shifted(item, base) for item in page]
                 # The next page is read while this one is written.
                 _, page = await asyncio.gather(self._target.take_in(shifted), anext(pages, None))
                 done += len(shifted) if part == "jobs" else 0
                 self._tell(Progress("copying", done, self._total))
+        return tally.sums()
 
     async def _chosen(self, house: House, part: Part, journal: Journal) -> AsyncIterator[list[Moved]]:
         shared = set(journal.shared.get("streams" if part == "records" else part, ()))
@@ -194,20 +196,22 @@ class Mover:
                 items = [item for item in items if key_of(item) not in shared]
             yield items
 
-    async def _verify(self, journal: Journal) -> Verified:
-        """Read both sides again and compare them."""
-        source, target = Tally(), Tally()
-        done = 0
+    async def _there(self, journal: Journal) -> Sums:
+        """What of it the destination has, read back."""
+        done, tally = 0, Tally()
         for part in self._selection.parts:
-            if part in _RUNS_OUT or (part != "jobs" and (journal.is_merge or not self._selection.is_whole)):
+            if not self._is_compared(part, journal):
                 continue
-            async for page in self._chosen(self._source, part, journal):
-                source.add(page, part)
-            async for found in self._target.pages(part):
-                target.add([item for item in found if _is_moved(item, journal.base)], part)
-                done += len(found)
+            async for page in self._target.pages(part):
+                tally.add([item for item in page if _is_moved(item, journal.base)], part)
+                done += len(page)
                 self._tell(Progress("verifying", done, self._total))
-        return Verified(source.sums(), target.sums())
+        return tally.sums()
+
+    def _is_compared(self, part: Part, journal: Journal) -> bool:
+        """Jobs always; other things where they cannot end meanwhile, and only those that moved can be there."""
+        is_alone = self._selection.is_whole and not journal.is_merge
+        return part == "jobs" or (is_alone and part not in _RUNS_OUT)
 
     # ── after ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def _freeze_target(self) -> None:

@@ -14,15 +14,17 @@ from psyqueue.backend import Moved, MovedJob
 
 Group = tuple[str, str]
 """Queue and status of jobs; ("", part) of other things."""
+Sums = dict[Group, tuple[int, int]]
+"""Count and sum of digests of each group."""
 _encode = msgspec.msgpack.Encoder().encode
 _MODULUS = 1 << 128
 
 
 class Verified(Struct, frozen=True):
-    """`source` and `target`: count and sum of digests of each group."""
+    """`source`: what was read there to be copied. `target`: what was read back."""
 
-    source: dict[Group, tuple[int, int]]
-    target: dict[Group, tuple[int, int]]
+    source: Sums
+    target: Sums
 
     @property
     def ok(self) -> bool:
@@ -47,7 +49,7 @@ class Tally:
             self._counts[group] += 1
             self._sums[group] = (self._sums[group] + digest_of(item)) % _MODULUS
 
-    def sums(self) -> dict[Group, tuple[int, int]]:
+    def sums(self) -> Sums:
         return {group: (count, self._sums[group]) for group, count in self._counts.items()}
 
 
