@@ -227,6 +227,36 @@ async def test_a_store_that_has_moved_is_no_source_and_no_destination(stores):
         await mover(third, old, names=("third", "old")).run()
 
 
+async def test_a_destination_that_moves_on_is_not_opened_by_the_move_before(stores):
+    old, new = stores
+    await old.fill(3)
+    await mover(old, new).run()
+    third = Store(type(old.backend)(test_clock=True), client="third")
+    await third.backend.connect()
+    with pytest.raises(Killed):
+        await mover(new, third, Life(4), names=("new", "third")).run()
+    await mover(old, new).run()
+    assert (await new.backend.info()).moved_to == "third"
+    assert (await mode(new), await mode(third)) == ("frozen", "frozen")
+    await mover(new, third, names=("new", "third")).run()
+    assert len(await third.dequeue_ids()) == 3
+
+
+@pytest.mark.parametrize("at", range(2, 7))
+async def test_a_store_that_is_being_moved_into_is_no_source(stores, at):
+    old, new = stores
+    await old.fill(3)
+    with pytest.raises(Killed):
+        await mover(old, new, Life(at, is_late=True)).run()
+    third = Store(type(old.backend)(test_clock=True), client="third")
+    await third.backend.connect()
+    with pytest.raises(InvalidState, match="a move into new is not finished"):
+        await mover(new, third, names=("new", "third")).run()
+    assert await mode(third) == "open"
+    assert (await mover(old, new).run()).ok
+    assert len(await new.dequeue_ids()) == 3
+
+
 async def test_only_one_move_into_a_store_at_a_time(stores):
     old, new = stores
     await old.fill(1)

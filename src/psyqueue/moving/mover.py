@@ -9,7 +9,7 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from psyqueue.backend import Moved, MovedJob, Numbers, Part
+from psyqueue.backend import Info, Moved, MovedJob, Numbers, Part
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import InvalidState, NamespaceMoved
 from psyqueue.moving.house import House
@@ -95,6 +95,7 @@ class Mover:
     async def _journal(self) -> Journal | None:
         """Of the move that is under way, if it is this one. Raises InvalidState if it is another."""
         source, journal = await self._source.backend.info(), await read_journal(self._target)
+        await self._require_own_jobs(source)
         if source.moved_to and source.moved_to != self._target.address:
             if source.mode == "moved":
                 raise NamespaceMoved(source.moved_to)
@@ -110,6 +111,11 @@ class Mover:
         if journal is not None and journal.selection != self._selection:
             raise InvalidState("this move was begun with other --queue or --include. Use the same, or roll it back")
         return journal
+
+    async def _require_own_jobs(self, source: Info) -> None:
+        """Raises InvalidState if the source is the destination of an unfinished move: what it has is not all."""
+        if (source.mode == "frozen" and not source.moved_to) or await read_journal(self._source) is not None:
+            raise InvalidState(f"a move into {self._source.address} is not finished. Finish it, or roll it back")
 
     async def _begin(self, journal: Journal | None) -> Journal:
         """Both are frozen and no job is active: the two stores stand still."""
@@ -176,7 +182,7 @@ class Mover:
         await self._target.take_in([Numbers(base.made + last.made, base.ready + last.ready)])
         done, tally = 0, Tally()
         for part in self._selection.parts:
-            pages = self._chosen(self._source, part, journal)
+            pages = self._chosen(part, journal)
             page = await anext(pages, None)
             while page is not None:
                 if self._is_compared(part, journal):
@@ -188,9 +194,10 @@ class Mover:
                 self._tell(Progress("copying", done, self._total))
         return tally.sums()
 
-    async def _chosen(self, house: House, part: Part, journal: Journal) -> AsyncIterator[list[Moved]]:
+    async def _chosen(self, part: Part, journal: Journal) -> AsyncIterator[list[Moved]]:
+        """Pages of what moves of a part of the source."""
         shared = set(journal.shared.get("streams" if part == "records" else part, ()))
-        async for page in house.pages(part):
+        async for page in self._source.pages(part):
             items = [item for item in page if self._selection.takes(item)]
             if shared:
                 items = [item for item in items if key_of(item) not in shared]
@@ -219,8 +226,12 @@ class Mover:
             await self._target.switch("frozen")
 
     async def _open_target(self, journal: Journal | None) -> None:
-        """The journal goes last: a run that was killed in between comes back to it."""
-        if (await self._target.backend.info()).mode == "frozen":
+        """The journal goes last: a run that was killed in between comes back to it.
+
+        A destination that is on its way to a third place since is left as it is: it is not ours to open.
+        """
+        info = await self._target.backend.info()
+        if info.mode == "frozen" and not info.moved_to:
             await self._target.switch("open")
         if journal is not None:
             await drop_journal(self._target)
@@ -239,7 +250,7 @@ class Mover:
         """What was copied leaves the destination."""
         done = 0
         for part in reversed(self._selection.parts):
-            async for page in self._chosen(self._source, part, journal):
+            async for page in self._chosen(part, journal):
                 done += await self._target.drop(page)
                 self._tell(Progress("rolling back", done, self._total))
 
