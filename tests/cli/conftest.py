@@ -22,9 +22,8 @@ import pytest
 
 from psyqueue import JobView, PsyQueue
 from psyqueue.backend import Op, Session, SessionInfo
-from psyqueue.backend.compose import dequeue, nack
+from psyqueue.backend.compose import all_sessions, dequeue, nack
 from psyqueue.cli.main import run
-from psyqueue.cli.reading import all_sessions
 from psyqueue.ids import new_token
 from support.waiting import is_process_alive, wait_until
 

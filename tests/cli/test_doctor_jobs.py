@@ -10,12 +10,11 @@ import pytest
 
 from psyqueue import PsyQueue
 from psyqueue.backend import Change, Filter, Op, Session, SessionInfo
-from psyqueue.backend.compose import dequeue, nack
+from psyqueue.backend.compose import all_queues, all_sessions, dequeue, nack
 from psyqueue.backends import memory
 from psyqueue.cli import doctor_jobs
 from psyqueue.cli.doctor_jobs import DAY_MS, MINUTE_MS, job_findings, look_at
 from psyqueue.cli.doctor_workers import worker_findings
-from psyqueue.cli.reading import all_queues, all_sessions
 from psyqueue.kernel.presence import Presence, own_version
 
 ERROR = msgspec.json.encode({"type": "ValueError", "message": "broken"})

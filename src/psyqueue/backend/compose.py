@@ -1,11 +1,20 @@
-"""What is composed above the seam, once, for every backend: the seed's single-job verbs over `settle`."""
+"""What is composed above the seam, once, for every backend: the seed's single-job verbs over `settle`, whole lists."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias, TypeVar
+
 from psyqueue.backend.adapter import BackendAdapter
+from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.jobs import Op
 from psyqueue.backend.outcomes import Ack, Delivery, Fetch, Retry, Settled
+from psyqueue.backend.reading import QueueInfo, SessionInfo
 from psyqueue.ids import new_token
+
+T = TypeVar("T")
+AskPage: TypeAlias = Callable[[str | None], Awaitable[tuple[Sequence[T], str | None]]]
+"""From a cursor, None at the beginning, to some items and the cursor behind them, None at the end."""
 
 
 async def dequeue(
@@ -37,3 +46,24 @@ async def ack_and_fetch(
     fetch = Fetch(queues=queues, count=1, token_seed=new_token())
     reply = await backend.settle(op, session_id, (outcome,), fetch)
     return reply.settled[0], reply.deliveries[0] if reply.deliveries else None
+
+
+async def all_queues(backend: BackendAdapter, prefix: str = "") -> list[QueueInfo]:
+    """Every known queue, by name. Each page is a moment of its own."""
+    return await every_page(lambda cursor: backend.queues(prefix, cursor, ITEMS_MAX))
+
+
+async def all_sessions(backend: BackendAdapter) -> list[SessionInfo]:
+    """Every open session, by id. Each page is a moment of its own."""
+    return await every_page(lambda cursor: backend.sessions(cursor, ITEMS_MAX))
+
+
+async def every_page(ask: AskPage[T]) -> list[T]:
+    """What all pages hold, in order. A page may be short or empty."""
+    found: list[T] = []
+    cursor: str | None = None
+    while True:
+        items, cursor = await ask(cursor)
+        found += items
+        if cursor is None:
+            return found

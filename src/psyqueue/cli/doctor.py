@@ -9,13 +9,13 @@ import click
 
 from psyqueue import PsyQueue
 from psyqueue.backend import BackendAdapter, Info
+from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import output
 from psyqueue.cli.check import broken_invariants
 from psyqueue.cli.doctor_jobs import job_findings, look_at
 from psyqueue.cli.doctor_workers import SKEW_MS_MAX, worker_findings
 from psyqueue.cli.findings import Finding, Seen, finding, some
 from psyqueue.cli.postgres_store import postgres_options
-from psyqueue.cli.reading import all_queues, all_sessions
 from psyqueue.cli.redis_store import redis_options
 from psyqueue.cli.sqlite_store import require_file, sqlite_file
 from psyqueue.cli.surface import DONE, NO, Surface, common

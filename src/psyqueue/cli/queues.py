@@ -9,10 +9,11 @@ import click
 
 from psyqueue import PsyQueue
 from psyqueue.backend import UNTIL_RESUMED, QueueInfo
+from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.queue_limits import queues_limits
-from psyqueue.cli.reading import all_queues, all_sessions, is_paused
+from psyqueue.cli.reading import is_paused
 from psyqueue.cli.surface import DONE, Surface, common, with_queue
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES

@@ -11,10 +11,10 @@ from psyqueue import JobView, PsyQueue
 from psyqueue.backend import Amended, Change, Filter, QueueInfo
 from psyqueue.backend import JobView as StoredJob
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import all_queues
 from psyqueue.cli import output
 from psyqueue.cli.pace import Pace
 from psyqueue.cli.query import Query, Term, read_query
-from psyqueue.cli.reading import all_queues
 from psyqueue.errors import InvalidState, JobNotFound
 from psyqueue.job import STATUSES, Status
 from psyqueue.kernel.job_handle import tell_holders

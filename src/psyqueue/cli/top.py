@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from psyqueue import PsyQueue
 from psyqueue.backend import QueueInfo, SessionInfo
+from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import colour, output
 from psyqueue.cli.queues import state_of
-from psyqueue.cli.reading import all_queues, all_sessions
 from psyqueue.cli.surface import DONE, Surface, common, with_queue
 from psyqueue.clock import SystemClock, span, to_datetime, to_ms
 from psyqueue.job import TERMINAL

@@ -9,9 +9,9 @@ import click
 
 from psyqueue import PsyQueue
 from psyqueue.backend import SessionInfo
+from psyqueue.backend.compose import all_sessions
 from psyqueue.cli import output
 from psyqueue.cli.query import Value
-from psyqueue.cli.reading import all_sessions
 from psyqueue.cli.surface import DONE, NO, Surface, common, confirm, with_queue
 from psyqueue.clock import SystemClock, span, to_datetime, to_ms
 from psyqueue.errors import InvalidState

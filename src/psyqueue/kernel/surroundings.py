@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from psyqueue.backend import Filter, Limits, QueueInfo, SessionInfo
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import all_sessions
 from psyqueue.job import Status
 from psyqueue.kernel.options import unscoped
 
@@ -23,7 +25,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
 
     now_ms: int
     info: QueueInfo | None
-    sessions: tuple[SessionInfo, ...]
+    sessions: Sequence[SessionInfo]
     needed: dict[str, Status | None]
     at_gate: tuple[str, Status] | None
 
@@ -45,20 +47,10 @@ async def look_around(backend: BackendAdapter, view: JobView) -> Surroundings:
     return Surroundings(
         now_ms=(await backend.info()).now_ms,
         info=infos[0] if infos and infos[0].queue == view.queue else None,
-        sessions=await _sessions(backend),
+        sessions=await all_sessions(backend),
         needed={job_id: None if each is None else each.status for job_id, each in zip(needed, found, strict=True)},
         at_gate=await _at_gate(backend, view),
     )
-
-
-async def _sessions(backend: BackendAdapter) -> tuple[SessionInfo, ...]:
-    found: list[SessionInfo] = []
-    cursor: str | None = None
-    while True:
-        page, cursor = await backend.sessions(cursor, ITEMS_MAX)
-        found += page
-        if cursor is None:
-            return tuple(found)
 
 
 async def _at_gate(backend: BackendAdapter, view: JobView) -> tuple[str, Status] | None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from psyqueue.backend import BackendAdapter, Info, Mode, Moved, MovedState, Op, Part, QueueInfo, SessionInfo
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.clock import Clock, SystemClock
 from psyqueue.ids import new_token
 from psyqueue.kernel.ops import Channel
@@ -51,22 +52,10 @@ class House:
         return await self.change(lambda op: self.backend.drop_part(op, items)) if items else 0
 
     async def queues(self) -> list[QueueInfo]:
-        found: list[QueueInfo] = []
-        cursor: str | None = None
-        while True:
-            page, cursor = await self.backend.queues("", cursor, ITEMS_MAX)
-            found += page
-            if cursor is None:
-                return found
+        return await all_queues(self.backend)
 
     async def sessions(self) -> list[SessionInfo]:
-        found: list[SessionInfo] = []
-        cursor: str | None = None
-        while True:
-            page, cursor = await self.backend.sessions(cursor, ITEMS_MAX)
-            found += page
-            if cursor is None:
-                return found
+        return await all_sessions(self.backend)
 
 
 def is_journal(item: Moved) -> bool:
