@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import click
 import pytest
 
 from psyqueue.cli.main import cli as root
+from support.commands import commands
 from support.source import ROOT
 
 PAGE = ROOT / "docs" / "cli.md"
 COMMON = {"--json", "--backend", "--color", "--help"}
 """Described once, at the top."""
-
-
-def commands(group: click.Group = root, path: tuple[str, ...] = ("psyqueue",)) -> Iterator[tuple[str, click.Command]]:
-    """Every command of ours with its full name, groups before what is in them."""
-    for name, command in sorted(group.commands.items()):
-        yield " ".join((*path, name)), command
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
 
 
 def sections() -> dict[str, str]:
@@ -60,7 +52,7 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("`", "")).strip()
 
 
-@pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name for name, _ in commands()])
+@pytest.mark.parametrize(("name", "command"), list(commands(root)), ids=[name for name, _ in commands(root)])
 def test_every_command_is_documented_as_its_help_has_it(name, command):
     section = sections().get(name)
     assert section is not None, f"docs/cli.md has no section {name!r}"
@@ -71,7 +63,7 @@ def test_every_command_is_documented_as_its_help_has_it(name, command):
 
 
 def test_no_command_is_documented_that_is_not_there():
-    assert set(sections()) == {name for name, _ in commands()}
+    assert set(sections()) == {name for name, _ in commands(root)}
 
 
 def test_what_all_commands_share_is_documented():
@@ -83,7 +75,7 @@ def test_what_all_commands_share_is_documented():
     assert all(f"| {code} |" in page for code in (0, 1, 2, 70, 130))
 
 
-@pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name for name, _ in commands()])
+@pytest.mark.parametrize(("name", "command"), list(commands(root)), ids=[name for name, _ in commands(root)])
 def test_every_command_and_option_has_a_help(name, command):
     assert command.help, name
     assert command.help.split("\n")[0].endswith("."), "its first sentence stands in the list of commands"

@@ -112,21 +112,19 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(list(arguments), prog_name="psyqueue", standalone_mode=False, default_map=_defaults())
     except click.exceptions.NoArgsIsHelpError as exc:
+        if is_json:
+            _print_error("WRONG_USE", "no command named")
         exc.show()
         return WRONG_USE
     except click.ClickException as exc:
-        if is_json:
-            output.print_json({"error": {"code": "WRONG_USE", "message": exc.format_message()}})
-        exc.show()
+        _tell("WRONG_USE", exc.format_message(), _way_out(exc), is_json=is_json)
         return WRONG_USE
     except click.Abort as exc:
         is_interrupt = isinstance(exc.__cause__, KeyboardInterrupt)
         output.say("psyqueue: interrupted" if is_interrupt else "psyqueue: nothing was done")
         return INTERRUPTED if is_interrupt else NO
     except PsyQueueError as exc:
-        if is_json:
-            output.print_json({"error": {"code": exc.code, "message": exc.message}})
-        output.say(f"psyqueue: {exc.message}")
+        _tell(exc.code, exc.message, is_json=is_json)
         return exit_code_of(exc)
     except BrokenPipeError:
         # Whoever read our output is gone (`| head`): nothing to say, and nowhere to say it.
@@ -136,3 +134,23 @@ def run(arguments: Sequence[str]) -> int:
         output.say(f"psyqueue: {exc.message}: {'; '.join(str(part) for part in exc.exceptions)}")
         return BROKEN
     return code if isinstance(code, int) else DONE
+
+
+def _tell(code: str, message: str, way_out: str = "", *, is_json: bool) -> None:
+    """One line, also of a message that has several: click lists choices below each other."""
+    line = " ".join(message.split())
+    if is_json:
+        _print_error(code, line)
+    if way_out and not line.endswith((".", "?")):
+        line += "."
+    output.say(f"psyqueue: {line}{way_out}")
+
+
+def _print_error(code: str, message: str) -> None:
+    output.print_json({"error": {"code": code, "message": message}})
+
+
+def _way_out(error: click.ClickException) -> str:
+    """Where to read on; only of what is wrong on the command line."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return "" if context is None else f" Try '{context.command_path} --help'"
