@@ -12,7 +12,7 @@ from support.commands import commands
 from support.source import ROOT
 
 PAGE = ROOT / "docs" / "cli.md"
-COMMON = {"--json", "--backend", "--color", "--help"}
+COMMON = {"--json", "--backend", "--app", "--color", "--help"}
 """Described once, at the top."""
 
 
@@ -69,6 +69,7 @@ def test_no_command_is_documented_that_is_not_there():
 def test_what_all_commands_share_is_documented():
     page = PAGE.read_text(encoding="utf-8")
     assert "| `--backend URL` |" in page
+    assert "| `--app MODULE:QUEUE` |" in page
     assert "| `--json` |" in page
     assert "| `--color [auto\\|always\\|never]` |" in page
     assert "| `--version` |" in page

@@ -12,10 +12,10 @@ import pytest
 
 from psyqueue import PsyQueue
 from psyqueue.backend import Info, Op
+from psyqueue.backends._sqlite import SqliteOptions
 from psyqueue.cli import doctor as around
 from psyqueue.cli import doctor_sqlite
 from psyqueue.cli.findings import Finding
-from psyqueue.cli.surface import Surface
 from psyqueue.clock import SystemClock
 from support.waiting import wait_until
 
@@ -222,7 +222,7 @@ def test_another_journal_mode_is_found(file):
     ],
 )
 def test_a_promise_that_is_not_kept_is_found(file, durability, power_loss, ok):
-    found = doctor_sqlite.synchronous_finding(file, durability, power_loss)
+    found = doctor_sqlite.synchronous_finding(SqliteOptions(path=file, durability=durability), power_loss)
     assert found.ok is ok
     assert found.detail.startswith(f"{durability}; durability={durability}")
 
@@ -250,6 +250,5 @@ def test_a_store_without_a_file_is_looked_at_too(cli):
 
 
 def test_findings_are_gathered_without_blocking(file):
-    surface = Surface(f"sqlite:{file}")
-    found = asyncio.run(around._findings(surface, f"sqlite:{file}"))
+    found = asyncio.run(around._findings(PsyQueue.from_url(f"sqlite:{file}")))
     assert [each.name for each in found] == CHECKS

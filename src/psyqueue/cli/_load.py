@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 
 from psyqueue import PsyQueue
-from psyqueue.cli.surface import Surface
 from psyqueue.errors import ConfigError, PsyQueueError
 from psyqueue.kernel.stores import plugin_for
 
@@ -66,17 +65,24 @@ def _what_instead(target: str, module_name: str, path: str, found: object, names
     return f"{target!r} is {type(found).__name__}, not a PsyQueue{hint}"
 
 
-def open_queue(surface: Surface, target: str) -> PsyQueue:
-    """The operator's queue; without a store of its own it gets that of the command line. Raises ConfigError."""
+def open_queue(target: str, url: str | None, *, is_url_given: bool) -> PsyQueue:
+    """The operator's queue, not started; without a store of its own it gets the one at `url`. Raises ConfigError."""
     queue = load_queue(target)
+    own_url = url_for(queue, target, url, is_url_given=is_url_given)
+    return queue if own_url is None else queue.use(plugin_for(own_url, {}))
+
+
+def url_for(queue: PsyQueue, target: str, url: str | None, *, is_url_given: bool) -> str | None:
+    """The address of the store that the queue is to get; None: it has one. Raises ConfigError.
+
+    `is_url_given`: on the command line, where it must not be given in vain.
+    """
     has_store = _has_store(queue)
-    if has_store and surface.is_url_given:
+    if has_store and is_url_given:
         raise ConfigError(f"{target} brings a store of its own; leave --backend out, or use() none there")
-    if not has_store and surface.url is not None:
-        queue.use(plugin_for(surface.url, {}))
-    elif not has_store:
+    if not has_store and url is None:
         raise ConfigError(f"{target} has no store: use() one there, or give --backend URL, e.g. 'sqlite:./jobs.db'")
-    return queue
+    return None if has_store else url
 
 
 def _has_store(queue: PsyQueue) -> bool:

@@ -9,14 +9,14 @@ from psyqueue import PsyQueue
 from psyqueue.backend import BackendAdapter
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
-from psyqueue.cli.surface import DONE, NO, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, NO, Surface, on_store, with_queue
 
 PROBLEMS_SHOWN_MAX = 1_000
 """A store with more broken promises needs no longer list."""
 
 
 @click.command()
-@common
+@on_store
 def check(surface: Surface) -> int:
     """Look through all jobs for broken promises of the store itself. Exit code 1 if there are any."""
 
@@ -32,7 +32,7 @@ def check(surface: Surface) -> int:
 
 
 @click.command()
-@common
+@on_store
 def durability(surface: Surface) -> int:
     """What accepted jobs survive on this store, as it is set up now."""
 

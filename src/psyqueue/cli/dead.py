@@ -16,7 +16,7 @@ from psyqueue.cli.enqueue import instant
 from psyqueue.cli.filtered import FilteredCommand
 from psyqueue.cli.query import Term, Value, check_terms
 from psyqueue.cli.selection import Selection
-from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.job import Status
 
 _COLUMNS = ("id", "queue", "name", "reason", "attempt", "died_at", "last_error")
@@ -36,7 +36,7 @@ def dead() -> None:
 @click.option("--name", help="Of this name.")
 @click.option("--limit", type=click.IntRange(1, ITEMS_MAX), default=50, show_default=True, help="Jobs at most.")
 @click.option("--cursor", help="Go on where an earlier call ended.")
-@common
+@on_store
 def dead_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor: str | None, **options: Any) -> int:
     """List dead jobs with their last error."""
     terms = _terms(filter_words, **options)
@@ -60,7 +60,7 @@ def dead_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor:
 @click.option("--queue", help="Of this queue.")
 @click.option("--name", help="Of this name.")
 @how_options(rate=True)
-@common
+@on_store
 def dead_replay(
     surface: Surface, filter_words: tuple[str, ...], queue: str | None, name: str | None, **how: Any
 ) -> int:
@@ -74,7 +74,7 @@ def dead_replay(
 @click.option("--name", help="Of this name.")
 @click.option("--before", type=instant, metavar="ISO", help="Only those that died before.")
 @how_options()
-@common
+@on_store
 def dead_purge(
     surface: Surface,
     filter_words: tuple[str, ...],

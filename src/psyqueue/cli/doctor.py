@@ -12,15 +12,14 @@ from psyqueue.backend import BackendAdapter, Info
 from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import output
 from psyqueue.cli.check import broken_invariants
-from psyqueue.cli.doctor_jobs import job_findings, look_at
+from psyqueue.cli.doctor_jobs import Known, job_findings, look_at
 from psyqueue.cli.doctor_workers import SKEW_MS_MAX, worker_findings
 from psyqueue.cli.findings import Finding, Seen, finding, some
 from psyqueue.cli.postgres_store import postgres_options
 from psyqueue.cli.redis_store import redis_options
-from psyqueue.cli.sqlite_store import require_file, sqlite_file
-from psyqueue.cli.surface import DONE, NO, Surface, common
+from psyqueue.cli.sqlite_store import require_file, sqlite_file, sqlite_options
+from psyqueue.cli.surface import DONE, NO, Surface, on_store
 from psyqueue.clock import SystemClock
-from psyqueue.config import parse_url
 from psyqueue.errors import PsyQueueError
 
 CHECKED_PAGES_MAX = 20
@@ -28,14 +27,13 @@ CHECKED_PAGES_MAX = 20
 
 
 @click.command()
-@common
+@on_store
 def doctor(surface: Surface) -> int:
     """Check the store and everything around it. Exit code 1 if a check fails."""
-    url = surface.require_url()
-    surface.queue()  # an address that cannot be meant is wrong use, no finding
-    if (file := sqlite_file(url)) is not None:
+    queue = surface.queue()  # what cannot be meant is wrong use, no finding
+    if (file := sqlite_file(queue.get_exposed("backend"))) is not None:
         require_file(file)
-    findings = asyncio.run(_findings(surface, url))
+    findings = asyncio.run(_findings(queue, _known_to(surface)))
     is_ok = all(each.ok for each in findings)
     if surface.is_json:
         output.print_json({"ok": is_ok, "checks": findings})
@@ -48,58 +46,65 @@ def doctor(surface: Surface) -> int:
     return DONE if is_ok else NO
 
 
-async def _findings(surface: Surface, url: str) -> list[Finding]:
+def _known_to(surface: Surface) -> Known | None:
+    application = surface.application()
+    if application is None or surface.app is None:
+        return None
+    handlers = application._core.handlers  # noqa: SLF001 - an operator looks at what an application knows
+    return Known(surface.app, lambda name: handlers.find(name) is not None)
+
+
+async def _findings(queue: PsyQueue, known: Known | None = None) -> list[Finding]:
     """First what can be seen from outside, then what the store itself says."""
     found: list[Finding] = []
-    file = sqlite_file(url)
+    backend: BackendAdapter = queue.get_exposed("backend")
+    file = sqlite_file(backend)
     if file is not None:
         from psyqueue.cli.doctor_sqlite import sqlite_findings  # noqa: PLC0415 - only for SQLite stores
 
         found += await asyncio.to_thread(lambda: list(sqlite_findings(file)))
     told: Collection[str] = ()
-    if (seen := await _look(url)) is not None:
+    if (seen := await _look(backend)) is not None:
         found += seen.findings
         told = seen.warnings
         if not seen.has_store:
             return found
     try:
-        async with surface.queue() as queue:
-            found += await _inside(queue, url, told)
+        async with queue:
+            found += await _inside(backend, told, known)
     except PsyQueueError as exc:
         found.append(Finding("store", False, exc.message, "Nothing can be enqueued or run before this is mended"))
     return found
 
 
-async def _look(url: str) -> Seen | None:
+async def _look(backend: BackendAdapter) -> Seen | None:
     """At the server of a store that has one."""
-    if (on_redis := redis_options(url)) is not None:
+    if (on_redis := redis_options(backend)) is not None:
         from psyqueue.cli import doctor_redis  # noqa: PLC0415 - only for Redis stores
 
         return await doctor_redis.look(on_redis)
-    if (on_postgres := postgres_options(url)) is not None:
+    if (on_postgres := postgres_options(backend)) is not None:
         from psyqueue.cli import doctor_postgres  # noqa: PLC0415 - only for PostgreSQL stores
 
         return await doctor_postgres.look(on_postgres)
     return None
 
 
-async def _inside(queue: PsyQueue, url: str, told: Collection[str] = ()) -> list[Finding]:
+async def _inside(backend: BackendAdapter, told: Collection[str], known: Known | None) -> list[Finding]:
     """`told`: warnings of the store that were findings already."""
-    backend: BackendAdapter = queue.get_exposed("backend")
     info = await backend.info()
-    file = sqlite_file(url)
+    on_sqlite = sqlite_options(backend)
     found = [Finding("store", True, f"{info.store} {info.version}, schema {info.schema}")]
-    if file is not None:
+    if on_sqlite is not None and not on_sqlite.is_memory:
         from psyqueue.cli.doctor_sqlite import synchronous_finding  # noqa: PLC0415 - only for SQLite stores
 
-        durability = parse_url(url).options.get("durability", "full")
-        found.append(await asyncio.to_thread(synchronous_finding, file, durability, info.power_loss))
+        found.append(await asyncio.to_thread(synchronous_finding, on_sqlite, info.power_loss))
     else:
         found.append(_clock(info))
     found += [_mode(info), _warnings(info, told)]
     sessions, queues = await all_sessions(backend), await all_queues(backend)
     found += worker_findings(sessions)
-    found += job_findings(await look_at(backend, queues, sessions, info.now_ms))
+    found += job_findings(await look_at(backend, queues, sessions, info.now_ms), known)
     found.append(await _invariants(backend))
     return found
 

@@ -48,6 +48,13 @@ class Look(Struct, frozen=True, kw_only=True):
         return [f"{name} ({count:,})" for name, count in found.most_common()]
 
 
+class Known(Struct, frozen=True):
+    """An application, for people, and whether it has a handler of this name."""
+
+    application: str
+    has_handler: Callable[[str], bool]
+
+
 async def look_at(
     backend: BackendAdapter, queues: Sequence[QueueInfo], sessions: Sequence[SessionInfo], now_ms: int
 ) -> Look:
@@ -65,8 +72,8 @@ async def look_at(
             return Look(now_ms=now_ms, queues=queues, sessions=sessions, sample=sample, dead=dead)
 
 
-def job_findings(look: Look) -> Iterator[Finding]:
-    """Of queues, then of jobs."""
+def job_findings(look: Look, known: Known | None = None) -> Iterator[Finding]:
+    """Of queues, then of jobs; also against the handlers of an application, if there is one."""
     yield _unserved(look)
     yield _forgotten_pauses(look)
     yield _shut(look)
@@ -75,6 +82,8 @@ def job_findings(look: Look) -> Iterator[Finding]:
     yield _endless(look)
     yield _unpruned(look)
     yield _unknown(look)
+    if known is not None:
+        yield _nobodys(look, known)
     yield _overdue(look)
     yield _waiting(look)
     yield _held(look)
@@ -173,14 +182,19 @@ def _unpruned(look: Look) -> Finding:
 
 
 # ── jobs that have not ended ──────────────────────────────────────────────────────────────────────────────────────────
-def _unknown(look: Look) -> Finding:
-    """Of workers that say what they know; one that does not say may know everything."""
+def _names_of_workers(look: Look) -> dict[str, set[str] | None]:
+    """By queue, what its running workers say they have handlers for; None: one does not say, and may know all."""
     known: dict[str, set[str] | None] = {}
     for info in look.sessions:
         handlers = presence_of(info.session).handlers
         for queue in info.session.queues if info.expires_in_ms >= 0 else ():
             names = known.setdefault(queue, set())
             known[queue] = None if names is None or handlers is None else names | set(handlers)
+    return known
+
+
+def _unknown(look: Look) -> Finding:
+    known = _names_of_workers(look)
 
     def is_unknown(stored: StoredJob) -> bool:
         names = known.get(stored.job.queue)
@@ -189,6 +203,19 @@ def _unknown(look: Look) -> Finding:
     unknown = [*look.told("pending", is_unknown), *look.told("scheduled", is_unknown)]
     advice = "No worker of their queue had the handler when it started: deploy it, or mend the name. Dead after a day"
     return finding("unknown handlers", not unknown, _or_none(unknown), advice)
+
+
+def _nobodys(look: Look, known: Known) -> Finding:
+    """Jobs that no deployment of this application will run, and no worker of another one runs now."""
+    of_workers = _names_of_workers(look)
+
+    def is_nobodys(stored: StoredJob) -> bool:
+        names = of_workers.get(stored.job.queue, set())
+        return not known.has_handler(stored.job.name) and names is not None and stored.job.name not in names
+
+    nobodys = [*look.told("pending", is_nobodys), *look.told("scheduled", is_nobodys)]
+    advice = f"Neither {known.application} has the handler nor a worker: mend the name, keep the old one in aliases="
+    return finding("application handlers", not nobodys, _or_none(nobodys), advice)
 
 
 def _overdue(look: Look) -> Finding:

@@ -9,7 +9,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from psyqueue.backends._sqlite.connection import VERSION_MIN, WAL_PAGES_MAX
+from psyqueue.backends._sqlite.connection import VERSION_MIN, WAL_PAGES_MAX, open_connection
+from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.place import DOUBTFUL, NETWORK, file_system_of
 from psyqueue.cli.findings import Finding, finding
 from psyqueue.cli.sqlite_store import open_read_only
@@ -102,19 +103,15 @@ def _inside(file: Path) -> Iterator[Finding]:
     yield finding("integrity", not problems, "; ".join(problems) or "every page is sound", advice)
 
 
-def synchronous_finding(file: Path, durability: str, power_loss: str) -> Finding:
+def synchronous_finding(options: SqliteOptions, power_loss: str) -> Finding:
     """Whether connections as psyqueue opens them do what the store claims."""
-    from psyqueue.backends._sqlite.connection import open_connection  # noqa: PLC0415 - only for SQLite stores
-    from psyqueue.backends._sqlite.options import SqliteOptions  # noqa: PLC0415 - as above
-
-    is_full = durability == "full"
-    options = SqliteOptions(path=file, durability="full" if is_full else "normal")
+    is_full = options.durability == "full"
     with contextlib.closing(open_connection(options, read_only=True)) as connection:
         (level,) = connection.execute("PRAGMA synchronous").fetchone()
     names = {0: "off", 1: "normal", 2: "full", 3: "extra"}
     found = names.get(level, str(level))
     is_kept = level >= (2 if is_full else 1) and (power_loss == "safe") == is_full
-    detail = f"{found}; durability={durability}, after a power loss: {power_loss.replace('_', ' ')}"
+    detail = f"{found}; durability={options.durability}, after a power loss: {power_loss.replace('_', ' ')}"
     return finding(
         "synchronous", is_kept, detail, "The promise is not kept by this build of SQLite: use another Python"
     )

@@ -1,28 +1,55 @@
-"""Whether the store that a command was given is there."""
+"""From an address to a store, and whether it is there."""
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from dataclasses import replace
 
-from psyqueue.cli.postgres_store import SCHEMES
+from psyqueue import PsyQueue
+from psyqueue.backend import BackendAdapter
+from psyqueue.cli.kinds import kind_of
+from psyqueue.cli.postgres_store import postgres_options
 from psyqueue.cli.redis_store import redis_options, require_namespace
-from psyqueue.cli.sqlite_store import require_file, sqlite_file
-from psyqueue.config import parse_url
+from psyqueue.cli.sqlite_store import require_file, sqlite_file, sqlite_options
 
 
-def require_store(url: str) -> None:
-    """Raises StoreUnusable where a URL leads to no psyqueue store: commands that look or change never make one."""
-    file = sqlite_file(url)
+def backend_at(url: str) -> BackendAdapter:
+    """The store at a URL, not connected. Raises ConfigError."""
+    backend: BackendAdapter = PsyQueue.from_url(url).get_exposed("backend")
+    return backend
+
+
+def as_it_is(backend: BackendAdapter) -> BackendAdapter:
+    """The same store once more, apart from whoever made `backend`: of PostgreSQL, no schema is made or upgraded.
+
+    Options that belong to a running application, such as a pool, are left out. A store of another package is not opened
+    again: it is `backend` itself.
+    """
+    if (on_postgres := postgres_options(backend)) is not None:
+        from psyqueue.backends._postgres import PostgresBackend  # noqa: PLC0415 - only for PostgreSQL stores
+
+        return PostgresBackend(replace(on_postgres, schema_policy="require", pool=None))
+    if (on_redis := redis_options(backend)) is not None:
+        from psyqueue.backends._redis import RedisBackend  # noqa: PLC0415 - only for Redis stores
+
+        return RedisBackend(on_redis)
+    if (on_sqlite := sqlite_options(backend)) is not None:
+        from psyqueue.backends._sqlite import SqliteBackend  # noqa: PLC0415 - only for SQLite stores
+
+        return SqliteBackend(on_sqlite)
+    return backend
+
+
+def is_in_memory(backend: BackendAdapter) -> bool:
+    """Its jobs are in one process, which nobody else can look into."""
+    on_sqlite = sqlite_options(backend)
+    return kind_of(backend) == "memory" or (on_sqlite is not None and on_sqlite.is_memory)
+
+
+def require_store(backend: BackendAdapter) -> None:
+    """Raises StoreUnusable where there is no psyqueue store yet: commands that look or change never make one."""
+    file = sqlite_file(backend)
     if file is not None:
         require_file(file)
-    options = redis_options(url)
+    options = redis_options(backend)
     if options is not None:
         require_namespace(options)
-
-
-def as_it_is(url: str) -> str:
-    """The address under which a store is used as it is: a PostgreSQL store makes or upgrades no schema then."""
-    parsed = parse_url(url)
-    if parsed.scheme not in SCHEMES:
-        return url
-    return f"{parsed.address}?{urlencode({**parsed.options, 'schema_policy': 'require'})}"

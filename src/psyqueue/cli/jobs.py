@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import shlex
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import click
 import msgspec
 
-from psyqueue import JobView, PsyQueue
+from psyqueue import Explanation, JobView, PsyQueue, Reason
 from psyqueue.backend import Change
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
@@ -17,10 +18,10 @@ from psyqueue.cli.enqueue import instant
 from psyqueue.cli.filtered import FilteredCommand
 from psyqueue.cli.query import Term, Value, check_terms
 from psyqueue.cli.selection import Selection, delete_one
-from psyqueue.cli.surface import DONE, NO, Surface, common, confirm, with_queue
+from psyqueue.cli.surface import DONE, NO, Surface, confirm, on_store, with_queue
 from psyqueue.cli.tail import jobs_tail
 from psyqueue.errors import InvalidState, JobNotFound, PsyQueueError, Refused
-from psyqueue.job import LIVE, STATUSES, TERMINAL, Status
+from psyqueue.job import LIVE, STATUSES, TERMINAL, UNSTARTED, Status
 
 IDS_MAX = ITEMS_MAX
 _SUMMARY = ("id", "queue", "name", "status", "attempt", "priority", "created_at", "run_at")
@@ -46,7 +47,7 @@ def jobs() -> None:
 @click.option("--created-before", type=instant, metavar="ISO", help="Enqueued before.")
 @click.option("--limit", type=click.IntRange(1, ITEMS_MAX), default=50, show_default=True, help="Jobs at most.")
 @click.option("--cursor", help="Go on where an earlier call ended.")
-@common
+@on_store
 def jobs_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor: str | None, **options: Any) -> int:
     """List jobs, by queue and status.
 
@@ -69,7 +70,7 @@ def jobs_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor:
 
 @jobs.command("show")
 @click.argument("job_id", metavar="ID")
-@common
+@on_store
 def jobs_show(surface: Surface, job_id: str) -> int:
     """Everything about one job."""
 
@@ -93,12 +94,17 @@ def jobs_show(surface: Surface, job_id: str) -> int:
 
 @jobs.command("explain")
 @click.argument("job_id", metavar="ID")
-@common
+@on_store
 def jobs_explain(surface: Surface, job_id: str) -> int:
     """Why a job is not running, or how it ended."""
+    application = surface.application()
 
     async def work(queue: PsyQueue) -> int:
         found = await queue.explain(job_id)
+        if application is not None and found.status in UNSTARTED:
+            view = await queue.get(job_id)
+            more = () if view is None else _told_by(application, str(surface.app), view, found)
+            found = msgspec.structs.replace(found, reasons=(*found.reasons, *more))
         if surface.is_json:
             output.print_json(found)
             return DONE
@@ -113,7 +119,7 @@ def jobs_explain(surface: Surface, job_id: str) -> int:
 @jobs.command("retry")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1)
 @bulk_options(rate=True)
-@common
+@on_store
 def jobs_retry(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     """Run dead jobs again from the start: those named, or all that fit a filter."""
     if not job_ids:
@@ -129,7 +135,7 @@ def jobs_retry(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
 @jobs.command("cancel")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1)
 @bulk_options()
-@common
+@on_store
 def jobs_cancel(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     """Cancel jobs, those named or all that fit a filter; one that runs is asked to end."""
     if not job_ids:
@@ -149,7 +155,7 @@ def jobs_cancel(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
 @jobs.command("rm")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1)
 @bulk_options()
-@common
+@on_store
 def jobs_rm(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     """Delete jobs that have ended, with their results and errors: those named, or all that fit a filter."""
     if not job_ids:
@@ -190,6 +196,17 @@ def _terms_of(options: dict[str, Any]) -> list[Term]:
         if options[option] is not None:
             terms.append(Term("created", (Value(options[option].isoformat()),), operator))
     return terms
+
+
+def _told_by(application: PsyQueue, target: str, view: JobView, found: Explanation) -> Iterator[Reason]:
+    """What the handlers of an application say about a job that has not started."""
+    handlers = application._core.handlers  # noqa: SLF001 - an operator looks at what an application knows
+    if handlers.find(view.name) is None:
+        text = f"{target} has no handler {view.name!r}: its name is wrong, or another application runs it"
+        yield Reason("no_handler", text)
+    elif any(reason.code == "no_worker" for reason in found.reasons):
+        queues = "" if view.queue in handlers.queues() else f" --queues {shlex.quote(view.queue)}"
+        yield Reason("startable", f"{target} has its handler: `psyqueue worker {target}{queues}` runs it")
 
 
 def _require_ids_alone(bulk: dict[str, Any]) -> None:

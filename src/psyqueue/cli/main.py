@@ -50,6 +50,7 @@ class _Commands(click.Group):
 @click.option(
     "--backend", metavar="URL", envvar=URL_VARIABLE, help="The store, e.g. sqlite:./jobs.db.", show_envvar=True
 )
+@click.option("--app", metavar="MODULE:QUEUE", help="Or the store of this application, e.g. shop.jobs:q.")
 @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
 @click.option(
     "--color",
@@ -59,14 +60,14 @@ class _Commands(click.Group):
     help="auto: on a terminal, unless NO_COLOR is set.",
 )
 @click.pass_context
-def cli(context: click.Context, backend: str | None, as_json: bool, color: str) -> None:
+def cli(context: click.Context, backend: str | None, app: str | None, as_json: bool, color: str) -> None:
     """A job queue that starts with one line and no server.
 
     Exit codes: 0 done, 1 the answer is no, 2 wrong use or no store.
     """
     is_given = context.get_parameter_source("backend") is click.core.ParameterSource.COMMANDLINE
     colour.choose(context, color)
-    context.obj = Surface(backend or None, is_given, as_json)
+    context.obj = Surface(backend or None, is_given, as_json, app)
 
 
 for _command in (

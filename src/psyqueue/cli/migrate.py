@@ -10,9 +10,8 @@ from urllib.parse import urlencode
 
 import click
 
-from psyqueue import PsyQueue
 from psyqueue.cli import output
-from psyqueue.cli.existing import as_it_is, require_store
+from psyqueue.cli.existing import as_it_is, backend_at, require_store
 from psyqueue.cli.progress import ProgressLine
 from psyqueue.cli.sqlite_store import sqlite_file
 from psyqueue.cli.surface import DONE, NO, Surface, common, confirm
@@ -108,7 +107,7 @@ def _checked(source: str | None, target: str | None) -> tuple[str, str]:
 def address_of(url: str) -> str:
     """The store for people and for old clients: without password and without what only says how it is reached."""
     parsed = parse_url(url)
-    file = sqlite_file(url)
+    file = sqlite_file(backend_at(url))
     if file is not None:
         return f"sqlite:{file}"
     identity = {name: parsed.options[name] for name in _IDENTITY if name in parsed.options}
@@ -117,9 +116,10 @@ def address_of(url: str) -> str:
 
 @contextlib.asynccontextmanager
 async def _opened(url: str, *, may_create: bool) -> AsyncIterator[House]:
+    backend = backend_at(url)
     if not may_create:
-        await asyncio.to_thread(require_store, url)
-    backend = PsyQueue.from_url(url if may_create else as_it_is(url), name="psyqueue-cli").get_exposed("backend")
+        backend = as_it_is(backend)
+        await asyncio.to_thread(require_store, backend)
     await backend.connect()
     try:
         yield House(backend, address_of(url))

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psyqueue.config import parse_url
-from psyqueue.kernel.stores import plugin_for
+from psyqueue.cli.kinds import kind_of
 
 if TYPE_CHECKING:
+    from psyqueue.backend import BackendAdapter
     from psyqueue.backends._postgres import PostgresOptions
 
-SCHEMES = ("postgresql", "postgres")
 
-
-def postgres_options(url: str) -> PostgresOptions | None:
-    """How the store of a PostgreSQL URL is reached; None for other stores. Raises ConfigError."""
-    if parse_url(url).scheme not in SCHEMES:
+def postgres_options(backend: BackendAdapter) -> PostgresOptions | None:
+    """How a PostgreSQL store is reached; None for other stores."""
+    if kind_of(backend) != "postgres":
         return None
-    from psyqueue.backends._postgres import PostgresBackend  # noqa: PLC0415 - only for PostgreSQL stores
-
-    adapter = getattr(plugin_for(url, {}), "adapter", None)
-    return adapter.options if isinstance(adapter, PostgresBackend) else None
+    options: PostgresOptions = backend.options  # type: ignore[attr-defined]
+    return options

@@ -10,7 +10,7 @@ import click
 from psyqueue import PsyQueue
 from psyqueue.backend import Limits
 from psyqueue.cli import output
-from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import span
 from psyqueue.errors import InvalidOption
 
@@ -52,7 +52,7 @@ def _setting(name: str, read: Callable[..., Any], metavar: str, told: str) -> Ca
 @_setting("weight", _count, "N", "Of a lane: its share of the starts.")
 @_setting("retain-ended", _retention, "AGE:COUNT", "Keep completed and cancelled jobs so long, so many, or none: all.")
 @_setting("retain-dead", _retention, "AGE:COUNT", "The same for dead ones.")
-@common
+@on_store
 def queues_limits(surface: Surface, name: str, lane: str | None, **settings: Any) -> int:
     """Show the limits of QUEUE, or change those that are named; none lifts one."""
     given = {option: value for option, value in settings.items() if value is not None}

@@ -14,7 +14,7 @@ from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.queue_limits import queues_limits
 from psyqueue.cli.reading import is_paused
-from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES
 
@@ -26,7 +26,7 @@ def queues() -> None:
 
 @queues.command("ls")
 @click.option("--prefix", default="", help="Only queues whose name begins so.")
-@common
+@on_store
 def queues_ls(surface: Surface, prefix: str) -> int:
     """All queues with their jobs by status, and one word for how each is doing.
 
@@ -51,7 +51,7 @@ def queues_ls(surface: Surface, prefix: str) -> int:
 @queues.command("pause")
 @click.argument("name", metavar="QUEUE")
 @click.option("--until", type=instant, metavar="ISO", help="Resume by itself at e.g. 2026-12-01T09:00:00Z.")
-@common
+@on_store
 def queues_pause(surface: Surface, name: str, until: datetime | None) -> int:
     """Start nothing more of QUEUE; what runs goes on."""
 
@@ -65,7 +65,7 @@ def queues_pause(surface: Surface, name: str, until: datetime | None) -> int:
 
 @queues.command("resume")
 @click.argument("name", metavar="QUEUE")
-@common
+@on_store
 def queues_resume(surface: Surface, name: str) -> int:
     """Undo a pause."""
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from psyqueue.config import parse_url
+from psyqueue.cli.kinds import kind_of
 from psyqueue.errors import StoreUnusable
-from psyqueue.kernel.stores import plugin_for
 
 if TYPE_CHECKING:
+    from psyqueue.backend import BackendAdapter
     from psyqueue.backends._redis import RedisOptions
 
-SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 
-
-def redis_options(url: str) -> RedisOptions | None:
-    """How the store of a Redis or Valkey URL is reached; None for other stores. Raises ConfigError."""
-    if parse_url(url).scheme not in SCHEMES:
+def redis_options(backend: BackendAdapter) -> RedisOptions | None:
+    """How a Redis or Valkey store is reached; None for other stores."""
+    if kind_of(backend) != "redis":
         return None
-    from psyqueue.backends._redis import RedisBackend  # noqa: PLC0415 - only for Redis stores
-
-    adapter = getattr(plugin_for(url, {}), "adapter", None)
-    return adapter.options if isinstance(adapter, RedisBackend) else None
+    options: RedisOptions = backend.options  # type: ignore[attr-defined]
+    return options
 
 
 def require_namespace(options: RedisOptions) -> None:

@@ -9,6 +9,7 @@ import click
 
 from psyqueue.cli import output
 from psyqueue.cli._load import open_queue
+from psyqueue.cli.existing import backend_at
 from psyqueue.cli.schema_of import StoreSchema, schema_of
 from psyqueue.cli.surface import DONE, NO, Surface, common
 from psyqueue.clock import to_ms
@@ -88,7 +89,9 @@ def schema_print_sql(surface: Surface, target: str | None, role: str | None) -> 
 
 
 def _schema(surface: Surface, target: str | None) -> StoreSchema:
-    queue = surface.queue(may_create=True) if target is None else open_queue(surface, target)
+    if target is None:
+        return schema_of(backend_at(surface.require_url()))
+    queue = open_queue(target, surface.url, is_url_given=surface.is_url_given)
     return schema_of(queue.get_exposed("backend"))
 
 

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from psyqueue.backend import BackendAdapter
 from psyqueue.backends.migrations import SchemaStatus, compared, plan
-from psyqueue.cli.sqlite_store import holds_store, open_read_only
+from psyqueue.cli.kinds import kind_of
+from psyqueue.cli.postgres_store import postgres_options
+from psyqueue.cli.sqlite_store import holds_store, open_read_only, sqlite_file
 from psyqueue.errors import ConfigError, StoreUnusable
 
 
@@ -36,13 +38,11 @@ class StoreSchema(Protocol):
 
 def schema_of(backend: BackendAdapter) -> StoreSchema:
     """Of the store that the backend would open. Drivers of other stores are not imported."""
-    kind = type(backend).__module__.removeprefix("psyqueue.backends.").partition(".")[0]
-    options: Any = getattr(backend, "options", None)
-    if kind == "_postgres":
-        return _PostgresSchema(options)
-    if kind == "_sqlite" and not options.is_memory:
-        return _SqliteSchema(backend, Path(options.file))
-    return _NoSchema(kind.strip("_"))
+    if (on_postgres := postgres_options(backend)) is not None:
+        return _PostgresSchema(on_postgres)
+    if (file := sqlite_file(backend)) is not None:
+        return _SqliteSchema(backend, file)
+    return _NoSchema(kind_of(backend))
 
 
 class _PostgresSchema:

@@ -5,22 +5,31 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from psyqueue.config import parse_url
+from psyqueue.cli.kinds import kind_of
 from psyqueue.errors import StoreUnusable
+
+if TYPE_CHECKING:
+    from psyqueue.backend import BackendAdapter
+    from psyqueue.backends._sqlite import SqliteOptions
 
 LEDGER_COLUMNS = "PRAGMA table_info(psyqueue_schema)"
 """No row where the file holds no psyqueue store."""
 
 
-def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite URL; None for other stores and for `sqlite::memory:`. Raises ConfigError."""
-    parsed = parse_url(url)
-    if parsed.scheme != "sqlite":
+def sqlite_options(backend: BackendAdapter) -> SqliteOptions | None:
+    """How an SQLite store is opened; None for other stores."""
+    if kind_of(backend) != "sqlite":
         return None
-    path = parsed.address.partition(":")[2]
-    path = path.removeprefix("//")
-    return None if path in (":memory:", "") else Path(path).expanduser().absolute()
+    options: SqliteOptions = backend.options  # type: ignore[attr-defined]
+    return options
+
+
+def sqlite_file(backend: BackendAdapter) -> Path | None:
+    """The file of an SQLite store; None for other stores and for `:memory:`."""
+    options = sqlite_options(backend)
+    return None if options is None or options.is_memory else Path(options.file)
 
 
 def require_file(file: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any
 
 import click
 
 from psyqueue import PsyQueue
+from psyqueue.backend import BackendAdapter
+from psyqueue.backends import BackendPlugin
 from psyqueue.cli import colour
-from psyqueue.cli.existing import as_it_is, require_store
+from psyqueue.cli._load import load_queue, url_for
+from psyqueue.cli.existing import as_it_is, backend_at, is_in_memory, require_store
 from psyqueue.errors import ConfigError, JobEnded, PayloadError, PsyQueueError, Refused, ResultTimeout, TooLarge
 
 DONE = 0
@@ -30,11 +35,15 @@ URL_VARIABLE = "PSYQUEUE_URL"
 
 @dataclass(slots=True)
 class Surface:
-    """`url` is the store of --backend, else the one that is set; `is_url_given`: it stood on the command line."""
+    """`url` is the store of --backend, else the one that is set; `is_url_given`: it stood on the command line.
+
+    `app`: the `module:queue` of --app.
+    """
 
     url: str | None = None
     is_url_given: bool = False
     is_json: bool = False
+    app: str | None = None
 
     def require_url(self) -> str:
         """Raises ConfigError where no store was named."""
@@ -42,14 +51,58 @@ class Surface:
             raise ConfigError(f"no store named. Give --backend URL or set {URL_VARIABLE}, e.g. 'sqlite:./jobs.db'")
         return self.url
 
+    def application(self) -> PsyQueue | None:
+        """The queue of --app as its module made it: it is not ours to start. Raises ConfigError."""
+        if self.app is None:
+            return None
+        # What a module prints while it is imported is no answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            return load_queue(self.app)
+
     def queue(self, *, may_create: bool = False) -> PsyQueue:
-        """A queue on the named store, without handlers, not started. Raises ConfigError."""
-        url = self.require_url()
-        return PsyQueue.from_url(url if may_create else as_it_is(url), name="psyqueue-cli")
+        """A queue of our own on the named store, without handlers and plugins, not started. Raises ConfigError."""
+        backend = self._backend()
+        queue = PsyQueue(name="psyqueue-cli")
+        return queue.use(BackendPlugin("backend", backend if may_create else as_it_is(backend)))
+
+    def _backend(self) -> BackendAdapter:
+        application = self.application()
+        if application is None or self.app is None:
+            return backend_at(self.require_url())
+        url = url_for(application, self.app, self.url, is_url_given=self.is_url_given)
+        if url is not None:
+            return backend_at(url)
+        backend: BackendAdapter = application.get_exposed("backend")
+        if is_in_memory(backend):
+            text = f"{self.app} keeps its jobs in its own memory, where no other process can look at them"
+            raise ConfigError(f"{text}. use() a store there that it shares, e.g. sqlite(path='./jobs.db')")
+        return backend
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--backend`, `--json` and `--color`, which may stand before it too, and hand it the Surface."""
+
+    def run(surface: Surface, /, *arguments: Any, **options: Any) -> Any:
+        if surface.app is not None:
+            raise click.UsageError("--app is for commands that look at a store or change what is in it")
+        return command(surface, *arguments, **options)
+
+    return _with_options(update_wrapper(run, command))
+
+
+def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `common`, with `--app`: for commands that look at a store or change what is in it."""
+    app = click.option(
+        "--app",
+        metavar="MODULE:QUEUE",
+        expose_value=False,
+        callback=_note_app,
+        help="The store of this application, e.g. shop.jobs:q.",
+    )
+    return app(_with_options(command))
+
+
+def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     as_json = click.option(
         "--json", is_flag=True, expose_value=False, callback=_note_json, help="Answer with one JSON document."
     )
@@ -81,6 +134,11 @@ def _note_backend(context: click.Context, _: click.Parameter, value: str | None)
         surface.url, surface.is_url_given = value, True
 
 
+def _note_app(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.ensure_object(Surface).app = value
+
+
 def with_queue(surface: Surface, work: Callable[[PsyQueue], Awaitable[int]], *, may_create: bool = False) -> int:
     """Run `work(q)` on the started queue and return its exit code.
 
@@ -88,7 +146,7 @@ def with_queue(surface: Surface, work: Callable[[PsyQueue], Awaitable[int]], *, 
     """
     queue = surface.queue(may_create=may_create)
     if not may_create:
-        require_store(surface.require_url())
+        require_store(queue.get_exposed("backend"))
 
     async def run() -> int:
         async with queue:

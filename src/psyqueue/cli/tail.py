@@ -16,7 +16,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import colour, output
 from psyqueue.cli.query import Term, check_terms
 from psyqueue.cli.selection import Selection
-from psyqueue.cli.surface import DONE, NO, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, NO, Surface, on_store, with_queue
 from psyqueue.clock import SystemClock, to_datetime, to_ms
 from psyqueue.errors import JobNotFound, StoreError
 from psyqueue.job import LIVE, STATUSES, TERMINAL, Status
@@ -99,7 +99,7 @@ def _change(view: JobView, before: Seen | None, at: datetime) -> Change:
 @click.option("--where", metavar="FILTER", help="All that fit and have not ended, e.g. 'queue:mail'.")
 @click.option("--interval", default="500ms", show_default=True, metavar="DURATION", help="Between two looks.")
 @click.option("--for", "limit", metavar="DURATION", help="For so long at most.")
-@common
+@on_store
 def jobs_tail(surface: Surface, job_ids: tuple[str, ...], where: str | None, interval: str, limit: str | None) -> int:
     """Follow jobs: a line for each change, until those named have ended, or until Ctrl-C.
 

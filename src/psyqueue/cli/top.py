@@ -16,7 +16,7 @@ from psyqueue.backend import QueueInfo, SessionInfo
 from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import colour, output
 from psyqueue.cli.queues import state_of
-from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import SystemClock, span, to_datetime, to_ms
 from psyqueue.job import TERMINAL
 from psyqueue.kernel.presence import presence_of
@@ -59,7 +59,7 @@ class QueueLine(Struct, frozen=True, kw_only=True):
 @click.command()
 @click.option("--interval", default="1s", show_default=True, metavar="DURATION", help="Between two looks.")
 @click.option("--once", is_flag=True, help="Look once, without rates; so also with --json or without a terminal.")
-@common
+@on_store
 def top(surface: Surface, interval: str, once: bool) -> int:
     """Watch queues and workers live; Ctrl-C ends it."""
     interval_ms = to_ms("interval", interval, minimum_ms=INTERVAL_MS_MIN)

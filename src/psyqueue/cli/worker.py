@@ -54,7 +54,7 @@ def worker(surface: Surface, target: str, **options: Any) -> int:
     start_logging(plan.log_level, plan.log_format)
     if options["processes"] > 1 or options["is_reload"]:
         return asyncio.run(_supervise(surface, plan, options))
-    queue = open_queue(surface, target)
+    queue = open_queue(target, surface.url, is_url_given=surface.is_url_given)
     queue._core.on_hang = exit_hanging  # noqa: SLF001 - a process of its own may exit; a library may not
     code = asyncio.run(WorkerProcess(queue, plan).run(is_json=surface.is_json))
     exit_soon(code)

@@ -12,7 +12,7 @@ from psyqueue.backend import SessionInfo
 from psyqueue.backend.compose import all_sessions
 from psyqueue.cli import output
 from psyqueue.cli.query import Value
-from psyqueue.cli.surface import DONE, NO, Surface, common, confirm, with_queue
+from psyqueue.cli.surface import DONE, NO, Surface, confirm, on_store, with_queue
 from psyqueue.clock import SystemClock, span, to_datetime, to_ms
 from psyqueue.errors import InvalidState
 from psyqueue.kernel.orders import Order, give_order, read_orders
@@ -28,7 +28,7 @@ def workers() -> None:
 
 
 @workers.command("ls")
-@common
+@on_store
 def workers_ls(surface: Surface) -> int:
     """All open sessions: which workers run, on which queues, with how many jobs.
 
@@ -59,7 +59,7 @@ def _order_options(command: Any) -> Any:
 
 @workers.command("drain")
 @_order_options
-@common
+@on_store
 def workers_drain(surface: Surface, names: tuple[str, ...], **how: Any) -> int:
     """Tell workers to take no more jobs, and to end when those that run have ended, however long that takes.
 
@@ -71,7 +71,7 @@ def workers_drain(surface: Surface, names: tuple[str, ...], **how: Any) -> int:
 @workers.command("stop")
 @click.option("--grace", metavar="DURATION", help="For running jobs; that of the worker by default.")
 @_order_options
-@common
+@on_store
 def workers_stop(surface: Surface, names: tuple[str, ...], grace: str | None, **how: Any) -> int:
     """Tell workers to end as SIGTERM does: what runs gets the grace, then it is cancelled and handed back.
 

@@ -10,7 +10,8 @@ from typing import Protocol
 from urllib.parse import urlencode
 
 from psyqueue.backend import Info
-from psyqueue.cli.postgres_store import SCHEMES, postgres_options
+from psyqueue.cli.existing import backend_at
+from psyqueue.cli.postgres_store import postgres_options
 from psyqueue.cli.redis_store import redis_options
 from psyqueue.config import parse_url
 from psyqueue.errors import ConfigError, PsyQueueError
@@ -66,7 +67,7 @@ class RedisPlace:
         from psyqueue.backends._redis.blocking import BlockingLink  # noqa: PLC0415 - only for Redis stores
         from psyqueue.backends._redis.faults import ReplyError  # noqa: PLC0415 - as above
 
-        options = redis_options(self.url)
+        options = redis_options(backend_at(self.url))
         assert options is not None
         pattern = "".join(f"\\{char}" if char in "*?[]\\" else char for char in options.base) + "*"
         try:
@@ -102,7 +103,7 @@ class PostgresPlace:
     def remove(self) -> str | None:
         from psyqueue.backends._postgres.removal import remove  # noqa: PLC0415 - only for PostgreSQL stores
 
-        options = postgres_options(self.url)
+        options = postgres_options(backend_at(self.url))
         assert options is not None
         try:
             with ThreadPoolExecutor(1) as thread:  # this one has a loop already, whose tasks are being cancelled
@@ -116,17 +117,16 @@ def place_for(server: str | None, folder: Path) -> Place:
     """The place of one demo."""
     if server is None:
         return SqlitePlace(folder)
-    return PostgresPlace(server) if parse_url(server).scheme in SCHEMES else RedisPlace(server)
+    return RedisPlace(server) if postgres_options(backend_at(server)) is None else PostgresPlace(server)
 
 
 def require_server(url: str) -> str:
     """The URL, if the demo can make keys or a schema of its own there. Raises ConfigError."""
-    if redis_options(url) is None and postgres_options(url) is None:
+    backend = backend_at(url)
+    if redis_options(backend) is None and postgres_options(backend) is None:
         shown = parse_url(url).shown
         text = f"the demo makes a store of its own: it cannot use {shown!r}"
         servers = "'redis://localhost:6379' or 'postgresql://localhost/shop'"
         raise ConfigError(f"{text}. Leave --backend out for SQLite, or name a server, e.g. {servers}")
-    own = place_for(url, Path()).url  # with the longer name, so that it fails here or not at all
-    redis_options(own)
-    postgres_options(own)
+    backend_at(place_for(url, Path()).url)  # with the longer name, so that it fails here or not at all
     return url
