@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from psyqueue import PsyQueue
-from psyqueue.backend import Op, Session
+from psyqueue.backend import Limits, Op, Session
 from psyqueue.backend.compose import dequeue
 from psyqueue.ids import new_token
 from psyqueue.kernel.presence import Presence
@@ -86,8 +86,23 @@ def test_limits_say_their_figures(stored):
     assert paced
     found = why(stored, stored.enqueue("mail", tenant="acme"))
     assert found["limit:queue"] == "as many jobs of its queue run as active_max of queue 'mail' allows (1)"
-    assert found["limit:lane"] == "as many jobs of its lane run as active_max of lane 'acme' allows"
+    assert found["limit:lane"] == "as many jobs of its lane run as active_max of lane 'acme' allows (0)"
     assert "starts_per_minute of queue 'paced' (1 a minute)" in why(stored, stored.enqueue("paced"))["rate:queue"]
+
+
+def test_a_paused_lane_says_until_when(stored):
+    job_id = stored.enqueue("mail", tenant="acme")
+
+    async def pause(queue: PsyQueue) -> None:
+        backend = queue.get_exposed("backend")
+        until_ms = (await backend.info()).now_ms + 7_200_000
+        limits = Limits(queue="mail", lane="acme", paused_until_ms=until_ms, starts_per_minute=0)
+        await backend.put_limits(Op("test", 1, 1), [limits])
+
+    stored.with_queue(pause)
+    found = why(stored, job_id)
+    assert found["paused:lane"].startswith("lane 'acme' is paused until 20")
+    assert found["paused:lane"].endswith("another 1 h 59 min")
 
 
 def test_a_namespace_that_is_frozen_says_so(stored):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
-UNSET = {
+UNSET: dict[str, Any] = {
     "queue": "mail",
     "lane": None,
     "weight": 1,
@@ -17,7 +18,10 @@ UNSET = {
     "pending_max": None,
     "retain_ended": {"age_ms": 86_400_000, "count": 10_000},
     "retain_dead": {"age_ms": 7_776_000_000, "count": 100_000},
+    "lanes": [],
+    "cursor": None,
 }
+OF_LANE = {"weight": 1, "active_max": None, "starts_per_minute": None, "starts_burst": 1, "pending_max": None}
 
 
 def test_limits_are_shown_set_and_lifted_on_every_store(stored):
@@ -45,6 +49,48 @@ def test_a_lane_gets_limits_of_its_own(stored):
     assert stored.json("queues", "limits", "mail")["active_max"] is None
 
 
+def test_limits_of_lanes_are_shown_and_what_is_not_named_stays(stored):
+    stored.enqueue("mail")
+    stored.json("queues", "limits", "mail", "--lane", "acme", "--weight", "3")
+    changed = stored.json("queues", "limits", "mail", "--lane", "acme", "--active-max", "7")
+    assert changed == stored.json("queues", "limits", "mail", "--lane", "acme")
+    assert {field: changed[field] for field in OF_LANE} == {**OF_LANE, "weight": 3, "active_max": 7}
+    stored.json("queues", "limits", "mail", "--lane", "", "--starts-per-minute", "60")
+    assert stored.json("queues", "limits", "mail")["lanes"] == [
+        {"lane": "", **OF_LANE, "starts_per_minute": 60},
+        {"lane": "acme", **OF_LANE, "weight": 3, "active_max": 7},
+    ]
+    told = [line.split() for line in stored.call("queues", "limits", "mail").out.splitlines()[-3:]]
+    assert told == [
+        ["LANE", "WEIGHT", "ACTIVE", "MAX", "STARTS", "PER", "MINUTE", "STARTS", "BURST", "PENDING", "MAX"],
+        ['""', "1", "none", "60", "1", "none"],
+        ["acme", "3", "7", "none", "1", "none"],
+    ]
+
+
+def test_a_look_at_limits_writes_nothing(stored):
+    stored.enqueue("mail")
+    for arguments in (["other"], ["other", "--lane", "acme"], ["mail"]):
+        assert stored.json("queues", "limits", *arguments)["active_max"] is None
+    assert [item["queue"] for item in stored.json("queues", "ls")["items"]] == ["mail"]
+    assert stored.json("queues", "limits", "mail")["lanes"] == []
+
+
+def test_more_lanes_than_a_page_are_gone_on_with(cli):
+    names = [f"lane {number:03}" for number in range(501)]
+
+    async def limit(queue):
+        for name in names:
+            await queue.limits("mail", name, weight=2)
+
+    cli.with_queue(limit)
+    first = cli.json("queues", "limits", "mail")
+    rest = cli.json("queues", "limits", "mail", "--cursor", first["cursor"])
+    assert [lane["lane"] for lane in (*first["lanes"], *rest["lanes"])] == names
+    assert (len(rest["lanes"]), rest["cursor"]) == (1, None)
+    assert f"There are more lanes: --cursor '{first['cursor']}'" in cli.call("queues", "limits", "mail").err
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -53,7 +99,6 @@ def test_a_lane_gets_limits_of_its_own(stored):
         (["--retain-ended", "7d"], "is neither AGE:COUNT, e.g. 7d:10000, nor 'none'"),
         (["--retain-ended", "soon:5"], "is not a duration"),
         (["--weight", "none"], "option weight=None"),
-        (["--lane", "acme"], "The limits of a lane can be set, not read"),
         (["--lane", "acme", "--retain-dead", "none"], "is for a whole queue"),
     ],
 )

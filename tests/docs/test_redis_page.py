@@ -42,7 +42,8 @@ async def all_kinds(q: PsyQueue, seen: Any) -> None:
             raise ValueError("on purpose")
         return "done"
 
-    await backend.put_limits(op(), [Limits(queue="lanes", starts_per_minute=600, starts_burst=9)])
+    limits = Limits(queue="lanes", starts_per_minute=600, starts_burst=9)
+    await backend.put_limits(op(), [limits, Limits(queue="lanes", lane="b", weight=2)])
     await q.enqueue("run", {}, queue="lanes", lane="a")
     await q.enqueue("run", {}, queue="lanes", lane="a", priority=3)
     await q.enqueue("run", {}, queue="lanes")

@@ -145,6 +145,22 @@ async def test_limits_of_a_lane_hold_for_it(started):
     assert await started.process_next("x")
 
 
+async def test_limits_of_a_lane_keep_what_is_not_named(started):
+    await started.limits("x", "acme", weight=3)
+    changed = Limits(queue="x", lane="acme", weight=3, pending_max=5)
+    assert await started.limits("x", "acme", pending_max=5) == changed
+    assert await started.limits("x", "acme") == changed
+    assert await started.limits("x", "acm") == Limits(queue="x", lane="acm")
+    assert await started.limits("x", "") == Limits(queue="x", lane="")
+    assert (await started.limits("x", "acme", weight=1)).pending_max == 5
+
+
+async def test_a_look_at_limits_writes_nothing(started, probe):
+    await started.limits("x")
+    await started.limits("x", "acme")
+    assert probe.store.count("put_limits") == 0
+
+
 @pytest.mark.parametrize(
     ("lane", "limits", "option"),
     [
@@ -158,7 +174,6 @@ async def test_limits_of_a_lane_hold_for_it(started):
         (None, {"retain_ended": "1d"}, "retain_ended"),
         (None, {"retain_dead": ("1d",)}, "retain_dead"),
         (None, {"retain_dead": (0, 1)}, "retain_dead"),
-        ("acme", {}, "limits"),
         ("acme", {"retain_dead": None}, "retain_dead"),
         ("a\nb", {"weight": 2}, "lane"),
     ],

@@ -108,6 +108,10 @@ class Side:
         assert len(ids) == len(set(ids)), f"{self.name}: listed twice: {ids}"
         return sorted(views, key=lambda view: view.job.id)
 
+    async def lanes_of(self, queue: str) -> list[Any]:
+        """Settings of its lanes."""
+        return await self.walk(lambda cursor: self.backend.lane_limits(queue, "", cursor, PAGE))
+
     async def drained(self, verb: Callable[[int], Awaitable[Any]], limit: int) -> list[str]:
         """Bounded maintenance until nothing is left: which step takes what is not promised."""
         ids: list[str] = []
@@ -131,6 +135,7 @@ class Side:
         return {
             "jobs": seen,
             "queues": {each.queue: self.plain(each) for each in await self.walk(lambda c: backend.queues("", c, PAGE))},
+            "lanes": [self.plain(await self.lanes_of(queue)) for queue in ("q", "r")],
             "state": {key: self.plain(item) for key, item in zip(STATE_KEYS, items, strict=True) if item is not None},
             "sessions": self.plain(await self.walk(lambda c: backend.sessions(c, PAGE))),
             "schedules": self.plain(await self.walk(lambda c: backend.list_schedules(c, PAGE))),

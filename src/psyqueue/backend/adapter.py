@@ -162,6 +162,12 @@ class BackendAdapter(Protocol):
         """By name. A queue is known while it has jobs or limits."""
         ...
 
+    async def lane_limits(
+        self, queue: str, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[tuple[Limits, ...], str | None]:
+        """Settings of the lanes in `queue` that were given some, by lane, the default one (`""`) among them."""
+        ...
+
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
         """Open sessions by id."""
         ...

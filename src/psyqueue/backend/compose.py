@@ -9,7 +9,7 @@ from psyqueue.backend.adapter import BackendAdapter
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.jobs import Op
 from psyqueue.backend.outcomes import Ack, Delivery, Fetch, Retry, Settled
-from psyqueue.backend.reading import QueueInfo, SessionInfo
+from psyqueue.backend.reading import Limits, QueueInfo, SessionInfo
 from psyqueue.ids import new_token
 
 T = TypeVar("T")
@@ -56,6 +56,16 @@ async def all_queues(backend: BackendAdapter, prefix: str = "") -> list[QueueInf
 async def all_sessions(backend: BackendAdapter) -> list[SessionInfo]:
     """Every open session, by id. Each page is a moment of its own."""
     return await every_page(lambda cursor: backend.sessions(cursor, ITEMS_MAX))
+
+
+async def limits_of(backend: BackendAdapter, queue: str, lane: str | None = None) -> Limits:
+    """The settings of a queue or of a lane in it; the defaults where it was given none."""
+    # A name sorts before everything that it is the beginning of.
+    if lane is None:
+        infos, _ = await backend.queues(queue, None, 1)
+        return infos[0].limits if infos and infos[0].queue == queue else Limits(queue=queue)
+    found, _ = await backend.lane_limits(queue, lane, None, 1)
+    return found[0] if found and found[0].lane == lane else Limits(queue=queue, lane=lane)
 
 
 async def every_page(ask: AskPage[T]) -> list[T]:

@@ -290,7 +290,7 @@ class PsyQueue:
         await queries.resume(self._core, queue)
 
     async def limits(self, queue: str, lane: str | None = None, **limits: Unpack[queries.QueueLimits]) -> Limits:
-        """Change limits of a queue (what is not named stays) or of a lane in it (replaced as a whole); returns them."""
+        """Change limits of a queue or of a lane in it; what is not named stays. Returns them, also if nothing is."""
         return await queries.change_limits(self._core, queue, lane, limits)
 
 

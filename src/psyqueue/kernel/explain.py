@@ -102,18 +102,20 @@ def _which_is(needed: Mapping[str, str | None], job_id: str) -> str:
 
 
 def _paused(view: JobView, where: str, around: Surroundings) -> str:
-    if where != "queue":
-        return f"lane {view.lane!r} is paused"
-    until_ms = None if around.limits is None else around.limits.paused_until_ms
+    limits, place = around.limits(where), _place(view, where)
+    until_ms = None if limits is None else limits.paused_until_ms
     if until_ms is None or until_ms == UNTIL_RESUMED:
-        return f"queue {view.queue!r} is paused until somebody resumes it"
+        return f"{place} is paused until somebody resumes it"
     left = span(until_ms - around.now_ms)
-    return f"queue {view.queue!r} is paused until {to_datetime(until_ms).isoformat(timespec='seconds')}, another {left}"
+    return f"{place} is paused until {to_datetime(until_ms).isoformat(timespec='seconds')}, another {left}"
+
+
+def _place(view: JobView, where: str) -> str:
+    return f"queue {view.queue!r}" if where == "queue" else f"lane {view.lane!r}"
 
 
 def _limited(view: JobView, kind: str, where: str, around: Surroundings) -> str:
-    limits = around.limits if where == "queue" else None
-    place = f"queue {view.queue!r}" if where == "queue" else f"lane {view.lane!r}"
+    limits, place = around.limits(where), _place(view, where)
     if kind == "limit":
         number = "" if limits is None or limits.active_max is None else f" ({limits.active_max})"
         return f"as many jobs of its {where} run as active_max of {place} allows{number}"

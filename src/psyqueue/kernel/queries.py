@@ -10,6 +10,7 @@ import msgspec
 
 from psyqueue.backend import UNTIL_RESUMED, Filter, Limits
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import limits_of
 from psyqueue.clock import Duration, to_at_ms
 from psyqueue.errors import InvalidOption
 from psyqueue.job import STATUSES, Status
@@ -79,16 +80,16 @@ async def find_jobs(core: Core, filters: JobFilters) -> Page[JobView]:
     return Page(tuple(view for view in views if tenant is None or view.tenant_id == tenant), page.cursor)
 
 
-async def read_limits(core: Core, queue: str) -> Limits:
-    """The settings of a queue; the defaults for one that nobody has used."""
+async def read_limits(core: Core, queue: str, lane: str | None = None) -> Limits:
+    """The settings of a queue or lane; the defaults for one that was given none."""
     core.require_running()
-    found, _ = await core.backend.queues(read_name("queue", queue), None, 1)
-    # A name sorts before everything that it is the beginning of.
-    return found[0].limits if found and found[0].queue == queue else Limits(queue=queue)
+    if lane:
+        read_name("lane", lane)
+    return await limits_of(core.backend, read_name("queue", queue), lane)
 
 
 async def change_limits(core: Core, queue: str, lane: str | None, changes: QueueLimits) -> Limits:
-    """Change what is named and keep the rest; a lane's settings are replaced as a whole. Raises InvalidOption."""
+    """Change what is named and keep the rest; nothing is written where nothing is named. Raises InvalidOption."""
     core.require_running()
     changed: dict[str, Any] = {}
     for option, value in changes.items():
@@ -98,13 +99,8 @@ async def change_limits(core: Core, queue: str, lane: str | None, changes: Queue
         if lane is not None and option.startswith("retain_"):
             raise InvalidOption(option, value, "is for a whole queue", "Leave lane out")
         changed[option] = reader(option, value)
-    if lane is None:
-        return await _put(core, msgspec.structs.replace(await read_limits(core, queue), **changed))
-    if lane:
-        read_name("lane", lane)
-    if not changed:
-        raise InvalidOption("limits", lane, "names a lane and no limit for it", f"There are {', '.join(_LIMITS)}")
-    return await _put(core, Limits(queue=read_name("queue", queue), lane=lane, **changed))
+    found = await read_limits(core, queue, lane)
+    return await _put(core, msgspec.structs.replace(found, **changed)) if changed else found
 
 
 async def pause(core: Core, queue: str, until: datetime | None) -> None:

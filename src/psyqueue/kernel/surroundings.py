@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from psyqueue.backend import Filter, Limits, QueueInfo, SessionInfo
 from psyqueue.backend.bounds import ITEMS_MAX
-from psyqueue.backend.compose import all_sessions
+from psyqueue.backend.compose import all_sessions, limits_of
 from psyqueue.job import Status
 from psyqueue.kernel.options import unscoped
 
@@ -17,20 +17,27 @@ if TYPE_CHECKING:
     from psyqueue.backend import BackendAdapter
     from psyqueue.kernel.views import JobView
 
+_BY_LANE = frozenset(("paused:lane", "limit:lane", "rate:lane"))
 _PAST_THE_GATE: tuple[Status, ...] = ("active", "pending", "scheduled")
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):
-    """`needed`: statuses of jobs that it waits for, None of one that is gone. `at_gate`: who has its gate, if seen."""
+    """`needed`: statuses of jobs that it waits for, None of one that is gone. `at_gate`: who has its gate, if seen.
+
+    `of_lane`: the settings of its lane, if these hold it back.
+    """
 
     now_ms: int
     info: QueueInfo | None
+    of_lane: Limits | None
     sessions: Sequence[SessionInfo]
     needed: dict[str, Status | None]
     at_gate: tuple[str, Status] | None
 
-    @property
-    def limits(self) -> Limits | None:
+    def limits(self, where: str) -> Limits | None:
+        """Of its `queue` or `lane`."""
+        if where == "lane":
+            return self.of_lane
         return None if self.info is None else self.info.limits
 
     def count(self, status: Status) -> int:
@@ -47,6 +54,7 @@ async def look_around(backend: BackendAdapter, view: JobView) -> Surroundings:
     return Surroundings(
         now_ms=(await backend.info()).now_ms,
         info=infos[0] if infos and infos[0].queue == view.queue else None,
+        of_lane=await limits_of(backend, view.queue, view.lane) if _BY_LANE.intersection(view.blocked_by) else None,
         sessions=await all_sessions(backend),
         needed={job_id: None if each is None else each.status for job_id, each in zip(needed, found, strict=True)},
         at_gate=await _at_gate(backend, view),

@@ -232,6 +232,12 @@ class MemoryBackend:
         check_limit(limit)
         return operating.queues(self._open(), prefix, cursor, limit)
 
+    async def lane_limits(
+        self, queue: str, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[tuple[Limits, ...], str | None]:
+        check_limit(limit)
+        return operating.lane_limits(self._open(), queue, prefix, cursor, limit)
+
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
         check_limit(limit)
         return operating.sessions(self._open(), cursor, limit)
@@ -273,10 +279,7 @@ class MemoryBackend:
 
     async def list_schedules(self, cursor: str | None, limit: int) -> tuple[tuple[Schedule, ...], str | None]:
         check_limit(limit)
-        found = self._open().schedules
-        ids = sorted(each for each in found if cursor is None or each > cursor)
-        page = tuple(found[each] for each in ids[:limit])
-        return page, page[-1].id if len(ids) > limit else None
+        return operating.list_schedules(self._open(), cursor, limit)
 
     async def fire(
         self, op: Op, schedule: Schedule, nominal_ms: int, jobs: Sequence[NewJob], next_at_ms: int | None

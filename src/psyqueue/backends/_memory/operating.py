@@ -126,6 +126,15 @@ def _queue_info(store: Store, queue: str) -> QueueInfo:
     )
 
 
+def lane_limits(
+    store: Store, queue: str, prefix: str, cursor: str | None, limit: int
+) -> tuple[tuple[Limits, ...], str | None]:
+    named = {lane: limits for (name, lane), limits in store.limits.items() if name == queue and lane is not None}
+    lanes = sorted(lane for lane in named if lane.startswith(prefix) and (cursor is None or lane > cursor))
+    page = lanes[:limit]
+    return tuple(named[lane] for lane in page), page[-1] if len(lanes) > limit else None
+
+
 def sessions(store: Store, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
     mono_ms = store.mono_ms()
     leases = [lease for lease in store.sessions.values() if lease.closed_mono_ms is None]
@@ -224,6 +233,13 @@ def _unhold(store: Store, row: Row, now_ms: int) -> bool:
 
 
 # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def list_schedules(store: Store, cursor: str | None, limit: int) -> tuple[tuple[Schedule, ...], str | None]:
+    found = store.schedules
+    ids = sorted(each for each in found if cursor is None or each > cursor)
+    page = tuple(found[each] for each in ids[:limit])
+    return page, page[-1].id if len(ids) > limit else None
+
+
 def put_schedule(store: Store, schedule: Schedule, *, delete: bool) -> Schedule:
     found = store.schedules.get(schedule.id)
     version = found.version if found else 0

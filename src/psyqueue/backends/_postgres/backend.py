@@ -173,6 +173,14 @@ class PostgresBackend:
         page = tuple(decoding.queue_of(row) for row in found[:limit])
         return page, page[-1].queue if len(found) > limit else None
 
+    async def lane_limits(
+        self, queue: str, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[tuple[Limits, ...], str | None]:
+        check_limit(limit)
+        found = await self._client.rows("lane_limits", queue, prefix, cursor, limit + 1)
+        page = tuple(decoding.limits_of(row) for row in found[:limit])
+        return page, page[-1].lane if len(found) > limit else None
+
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
         check_limit(limit)
         found = await self._client.rows("sessions", cursor, limit + 1)

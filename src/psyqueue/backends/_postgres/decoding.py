@@ -176,14 +176,19 @@ def queue_of(row: Any) -> QueueInfo:
         counts=dict(zip(STATUSES, row["counts"], strict=True)),
         oldest_pending_at_ms=row["oldest_pending_at_ms"],
         lanes=row["lanes"],
-        limits=_limits_of(row) if row["has_limits"] else Limits(queue=name),
+        limits=_settings_of(row, name) if row["has_limits"] else Limits(queue=name),
     )
 
 
-def _limits_of(row: Any) -> Limits:
+def limits_of(row: Any) -> Limits:
+    return _settings_of(row, row["queue"], row["lane"] if row["is_lane"] else None)
+
+
+def _settings_of(row: Any, queue: str, lane: str | None = None) -> Limits:
     ended, dead = row["retain_ended"], row["retain_dead"]
     return Limits(
-        queue=row["name"],
+        queue=queue,
+        lane=lane,
         paused_until_ms=row["paused_until_ms"],
         weight=row["weight"],
         active_max=row["active_max"],

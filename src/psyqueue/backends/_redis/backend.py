@@ -182,6 +182,13 @@ class RedisBackend:
         check_limit(limit)
         return decoding.queues_of(await self._run("queues", prefix, cursor or "", limit))
 
+    async def lane_limits(
+        self, queue: str, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[tuple[Limits, ...], str | None]:
+        check_limit(limit)
+        place = ("", "") if cursor is None else ("1", cursor)
+        return decoding.lane_limits_of(queue, await self._run("lane_limits", queue, prefix, *place, limit))
+
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
         check_limit(limit)
         return decoding.sessions_of(await self._run("sessions", cursor or "", limit))

@@ -287,12 +287,13 @@ def _queue_of(reply: list[Any]) -> QueueInfo:
     )
 
 
-def limits_of(queue: str, packed: bytes | None) -> Limits:
+def limits_of(queue: str, packed: bytes | None, lane: str | None = None) -> Limits:
     if packed is None:
-        return Limits(queue=queue)
+        return Limits(queue=queue, lane=lane)
     paused, weight, active, rate, burst, pending, ended, dead = _settings_of(packed)
     return Limits(
         queue=queue,
+        lane=lane,
         paused_until_ms=_or_none(paused),
         weight=weight,
         active_max=_or_none(active),
@@ -302,6 +303,12 @@ def limits_of(queue: str, packed: bytes | None) -> Limits:
         retain_ended=(ended[0], ended[1]) if ended else None,
         retain_dead=(dead[0], dead[1]) if dead else None,
     )
+
+
+def lane_limits_of(queue: str, reply: list[Any]) -> tuple[tuple[Limits, ...], str | None]:
+    lanes, has_more = reply
+    page = tuple(limits_of(queue, packed, lane.decode()) for lane, packed in lanes)
+    return page, page[-1].lane if has_more else None
 
 
 def _or_none(value: Any) -> int | None:

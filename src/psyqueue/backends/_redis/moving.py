@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import replace
 
 from psyqueue.backend import (
     Exported,
@@ -75,7 +74,7 @@ def exported_of(part: Part, reply: list[Any]) -> Exported:
 
 def _limits_out(reply: list[Any]) -> Limits:
     queue, lane, packed = reply
-    return replace(limits_of(queue.decode(), packed), lane=None if lane is None else lane.decode())
+    return limits_of(queue.decode(), packed, None if lane is None else lane.decode())
 
 
 def _state_out(reply: list[Any]) -> MovedState:

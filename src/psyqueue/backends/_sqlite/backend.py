@@ -163,6 +163,12 @@ class SqliteBackend:
         check_limit(limit)
         return await self._client.look(lambda step: reading.queues(step, prefix, cursor, limit))
 
+    async def lane_limits(
+        self, queue: str, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[tuple[Limits, ...], str | None]:
+        check_limit(limit)
+        return await self._client.look(lambda step: reading.lane_limits(step, queue, prefix, cursor, limit))
+
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
         check_limit(limit)
         return await self._client.look(lambda step: sessions.list_sessions(step, cursor, limit))

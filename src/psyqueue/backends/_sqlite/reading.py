@@ -11,7 +11,7 @@ from msgspec import Struct
 from psyqueue.backend import Filter, Item, JobView, Limits, Page, QueueInfo, Schedule, Stored
 from psyqueue.backend.bounds import SCAN_MAX
 from psyqueue.backends._sqlite.effects import live_cell
-from psyqueue.backends._sqlite.limits import limited
+from psyqueue.backends._sqlite.limits import limited, limits_of
 from psyqueue.backends._sqlite.rows import Row, find, load
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import ACTIVE, COMPLETED, NUMBER_OF, PENDING, Step
@@ -182,6 +182,16 @@ def queues(step: Step, prefix: str, cursor: str | None, limit: int) -> tuple[tup
     names = [name for (name,) in rows if name.startswith(prefix)]
     page = names[:limit]
     return tuple(_queue_info(step, name) for name in page), page[-1] if len(names) > limit else None
+
+
+def lane_limits(
+    step: Step, queue: str, prefix: str, cursor: str | None, limit: int
+) -> tuple[tuple[Limits, ...], str | None]:
+    start = max(prefix, cursor or "")
+    rows = step.run(SQL["limits.of_lanes"], (queue, start, cursor, limit + 1)).fetchall()
+    found = [limits for limits in map(limits_of, rows) if (limits.lane or "").startswith(prefix)]
+    page = found[:limit]
+    return tuple(page), page[-1].lane if len(found) > limit else None
 
 
 def _queue_info(step: Step, queue: str) -> QueueInfo:

@@ -75,6 +75,7 @@ async def test_a_limit_out_of_bounds_is_refused_by_every_verb(store: Store, limi
         lambda: backend.queues("", None, limit),
         lambda: backend.sessions(None, limit),
         lambda: backend.amend(store.op(), Filter(), Change(kind="cancel"), None, limit),
+        lambda: backend.lane_limits("q", "", None, limit),
         lambda: backend.list_schedules(None, limit),
         lambda: backend.scan_state("", None, limit),
         lambda: backend.read_records("r", 0, limit),

@@ -261,6 +261,58 @@ async def test_limits_of_several_places_are_put_in_one_step(store: Store) -> Non
     assert await store.read("k") is not None
 
 
+async def lanes_of(store: Store, queue: str = "q", prefix: str = "", page: int = 2) -> list[Limits]:
+    """All settings of lanes, in pages."""
+    found: list[Limits] = []
+    cursor: str | None = None
+    while True:
+        items, cursor = await store.backend.lane_limits(queue, prefix, cursor, page)
+        assert len(items) <= page
+        found += items
+        if cursor is None:
+            return found
+
+
+async def test_limits_of_lanes_are_read_back_as_they_were_put(store: Store) -> None:
+    every: dict[str, Any] = {"weight": 3, "active_max": 0, "starts_per_minute": 60, "starts_burst": 5, "pending_max": 7}
+    put_ones = [
+        Limits(queue="q", active_max=9),
+        Limits(queue="q", lane="", paused_until_ms=UNTIL_RESUMED),
+        Limits(queue="q", lane="t", paused_until_ms=await store.now_ms() + 1_000, **every),
+        Limits(queue="q", lane="u"),
+    ]
+    await store.backend.put_limits(store.op(), put_ones)
+    assert await lanes_of(store) == put_ones[1:]
+    await store.limit(lane="t", weight=2)
+    assert (await lanes_of(store))[1] == Limits(queue="q", lane="t", weight=2)
+    await store.add("a", lane="v")
+    assert [limits.lane for limits in await lanes_of(store)] == ["", "t", "u"], "only those that were given some"
+    assert await lanes_of(store, "other") == []
+
+
+async def test_limits_of_lanes_are_listed_by_lane_by_prefix_and_in_pages(store: Store) -> None:
+    lanes = ["", "a", "aa", "ab", "b", "a%", "a_x", "A", "ä", "1:q", "a:b"]
+    others = ("other", "qa", "")
+    await store.backend.put_limits(store.op(), [Limits(queue="q", lane=lane, weight=2) for lane in lanes])
+    await store.backend.put_limits(store.op(), [Limits(queue=f"{name}q", lane="a") for name in others if name])
+    for prefix in ("", "a", "aa", "a%", "a_", "a:", "zz"):
+        wanted = sorted(lane for lane in lanes if lane.startswith(prefix))
+        for page in (1, 2, 500):
+            assert [limits.lane for limits in await lanes_of(store, prefix=prefix, page=page)] == wanted
+
+
+async def test_limits_of_lanes_are_read_in_every_mode_and_gone_when_dropped(store: Store) -> None:
+    await store.limit(lane="t", weight=2)
+    await store.limit(lane="u", weight=3)
+    epoch = (await store.backend.info()).epoch
+    await store.backend.set_mode(store.op(), "frozen", epoch + 1)
+    assert [limits.weight for limits in await lanes_of(store)] == [2, 3]
+    assert await store.backend.drop_part(store.op(), [Limits(queue="q", lane="t", weight=2)]) == 1
+    assert [limits.lane for limits in await lanes_of(store)] == ["u"]
+    await store.backend.import_part(store.op(), [Limits(queue="q", lane="s", weight=4)])
+    assert [limits.lane for limits in await lanes_of(store)] == ["s", "u"]
+
+
 async def test_a_start_that_nobody_waits_for_is_not_announced(store: Store) -> None:
     await store.limit(starts_per_minute=60)
     await store.fill(2)

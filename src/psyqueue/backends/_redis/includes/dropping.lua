@@ -40,6 +40,9 @@ do
     end
     set_field('limits', name, false)
     set_field('buckets', name, false)
+    if lane then
+      defer('ZREM', P .. 'll:' .. queue, lane)
+    end
     unlimited[queue] = true
     return true
   end

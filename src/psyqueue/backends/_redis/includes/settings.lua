@@ -12,6 +12,9 @@ end
 local function put_limits(queue, lane, settings)
   defer('HSET', P .. 'meta', 'limits', '1')
   set_field('limits', limit_name(queue, lane), cmsgpack.pack(settings))
+  if lane then
+    defer('ZADD', P .. 'll:' .. queue, 0, lane)
+  end
   defer('SADD', P .. 'limited', queue)
   defer('ZADD', P .. 'queues', 0, queue)
   put(touched, queue, true)

@@ -1,8 +1,9 @@
 -- Settings of queues and lanes, and the bucket of each start rate.
 -- Params: queue, is_lane (0: of the queue, 1: of a lane), lane; instants in ms; put: all settings in column order.
+--   of_lanes: queue, from this lane on, but not this one (NULL: all), limit 1..501.
 -- Returns: settings in column order, then level (1/60,000 start) and monotone instant of the bucket.
 -- Index: primary key of psyqueue_limits; psyqueue_lane_turn.
--- Cost: one row; waiting: the limits of one queue that time alone can lift.
+-- Cost: one row; waiting: the limits of one queue that time alone can lift; of_lanes: limit rows.
 -- Differs from the others: nothing but the syntax.
 
 -- name: one
@@ -24,6 +25,11 @@ ON CONFLICT (queue, is_lane, lane) DO UPDATE SET
     paused_until_ms = excluded.paused_until_ms, weight = excluded.weight, active_max = excluded.active_max,
     starts_per_minute = excluded.starts_per_minute, starts_burst = excluded.starts_burst,
     pending_max = excluded.pending_max, retain_ended = excluded.retain_ended, retain_dead = excluded.retain_dead;
+
+-- name: of_lanes
+SELECT queue, is_lane, lane, paused_until_ms, weight, active_max, starts_per_minute, starts_burst, pending_max,
+    retain_ended, retain_dead
+FROM psyqueue_limits WHERE queue = ? AND is_lane = 1 AND lane >= ? AND lane IS NOT ? ORDER BY lane LIMIT ?;
 
 -- name: charge
 UPDATE psyqueue_limits SET bucket_level = ?, bucket_mono_ms = ? WHERE queue = ? AND is_lane = ? AND lane = ?;
