@@ -12,7 +12,14 @@ from support.source import ROOT
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "ROADMAP.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
+PAGES = (
+    README,
+    ROOT / "ROADMAP.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+)
 
 _FENCE = re.compile(
     r"^(?:<!-- fragment: (?P<reason>[^\n]+?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from docs.pages import DOCS, PAGES, README, anchors, links, prose, short, text_of
+from docs.pages import DOCS, PAGES, README, anchors, links, prose, rows, short, text_of
 from support.source import ROOT
 
 
@@ -68,6 +69,11 @@ def test_check_sees_a_broken_link(tmp_path: Path):
     assert broken(page) == ["#nowhere", "gone.md"]
 
 
-def test_examples_are_named_by_the_documents():
-    assert any("examples" in link for link in links(README))
-    assert (ROOT / "examples").is_dir()
+def test_every_example_is_listed_with_its_first_sentence():
+    listed = {cells[0]: cells[1] for cells in rows(text_of(ROOT / "examples" / "README.md"))}
+    programs = sorted((ROOT / "examples").glob("*.py"))
+    assert listed == {f"[{path.stem}]({path.name})": first_line(path) for path in programs}
+
+
+def first_line(program: Path) -> str:
+    return (ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or "").splitlines()[0]

@@ -37,7 +37,7 @@ class BackendPlugin:
 
 
 def memory(*, url: str = "memory:", test_clock: bool = False) -> BackendPlugin:
-    """All jobs in this process, gone with it: for tests and trials."""
+    """All jobs in this process, gone with it: for tests and trials. Raises ConfigError for an address."""
     from psyqueue.backends._memory import MemoryBackend  # noqa: PLC0415 - only what is used is loaded
 
     if url not in ("memory:", "memory://"):

@@ -44,7 +44,7 @@ class PsyQueue:
     """A job queue on one store.
 
     Build it (`use`, `handle`, `pipeline`, `events.on`), then `async with q:`; enqueue, and run workers here or in other
-    processes. One object belongs to one event loop of one process.
+    processes. One object belongs to one event loop of one process. Its dead letters are in `dead_letter`.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class PsyQueue:
 
     @property
     def events(self) -> EventBus:
-        """`q.events.on("job:*", fn)`."""
+        """Where to listen: `q.events.on("job:*", fn)`."""
         return self._core.bus
 
     def use(self, plugin: Plugin) -> Self:
-        """Add a plugin. Raises PluginError for one that does not fit; then nothing of it stays."""
+        """Add a plugin. Raises PluginError for one that does not fit, and then nothing of it stays; LifecycleError."""
         self._core.require_new("use()")
         self._core.registry.use(plugin)
         return self
@@ -128,7 +128,10 @@ class PsyQueue:
         return register if fn is None else register(fn)
 
     def pipeline(self, event: Stage, fn: MiddlewareFunction, *, phase: Phase = "execute") -> None:
-        """Wrap every enqueue, or every run, with `async fn(ctx, call_next)`."""
+        """Wrap every enqueue, or every run, with `async fn(ctx, call_next)`.
+
+        Raises PluginError for a function that is not of this shape, ConfigError, LifecycleError.
+        """
         self._core.require_new("pipeline()")
         self._core.registry.add_middleware(middleware(event, fn, phase, USER))
 
@@ -136,7 +139,7 @@ class PsyQueue:
         """Keep something open for all runs of this process: `@q.lifespan` on an `async def` that yields once.
 
         It is entered before the first run (of a worker or `process_next`), and left by `stop` after the last one; a
-        process that only enqueues never enters it. What it yields is `ctx.app`. Raises ConfigError.
+        process that only enqueues never enters it. What it yields is `ctx.app`. Raises ConfigError, LifecycleError.
         """
         self._core.require_new("lifespan()")
         self._core.lifespan.set(fn)
@@ -153,11 +156,18 @@ class PsyQueue:
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Connect the store, start plugins and their services. Raises what failed; then nothing is left running."""
+        """Connect the store, start plugins and their services. Raises what failed; then nothing is left running.
+
+        That is DependencyError, CircularDependencyError, SchemaTooNew, any StoreError, LifecycleError if it was started
+        before, or what a plugin raised.
+        """
         await self._lifecycle.start()
 
     async def stop(self, *, grace: Duration | None = None) -> None:
-        """Drain the workers, their running handlers within `grace`, then stop everything. Idempotent."""
+        """Drain the workers, their running handlers within `grace` (30 s), then stop everything. Idempotent.
+
+        Raises InvalidOption; what failed to stop (an ExceptionGroup where it is more than one), when all is closed.
+        """
         await self._lifecycle.stop(None if grace is None else to_ms("grace", grace))
 
     async def __aenter__(self) -> Self:
@@ -208,12 +218,18 @@ class PsyQueue:
         return await self._core.enqueuer.enqueue_bulk(items, options)
 
     def handle_of(self, job_id: str) -> JobHandle[Any]:
-        """A handle of a job that was enqueued elsewhere; its name and queue are empty: `refresh()` knows them."""
+        """A handle of a job that was enqueued elsewhere; its name and queue are empty: `refresh()` knows them.
+
+        The store is not asked. Raises InvalidOption for what cannot be an id.
+        """
         return JobHandle(read_name("id", str(job_id)), "", "", created=False, _core=self._core)
 
     # ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────
     async def process_next(self, queue: str) -> bool:
-        """Run one job of `queue` to its end. Promotes what is due, never waits. False: nothing was pending."""
+        """Run one job of `queue` to its end. Promotes what is due, never waits. False: nothing was pending.
+
+        A handler that fails is an outcome, not an error. Raises InvalidOption, StoreError.
+        """
         from psyqueue.kernel.single import process_one  # noqa: PLC0415 - who only enqueues never loads the worker
 
         self._core.require_running()
@@ -229,7 +245,7 @@ class PsyQueue:
     ) -> Worker:
         """Run jobs of `queues` here until `stop`, by default those of all handlers. A plain call, it begins at once.
 
-        Raises InvalidOption, and ConfigError if there is no queue to run.
+        Raises InvalidOption, ConfigError if there is no queue to run, LifecycleError.
         """
         from psyqueue.kernel import running  # noqa: PLC0415 - as above
 
@@ -238,7 +254,10 @@ class PsyQueue:
         )
 
     async def stop_workers(self) -> None:
-        """Drain and stop all workers of this queue object; the queue stays open."""
+        """Drain and stop all workers of this queue object, as `Worker.stop` does; the queue stays open.
+
+        Raises an ExceptionGroup of what failed.
+        """
         self._core.require_running()
         await self._lifecycle.stop_workers(None)
 
@@ -261,11 +280,14 @@ class PsyQueue:
 
     # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, job_id: str) -> JobView | None:
-        """The job as it is now; None if there is none."""
+        """The job as it is now; None if there is none. Raises StoreError."""
         return await get_view(self._core, str(job_id))
 
     async def jobs(self, **filters: Unpack[queries.JobFilters]) -> Page[JobView]:
-        """Jobs by queue, status, name, tenant, text, created_after, created_before; `limit` and `cursor` page."""
+        """Jobs by queue, status, name, tenant, text, created_after, created_before; `limit` and `cursor` page.
+
+        docs/operating.md describes the filters. Raises InvalidOption, StoreError.
+        """
         return await queries.find_jobs(self._core, filters)
 
     async def cancel(self, job_id: str) -> bool:
@@ -277,20 +299,26 @@ class PsyQueue:
         return await explain(self._core, str(job_id))
 
     async def durability(self) -> Durability:
-        """What accepted jobs survive on this store, as it is set up now."""
+        """What accepted jobs survive on this store, as it is set up now. Raises StoreError."""
         self._core.require_running()
         return durability_of(await self._core.backend.info())
 
     async def pause(self, queue: str, *, until: datetime | None = None) -> None:
-        """Start nothing more of `queue`, until then or until `resume`. What runs goes on."""
+        """Start nothing more of `queue`, until then or until `resume`. What runs goes on.
+
+        Raises InvalidOption, as for an `until` without a time zone; StoreError.
+        """
         await queries.pause(self._core, queue, until)
 
     async def resume(self, queue: str) -> None:
-        """Undo `pause`."""
+        """Undo `pause`. Raises InvalidOption, StoreError."""
         await queries.resume(self._core, queue)
 
     async def limits(self, queue: str, lane: str | None = None, **limits: Unpack[queries.QueueLimits]) -> Limits:
-        """Change limits of a queue or of a lane in it; what is not named stays. Returns them, also if nothing is."""
+        """Change limits of a queue or of a lane in it; what is not named stays. Returns them, also if nothing is.
+
+        docs/operating.md describes them. Raises InvalidOption, StoreError.
+        """
         return await queries.change_limits(self._core, queue, lane, limits)
 
 

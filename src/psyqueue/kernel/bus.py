@@ -39,7 +39,7 @@ class EventBus:
         self.dropped = 0
 
     def on(self, pattern: str, fn: Subscriber) -> Callable[[], None]:
-        """Call `fn(event)` for every event that matches, until the returned function is called."""
+        """Call `fn(event)` for every event that matches, until the returned function is called. Raises ConfigError."""
         if not isinstance(pattern, str) or not pattern:
             raise ConfigError(f"event pattern {pattern!r} is not text, e.g. 'job:completed', 'job:*', '*'")
         if not callable(fn) or not takes(fn, 1):

@@ -49,14 +49,17 @@ class RunningJob:
 
     @property
     def id(self) -> str:
+        """Its id."""
         return self._delivery.id
 
     @property
     def queue(self) -> str:
+        """Where it was taken from."""
         return self._delivery.queue
 
     @property
     def name(self) -> str:
+        """The name of its handler, or an alias of it."""
         return self._delivery.name
 
     @property
@@ -66,6 +69,7 @@ class RunningJob:
 
     @property
     def max_retries(self) -> int:
+        """Runs after the first one."""
         return self._delivery.max_retries
 
     @property
@@ -80,10 +84,12 @@ class RunningJob:
 
     @property
     def priority(self) -> int:
+        """Higher runs first."""
         return self._delivery.priority
 
     @property
     def lane(self) -> str:
+        """The share of the queue that it takes."""
         return self._delivery.lane
 
     @property
@@ -93,22 +99,27 @@ class RunningJob:
 
     @property
     def created_at(self) -> datetime:
+        """When it was enqueued, by the clock of the store."""
         return to_datetime(self._delivery.created_at_ms)
 
     @property
     def started_at(self) -> datetime:
+        """When this run was dequeued, by the clock of the store."""
         return to_datetime(self._delivery.started_at_ms)
 
     @property
     def run_at(self) -> datetime:
+        """When it was to start."""
         return to_datetime(self._delivery.run_at_ms)
 
     @property
     def tenant_id(self) -> str | None:
+        """Whose job it is."""
         return self.cold.get("tenant_id")
 
     @property
     def meta(self) -> dict[str, Any]:
+        """What it was enqueued with."""
         return self.cold.get("meta") or {}
 
 
@@ -131,7 +142,8 @@ class FollowUp(Protocol):
 class Context:
     """Handed to handlers that ask for it (a first parameter named `ctx` or annotated `Context`) and to middleware.
 
-    `state` is a dict of this run, shared by middleware and handler. `fence` grows with every delivery of the job: give
+    `job` is the job of this run, with its payload. `state` is a dict of this run, shared by middleware and handler.
+    `fence` grows with every delivery of the job: give
     it to outside systems, so that they can turn away a writer that lost its lease.
     """
 
@@ -170,14 +182,17 @@ class Context:
 
     @property
     def attempt(self) -> int:
+        """1-based: 1 in the first run."""
         return self._delivery.attempt
 
     @property
     def fence(self) -> int:
+        """Grows with every delivery of the job."""
         return self._delivery.fence
 
     @property
     def state(self) -> dict[str, Any]:
+        """For this run alone, shared by middleware and handler."""
         if self._state is None:
             self._state = {}
         return self._state
@@ -196,6 +211,7 @@ class Context:
 
     @property
     def tenant(self) -> str | None:
+        """Whose job it is."""
         return self.job.tenant_id
 
     @property
@@ -221,7 +237,10 @@ class Context:
         return _JobLog(log, extra)
 
     def progress(self, value: Any) -> None:
-        """Say how far it is: any JSON value up to 8 KB, from any thread. The last one is kept beside the job."""
+        """Say how far it is: any JSON value up to 8 KB, from any thread. The last one is kept beside the job.
+
+        Raises PayloadError, TooLarge.
+        """
         self._report(codec.encode(value, what="progress", bytes_max=8192))
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:

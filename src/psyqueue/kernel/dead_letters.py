@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DeadLetters:
-    """`q.dead_letter`."""
+    """What `q.dead_letter` is: jobs that cannot go on, kept until somebody decides."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -27,7 +27,7 @@ class DeadLetters:
     async def list(
         self, *, queue: str | None = None, name: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[JobView]:
-        """Dead jobs, a page at a time; each is returned once in a walk."""
+        """Dead jobs, a page at a time; each is returned once in a walk. Raises InvalidOption, StoreError."""
         self._core.require_running()
         page = await self._core.backend.list_jobs(_dead(queue, name), cursor, read_limit(limit))
         return Page(tuple(map(view_of, page.jobs)), page.cursor)
@@ -49,11 +49,17 @@ class DeadLetters:
         return view
 
     async def replay_all(self, *, queue: str | None = None, name: str | None = None) -> int:
-        """Replay everything that is dead now; one that dies again meanwhile is left. How many were replayed."""
+        """Replay everything that is dead now; one that dies again meanwhile is left. How many were replayed.
+
+        Raises InvalidOption; StoreError, and then those before it are replayed.
+        """
         return await self._all(queue, name, None, Change(kind="replay"))
 
     async def purge(self, *, queue: str | None = None, name: str | None = None, before: datetime | None = None) -> int:
-        """Delete dead jobs, those that died before `before` if given. How many were deleted."""
+        """Delete dead jobs, those that died before `before` if given. How many were deleted.
+
+        Raises InvalidOption; StoreError, and then those before it are deleted.
+        """
         return await self._all(queue, name, before, Change(kind="delete"))
 
     async def _all(self, queue: str | None, name: str | None, before: datetime | None, change: Change) -> int:

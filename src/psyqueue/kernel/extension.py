@@ -68,11 +68,11 @@ class Kernel:
         return self._registry.store
 
     def pipeline(self, event: Stage, fn: MiddlewareFunction, *, phase: Phase = "execute") -> None:
-        """Wrap every enqueue, or every run, with `async fn(ctx, call_next)`."""
+        """As PsyQueue.pipeline, in the plugin's name."""
         self._registry.add_middleware(middleware(event, fn, phase, self._plugin_name))
 
     def expose(self, namespace: str, api: Any) -> None:
-        """Offer `api` to other plugins and to the application as `get_exposed(namespace)`."""
+        """Offer `api` to other plugins and to the application as `get_exposed(namespace)`. Raises PluginError."""
         if not isinstance(namespace, str) or not namespace:
             raise PluginError(self._plugin_name, f"exposes under {namespace!r}, which is no name")
         self._registry.expose(namespace, api, self._plugin_name)
@@ -82,26 +82,32 @@ class Kernel:
         return self._registry.get_exposed(namespace)
 
     def service(self, fn: Service) -> None:
-        """Run the coroutine function `fn` from start to stop; when it raises it is logged and started again, later."""
+        """Run the coroutine function `fn` from start to stop; when it raises it is logged and started again, later.
+
+        Raises PluginError for anything else than an async function without parameters.
+        """
         if not callable(fn) or not takes(fn, 0) or not is_async(fn):
             raise PluginError(self._plugin_name, f"service {label(fn)} must be an async function without arguments")
         self._registry.add_service(fn, self._plugin_name)
 
     def command(self, command: click.Command) -> None:
-        """Add a click command to `psyqueue`."""
+        """Add a click command to `psyqueue`. Raises PluginError where its name is taken."""
         if not getattr(command, "name", None) or not callable(command):
             raise PluginError(self._plugin_name, f"command {command!r} is no click command with a name")
         self._registry.add_command(command, self._plugin_name)
 
     def backend(self, adapter: BackendAdapter) -> None:
-        """Make `adapter` the store of this queue. There is one."""
+        """Make `adapter` the store of this queue. Raises PluginError for a second one, or one that lacks verbs."""
         missing = [name for name in _VERBS if not hasattr(adapter, name)]
         if missing:
             raise PluginError(self._plugin_name, f"its backend lacks {', '.join(missing)}")
         self._registry.set_backend(adapter, self._plugin_name)
 
     def wrap_backend(self, fn: WrapBackend) -> None:
-        """Put `fn(adapter)` around the store at start (tracing, metrics, chaos); the last registered is outermost."""
+        """Put `fn(adapter)` around the store at start (tracing, metrics, chaos); the last registered is outermost.
+
+        Raises PluginError for anything else than a plain function of one parameter.
+        """
         if not callable(fn) or not takes(fn, 1) or is_async(fn):
             raise PluginError(self._plugin_name, f"backend wrapper {label(fn)} must be a plain function of the adapter")
         self._registry.add_wrapper(fn, self._plugin_name)

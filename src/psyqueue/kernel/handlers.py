@@ -153,7 +153,7 @@ class Handlers:
 
 
 class HandleOptions(TypedDict, total=False):
-    """What `handle()` takes, with its defaults in `HANDLE_DEFAULTS`."""
+    """What `handle` takes. docs/handlers.md describes each, with its default."""
 
     queue: str | None
     max_retries: int

@@ -55,14 +55,17 @@ class SyncJobHandle(Facade[JobHandle[R_co]], Generic[R_co]):
 
     @property
     def id(self) -> str:
+        """Its id."""
         return self._target.id
 
     @property
     def name(self) -> str:
+        """The name of the handler."""
         return self._target.name
 
     @property
     def queue(self) -> str:
+        """Where it went."""
         return self._target.queue
 
     @property
@@ -122,15 +125,17 @@ class SyncWorker(Facade[Worker]):
 
     @property
     def name(self) -> str:
+        """For logs and `psyqueue workers ls`."""
         return self._target.name
 
     @property
     def is_running(self) -> bool:
+        """False once it has ended, for whatever reason."""
         return self._target.is_running
 
 
 class SyncDeadLetters(Facade[DeadLetters]):
-    """`q.sync.dead_letter`."""
+    """As DeadLetters, for programs without asyncio: `q.sync.dead_letter`."""
 
     __slots__ = ()
 

@@ -106,6 +106,7 @@ class Worker:
 
     # ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
+        """Called once, by who made it."""
         announcer = Announcer(self._core.bus)
         executor = Executor(
             self._core,
@@ -178,6 +179,7 @@ class Worker:
 
     @property
     def is_running(self) -> bool:
+        """False once it has ended, for whatever reason."""
         return self._main is not None and not self._main.done()
 
     def health(self) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class Kit:
     ) -> list[JobView]:
         """Jobs that were enqueued in this test, in order, whatever became of them: all, or those that match.
 
-        As `assert_enqueued` compares.
+        Compares, and raises InvalidOption, as `assert_enqueued` does.
         """
         return matching(self._store.views(), wanted(name, payload, fields))
 
@@ -234,7 +234,7 @@ class Kit:
         return found
 
     def refute_enqueued(self, name: object = None, *, payload: Any = msgspec.UNSET, **fields: Unpack[Expected]) -> None:
-        """AssertionError with the jobs that match, if there are any. Without arguments: nothing was enqueued at all."""
+        """No job matches; without arguments: nothing was enqueued at all. Raises AssertionError with those that do."""
         __tracebackhide__ = True
         what = wanted(name, payload, fields)
         found = matching(self._store.views(), what)
