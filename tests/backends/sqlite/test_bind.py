@@ -94,3 +94,16 @@ async def test_a_connection_to_something_else_is_refused(tmp_path: Path) -> None
             each.close()
         with pytest.raises(InvalidOption):
             store.backend.bind(here)
+
+
+async def test_a_store_that_is_there_is_opened_inside_of_the_callers_own_transaction(tmp_path: Path) -> None:
+    """The first enqueue of a process that starts its queue by it: a view of Flask or Django."""
+    async with opened(tmp_path / "app.db"):
+        pass
+    connection = sqlite3.connect(tmp_path / "app.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    async with opened(tmp_path / "app.db", busy_timeout="10ms") as store:
+        await store.backend.bind(connection).enqueue([job("a")])
+        connection.execute("COMMIT")
+        connection.close()
+        assert await counts(store, "q") == {"pending": 1}

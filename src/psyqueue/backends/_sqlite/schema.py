@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from psyqueue.backend.failpoints import failpoint
 from psyqueue.backends._sqlite.statements import SQL
@@ -23,11 +23,14 @@ def migrate(
     migrations: tuple[Migration, ...] = MIGRATIONS,
 ) -> int:
     """The schema's number after it. The caller holds the turn at writing. Raises SchemaTooNew, StoreUnusable."""
+    # Who opens what is there already waits for no writer: the caller's own transaction may be the one.
+    if not _missing(connection, file, migrations):
+        return len(migrations)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        missing = _apply(connection, file, test_clock_ms, migrations)
+        _apply(connection, file, test_clock_ms, migrations)
         failpoint("sqlite.migrate.commit")
-        connection.execute("COMMIT" if missing else "ROLLBACK")
+        connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -35,16 +38,18 @@ def migrate(
     return len(migrations)
 
 
-def _apply(connection: sqlite3.Connection, file: str, test_clock_ms: int | None, known: tuple[Migration, ...]) -> int:
-    """How many were missing."""
-    now_ms = SystemClock().now_ms() if test_clock_ms is None else test_clock_ms
+def _missing(connection: sqlite3.Connection, file: str, known: tuple[Migration, ...]) -> Sequence[Migration]:
     names = {name for (name,) in connection.execute(SQL["schema.names"])}
     if names and _LEDGER not in names:
         text = f"{file} holds tables named psyqueue_… that are not ours ({min(names)}). Use another file"
         raise StoreUnusable(text, file=file)
-    ledger = read_ledger(connection) if names else []
-    missing = plan(known, ledger, file)
-    if not names:
+    return plan(known, read_ledger(connection) if names else [], file)
+
+
+def _apply(connection: sqlite3.Connection, file: str, test_clock_ms: int | None, known: tuple[Migration, ...]) -> None:
+    now_ms = SystemClock().now_ms() if test_clock_ms is None else test_clock_ms
+    missing = _missing(connection, file, known)
+    if len(missing) == len(known):
         connection.execute(SQL["schema.create_ledger"])
     for migration in missing:
         failpoint("sqlite.migrate.before")
@@ -54,7 +59,6 @@ def _apply(connection: sqlite3.Connection, file: str, test_clock_ms: int | None,
         connection.execute(SQL["schema.note"], (note.number, note.name, note.checksum, now_ms))
     if missing:
         connection.execute(SQL["schema.start"], (test_clock_ms, now_ms, now_ms))
-    return len(missing)
 
 
 def read_ledger(connection: sqlite3.Connection) -> list[Applied]:
