@@ -22,7 +22,9 @@ PAGES = (
 )
 
 _FENCE = re.compile(
-    r"^(?:<!-- fragment: (?P<reason>[^\n]+?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- (?:fragment: (?P<reason>[^\n]+?)|from: (?P<source>[^\n]+?)) -->\n)?"
+    r"```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
@@ -30,21 +32,27 @@ _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. `line` is that of its first line of code; `reason` says why a fragment is not run."""
+    """One fenced block. `line` is that of its first line of code; `reason` says why a fragment is not run.
+
+    `source` is the file of the repository that an excerpt is taken from.
+    """
 
     page: Path
     line: int
     language: str
     code: str
     reason: str | None
+    source: str | None
 
     @property
     def name(self) -> str:
         return f"{short(self.page)}:{self.line}"
 
     @property
-    def kind(self) -> Literal["fragment", "program", "session"]:
+    def kind(self) -> Literal["excerpt", "fragment", "program", "session"]:
         """A program runs by itself; the other blocks of a page are one session, in order."""
+        if self.source is not None:
+            return "excerpt"
         if self.reason is not None:
             return "fragment"
         return "program" if re.search(r"^ *asyncio\.run\(|^if __name__ ==", self.code, re.MULTILINE) else "session"
@@ -60,7 +68,9 @@ def text_of(page: Path) -> str:
 
 def blocks(page: Path, language: str = "python") -> list[Block]:
     return [
-        Block(page, text[: match.start("code")].count("\n") + 1, language, match["code"], match["reason"])
+        Block(
+            page, text[: match.start("code")].count("\n") + 1, language, match["code"], match["reason"], match["source"]
+        )
         for text in [text_of(page)]
         for match in _FENCE.finditer(text)
         if match["language"] == language

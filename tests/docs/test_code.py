@@ -3,7 +3,8 @@
 A block with `asyncio.run(...)` or `if __name__ == ...` is a program of its own. The other blocks of a page are one
 session, in order, with `await` at top level, as in a notebook. `# → text` states a printed line, `…` in it stands for
 any text.
-A fragment (`<!-- fragment: reason -->` above it) only has to be Python.
+A fragment (`<!-- fragment: reason -->` above it) only has to be Python; an excerpt (`<!-- from: file -->`) stands in
+the file as it is.
 """
 
 from __future__ import annotations
@@ -78,6 +79,13 @@ def test_fragments_are_few_and_python():
     for block in fragments:
         compile(block.code, block.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     assert len(fragments) <= FRAGMENTS_MAX
+
+
+@pytest.mark.parametrize("block", [each for each in PYTHON if each.kind == "excerpt"], ids=lambda block: block.name)
+def test_an_excerpt_stands_in_its_program_as_it_is(block: Block):
+    """The program is run by its own test."""
+    assert block.source is not None
+    assert f"\n{block.code}" in text_of(ROOT / block.source)
 
 
 @pytest.mark.parametrize("block", [each for page in PAGES for each in blocks(page, "toml")], ids=lambda each: each.name)
