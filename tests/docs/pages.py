@@ -27,6 +27,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^()\s]+)\)")
+_IMAGE = re.compile(r"!\[[^\]]+\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 
 
@@ -86,6 +87,11 @@ def links(page: Path) -> list[str]:
     """Targets inside the repository."""
     found = _LINK.findall(prose(page))
     return [target for target in found if "://" not in target and not target.startswith("mailto:")]
+
+
+def images(page: Path) -> list[str]:
+    """Files that the page shows, each with a text for who cannot see it."""
+    return _IMAGE.findall(prose(page))
 
 
 def anchors(page: Path) -> set[str]:

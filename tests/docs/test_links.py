@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import DOCS, PAGES, README, anchors, links, prose, rows, short, text_of
+from docs.pages import DOCS, PAGES, README, anchors, images, links, prose, rows, short, text_of
 from support.source import ROOT
 
 
@@ -37,6 +37,12 @@ def reached(start: Path) -> set[Path]:
 @pytest.mark.parametrize("page", PAGES, ids=short)
 def test_every_link_leads_somewhere(page: Path):
     assert broken(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_every_picture_is_there(page: Path):
+    assert [target for target in images(page) if not (page.parent / target).is_file()] == []
+    assert prose(page).count("![") == len(images(page))
 
 
 @pytest.mark.parametrize("start", [README, DOCS / "index.md"], ids=short)

@@ -16,7 +16,7 @@ import pytest
 
 from api_pages import Entry, entries, members, words
 from build_site import FILES, main, render
-from docs.pages import DOCS, short, text_of
+from docs.pages import DOCS, images, short, text_of
 from support.source import DOORS, ROOT
 
 needs_zensical = pytest.mark.skipif(
@@ -32,10 +32,13 @@ CANNOT_FAIL = {
 }
 
 
-def html_of(site: Path, page: str) -> str:
+def folder_of(site: Path, page: str) -> Path:
     path = site / page.removesuffix(".md")
-    path = path.parent if path.name in ("README", "index") else path
-    return (path / "index.html").read_text(encoding="utf-8")
+    return path.parent if path.name in ("README", "index") else path
+
+
+def html_of(site: Path, page: str) -> str:
+    return (folder_of(site, page) / "index.html").read_text(encoding="utf-8")
 
 
 # ── the site ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -75,6 +78,10 @@ def test_site_builds_with_every_page_and_name_and_asks_no_other_host_for_anythin
             for anchor in (entry.name, *(f"{entry.name}.{each}" for each in entry.members))
         ]
         assert [anchor for anchor in anchors if f'id="{anchor}"' not in html] == []
+    for name in NAVIGATION:
+        shown = re.findall(r'<img\b[^>]*\bsrc="([^"]+)"', html_of(site, name))
+        assert len(shown) >= len(images(ROOT / name))
+        assert [each for each in shown if not (folder_of(site, name) / each).is_file()] == []
     files = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
     assert len(files) > len(NAVIGATION)
     assert [
