@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from psyqueue.clock import SystemClock
 from psyqueue.kernel.aio import spawn
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 PINGS_PER_WATCHDOG = 3
 
@@ -24,7 +24,8 @@ class Notifier:
         self._address = environment.pop("NOTIFY_SOCKET", "")
         watched_us, watched_pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
         is_ours = watched_pid in ("", str(os.getpid()))
-        self.watchdog_ms = int(watched_us) / 1000 if self._address and is_ours and watched_us.isdigit() else None
+        is_watched = self._address and is_ours and watched_us.isdigit()
+        self.watchdog_ms: float | None = int(watched_us) / 1000 if is_watched else None
         """How long systemd waits for a sign of life; None: it does not watch."""
 
     def ready(self, status: str) -> None:

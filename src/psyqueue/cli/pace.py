@@ -22,7 +22,7 @@ class Pace:
         self._per_ms = per_ms
         self._clock = clock or SystemClock()
         self._next_ms: float | None = None
-        self.step = max(1, min(ITEMS_MAX, math.floor(per_ms * STEP_MS)))
+        self.step: int = max(1, min(ITEMS_MAX, math.floor(per_ms * STEP_MS)))
 
     async def keep(self, count: int) -> None:
         """After `count` were done."""

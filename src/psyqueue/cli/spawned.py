@@ -26,7 +26,7 @@ class SpawnedWorker:
         self._connection = connection
         self._listening: asyncio.Task[None] | None = None
         self._is_asked = False
-        self.ready = asyncio.Event()
+        self.ready: asyncio.Event = asyncio.Event()
 
     @classmethod
     async def start(

@@ -22,7 +22,7 @@ from psyqueue.cli.waits import first_of, is_set_within, on_signal
 from psyqueue.clock import SystemClock
 from psyqueue.kernel.aio import spawn
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 RESTART_MS = 500
 RESTART_CAP_MS = 30_000

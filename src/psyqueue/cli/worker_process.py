@@ -28,7 +28,7 @@ from psyqueue.events import Event
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.worker import POLL_MS
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 AT_ONCE_MS = 1_000
 """After a second signal: time to hand back what can be handed back, then the process is gone."""

@@ -112,7 +112,8 @@ class Store:
     """The state. Values in tables are immutable; the heaps are hints whose entries are checked against the rows."""
 
     def __init__(self, *, test_clock: bool = False) -> None:
-        self.journal = journal = Journal()
+        journal = Journal()
+        self.journal: Journal = journal
         self.rows: Table[str, Row] = Table(journal)
         self.tally: Table[tuple[str, Status], int] = Table(journal)
         self.unique: Table[str, str] = Table(journal)
@@ -155,7 +156,7 @@ class Store:
         self._offset_ms = TEST_EPOCH_MS if test_clock else 0
         self._shift_ms = 0
         self._mono_ms = 0
-        self.reaped_mono_ms = self.mono_ms()
+        self.reaped_mono_ms: int = self.mono_ms()
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     def now_ms(self) -> int:

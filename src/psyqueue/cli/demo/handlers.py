@@ -17,7 +17,7 @@ from psyqueue.clock import SystemClock
 QUEUE = "files"
 JOB = "measure"
 
-clock = SystemClock()
+clock: SystemClock = SystemClock()
 
 
 def make_queue() -> PsyQueue:
@@ -50,4 +50,4 @@ def measure(ctx: Context, path: str, journal: str, is_python: bool, linger_ms: i
 warnings.simplefilter("ignore", SyntaxWarning)
 warnings.simplefilter("ignore", DeprecationWarning)
 
-q = make_queue()
+q: PsyQueue = make_queue()

@@ -44,7 +44,7 @@ class JournalReader:
         self._rest = b""
         self._decode = msgspec.json.Decoder(Entry).decode
         self.entries: list[Entry] = []
-        self.unreadable = 0
+        self.unreadable: int = 0
 
     def read(self) -> list[Entry]:
         """The entries written since the last call."""

@@ -39,7 +39,8 @@ class SqlitePlace:
     """A file of the demo's own folder; goes with it."""
 
     def __init__(self, folder: Path) -> None:
-        self.url = self.shown = f"sqlite:{folder}/demo.db"
+        self.url: str = f"sqlite:{folder}/demo.db"
+        self.shown: str = self.url
 
     def words(self, info: Info) -> str:  # noqa: ARG002 - one for all places
         return "one SQLite file"
@@ -56,9 +57,9 @@ class RedisPlace:
         self._place = parsed.shown
         self._prefix = f"{parsed.options.get('key_prefix', '')}{DEMO_PREFIX}{new_token()[:8]}:"
         options = {**parsed.options, "key_prefix": self._prefix}
-        self.url = f"{parsed.address}?{urlencode(options)}"
+        self.url: str = f"{parsed.address}?{urlencode(options)}"
         options.pop("password", None)
-        self.shown = f"{parsed.shown}?{urlencode(options, safe=':')}"
+        self.shown: str = f"{parsed.shown}?{urlencode(options, safe=':')}"
 
     def words(self, info: Info) -> str:
         return f"{info.store} {info.version} at {self._place}, keys {self._prefix}…"
@@ -93,9 +94,9 @@ class PostgresPlace:
         self._schema = f"{before}_{DEMO_SCHEMA}" if before else DEMO_SCHEMA
         self._schema += new_token()[:8]
         options = {**parsed.options, "schema": self._schema}
-        self.url = f"{parsed.address}?{urlencode(options)}"
+        self.url: str = f"{parsed.address}?{urlencode(options)}"
         options.pop("password", None)
-        self.shown = f"{parsed.shown}?{urlencode(options)}"
+        self.shown: str = f"{parsed.shown}?{urlencode(options)}"
 
     def words(self, info: Info) -> str:
         return f"{info.store} {info.version} at {self._place}, schema {self._schema}"

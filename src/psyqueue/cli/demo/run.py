@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from psyqueue import JobView, PsyQueue
 from psyqueue.backend import BackendAdapter
@@ -41,7 +42,7 @@ LINGER_MS_MAX = 1_000
 class DemoFailed(Refused):
     """The demo could not be carried through; the message says where it stood."""
 
-    CODE = "DEMO_FAILED"
+    CODE: ClassVar[str] = "DEMO_FAILED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
