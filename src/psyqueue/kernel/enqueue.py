@@ -19,9 +19,9 @@ from psyqueue.kernel.coalescer import Coalescer, job_bytes
 from psyqueue.kernel.handler import Call
 from psyqueue.kernel.handlers import HandlerSpec
 from psyqueue.kernel.job_handle import JobHandle
+from psyqueue.kernel.loop_thread import in_callers_thread
 from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name
 from psyqueue.kernel.pipeline import Chain, Terminal
-from psyqueue.kernel.portal import in_callers_thread
 from psyqueue.outcome import Verdict
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _home = threading.local()
 
@@ -20,6 +22,29 @@ def loop_of_call() -> asyncio.AbstractEventLoop:
     """The loop whose handler this thread runs."""
     loop: asyncio.AbstractEventLoop = _home.loop
     return loop
+
+
+def call_at_home(loop: asyncio.AbstractEventLoop, context: contextvars.Context, fn: Callable[[], T]) -> T:
+    """`fn()` in this thread, for a handler of `loop`."""
+    before = getattr(_home, "loop", None)
+    _home.loop = loop
+    try:
+        return context.run(fn)
+    finally:
+        _home.loop = before
+
+
+def hand_over(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """In the loop: what became of a call in a thread. Nobody waits any more for one that was cancelled."""
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    elif isinstance(error, StopIteration | GeneratorExit | KeyboardInterrupt):
+        # In a coroutine they would mean something else than in the thread: its end, or that of the whole process.
+        done.set_exception(RuntimeError(f"handler raised {error!r}"))
+    else:
+        done.set_exception(error)
 
 
 class _Call:
@@ -100,9 +125,8 @@ class Threads:
                 return True
         result: Any = None
         error: BaseException | None = None
-        _home.loop = call.loop
         try:
-            result = call.context.run(call.fn)
+            result = call_at_home(call.loop, call.context, call.fn)
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises belongs to its caller
             error = exc
         with self._lock:
@@ -121,10 +145,5 @@ class Threads:
         if done.cancelled():
             self.abandoned -= 1
             self._on_return()
-        elif error is None:
-            done.set_result(result)
-        elif isinstance(error, StopIteration | GeneratorExit | KeyboardInterrupt):
-            # In a coroutine they would mean something else than in the thread: its end, or that of the whole process.
-            done.set_exception(RuntimeError(f"handler raised {error!r}"))
         else:
-            done.set_exception(error)
+            hand_over(done, result, error)
