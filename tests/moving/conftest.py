@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -20,6 +21,7 @@ from support.sqlite_store import sqlite_factory
 Fresh = Callable[[], Awaitable[BackendAdapter]]
 KINDS = ("sqlite", "redis", "postgres")
 DIRECTIONS = [(old, new) for old in KINDS for new in KINDS]
+BETWEEN = [(old, new) for old, new in DIRECTIONS if old != new]
 
 
 async def in_memory() -> BackendAdapter:
@@ -61,13 +63,27 @@ async def stores() -> AsyncIterator[tuple[Store, Store]]:
     assert await new.broken() == []
 
 
-@pytest_asyncio.fixture(params=DIRECTIONS, ids=[f"{old}-{new}" for old, new in DIRECTIONS])
-async def ends(request: pytest.FixtureRequest, fresh_of: Callable[[str], Fresh]) -> AsyncIterator[tuple[Store, Store]]:
-    """Every direction between real stores, within one too."""
-    kinds: tuple[str, str] = request.param
+@contextlib.asynccontextmanager
+async def _opened(kinds: tuple[str, str], fresh_of: Callable[[str], Fresh]) -> AsyncIterator[tuple[Store, Store]]:
     opened = [await fresh_of(kind)() for kind in kinds]
     try:
         yield Store(opened[0]), Store(opened[1], client="new")
     finally:
         for backend in opened:
             await backend.disconnect()
+
+
+@pytest_asyncio.fixture(params=DIRECTIONS, ids="-".join)
+async def ends(request: pytest.FixtureRequest, fresh_of: Callable[[str], Fresh]) -> AsyncIterator[tuple[Store, Store]]:
+    """Every direction between real stores, within one too."""
+    async with _opened(request.param, fresh_of) as stores:
+        yield stores
+
+
+@pytest_asyncio.fixture(params=BETWEEN, ids="-".join)
+async def different(
+    request: pytest.FixtureRequest, fresh_of: Callable[[str], Fresh]
+) -> AsyncIterator[tuple[Store, Store]]:
+    """Every direction between real stores of two kinds."""
+    async with _opened(request.param, fresh_of) as stores:
+        yield stores

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from psyqueue.backend import PARTS, BackendAdapter, Moved, Part
 from psyqueue.moving import House, Mover, Selection
@@ -11,6 +13,10 @@ from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.moving_house import exported
 
 CHANGES = ("set_mode", "import_part", "drop_part", "close_session", "write_state")
+
+
+Call: TypeAlias = tuple[str, str, str]
+"""Side, verb, and what it is about."""
 
 
 class Killed(BaseException):
@@ -25,12 +31,32 @@ class Life:
         self.is_late = is_late
         self.calls = 0
 
+    def ends_at(self, call: Call) -> bool:
+        self.calls += 1
+        return self.calls == self.at
+
+
+class ManyLives(Life):
+    """Of one move after the other: each call that is new ends one before the store has done it, and one after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended_at: list[tuple[Call, bool]] = []
+
+    def ends_at(self, call: Call) -> bool:
+        for self.is_late in (False, True):
+            if (call, self.is_late) not in self.ended_at:
+                self.ended_at.append((call, self.is_late))
+                return True
+        return False
+
 
 class Mortal:
     """A backend in a process that dies."""
 
-    def __init__(self, inner: BackendAdapter, life: Life) -> None:
+    def __init__(self, inner: BackendAdapter, side: str, life: Life) -> None:
         self._inner = inner
+        self._side = side
         self._life = life
 
     def __getattr__(self, name: str) -> Any:
@@ -39,8 +65,7 @@ class Mortal:
             return found
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            self._life.calls += 1
-            is_last = self._life.calls == self._life.at
+            is_last = self._life.ends_at((self._side, name, _about(args)))
             if is_last and not self._life.is_late:
                 raise Killed
             reply = await found(*args, **kwargs)
@@ -49,6 +74,15 @@ class Mortal:
             return reply
 
         return call
+
+
+def _about(args: tuple[Any, ...]) -> str:
+    """What a call changes, the same whenever it is made: the kind of its first item, the journal's phase, a mode."""
+    what: Any = args[1] if len(args) > 1 else ""
+    if isinstance(what, str):
+        return what
+    first = what[0] if isinstance(what, list | tuple) else what
+    return msgspec.json.decode(first.item.value)["phase"] if is_journal(first) else type(first).__name__
 
 
 def mover(
@@ -62,8 +96,8 @@ def mover(
 ) -> Mover:
     """Each is a new process: with its own clients, and its own ops."""
     one = life or Life()
-    backends: Any = [Mortal(store.backend, one) for store in (old, new)]
-    source, target = (House(backend, name) for backend, name in zip(backends, names, strict=True))
+    mortals: Any = [Mortal(store.backend, name, one) for store, name in zip((old, new), names, strict=True)]
+    source, target = (House(mortal, name) for mortal, name in zip(mortals, names, strict=True))
     return Mover(source, target, selection or Selection(), **{"wait_ms": 0, **how})
 
 

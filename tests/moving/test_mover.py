@@ -398,6 +398,24 @@ async def test_one_queue_moves_and_the_others_stay_at_work(stores):
     assert (await old.add("again", "b", unique=Unique("u", on_conflict="reject"))).created
 
 
+async def test_one_queue_that_has_moved_is_moved_again_without_a_word(stores):
+    """The last call was made, and whoever made it was killed before it could say so."""
+    old, new = stores
+    await old.fill(3, "a")
+    await old.add("done", "a")
+    await old.fill(1, "b")
+    await old.amend(Change(kind="priority", priority=9), "done")
+    await old.run("a")
+    selection = Selection.of((), ("a",))
+    await mover(old, new, selection=selection).run()
+    assert await old.status("done") == "completed", "it stays: it was not asked for"
+    assert (await mover(old, new, selection=selection).run()).source == {}
+    assert (await mode(old), await mode(new)) == ("open", "open")
+    await old.fill(5, "a")
+    with pytest.raises(InvalidState, match="holds 3 jobs already"):
+        await mover(old, new, selection=selection).run()
+
+
 CALLS = 10
 """Changing calls of a move of one queue."""
 

@@ -209,7 +209,7 @@ def _report(surface: Surface, verified: Verified, source: str, target: str, sele
         document = {"ok": verified.ok, "dry_run": False, "digest_ok": verified.ok, "moved": moved}
         output.print_json({**document, "queues": [dict(zip(names, row, strict=True)) for row in rows]})
         return
-    output.print_table(("queue", "status", "source", "destination"), rows, empty="The move was complete before.")
+    output.print_table(("queue", "status", "source", "destination"), rows, empty="Nothing was left to move.")
     closed = f"{source} is closed: whoever still uses it is told {target}"
     click.echo(
         output.clean(f"Moved {moved:,} jobs, contents compared and equal. {closed if selection.is_whole else ''}")

@@ -14,7 +14,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import InvalidState, NamespaceMoved
 from psyqueue.moving.house import House
 from psyqueue.moving.journal import Journal, drop_journal, read_journal, write_journal
-from psyqueue.moving.plan import Plan, key_of, make_plan
+from psyqueue.moving.plan import Plan, count_jobs, key_of, make_plan
 from psyqueue.moving.selection import Selection
 from psyqueue.moving.verify import Sums, Tally, Verified
 
@@ -66,11 +66,13 @@ class Mover:
         """Do it, or go on with what a killed run began. Raises Refused with the way out.
 
         What is refused before the copy begins leaves both stores as they were. After that only a lost connection or a
-        full store can stop it: run it again, or roll it back.
+        full store can stop it: run it again, or roll it back. Where nothing is left to move, nothing is verified.
         """
         journal = await self._journal()
         if (await self._source.backend.info()).mode == "moved":
             await self._open_target(journal)
+            return Verified({}, {})
+        if journal is None and not self._selection.is_whole and not await count_jobs(self._source, self._selection):
             return Verified({}, {})
         journal = await self._begin(journal)
         verified = Verified({}, {})
@@ -135,7 +137,7 @@ class Mover:
                 await self._source.switch(before.mode)
             raise
         await self._freeze_target()
-        self._total = sum(n for info in await self._source.queues() for n in info.counts.values())
+        self._total = (await count_jobs(self._source, self._selection)).total()
         if journal is not None:
             return journal
         base = await _numbers(self._target)

@@ -68,6 +68,13 @@ class Survey(Struct):
     conflicts: list[str] = []
 
 
+async def count_jobs(source: House, selection: Selection) -> Counter[tuple[str, str]]:
+    """By queue and status; without the ended jobs that are only taken because others need them."""
+    infos = [info for info in await source.queues() if selection.takes_queue(info.queue)]
+    kinds = [(info.queue, status, n) for info in infos for status, n in info.counts.items()]
+    return Counter({(queue, status): n for queue, status, n in kinds if n and selection.takes_status(status)})
+
+
 async def survey(source: House, target: House | None, selection: Selection, *, is_merge: bool) -> Survey:
     """Every job and every thing that moves is looked at once, the destination asked for each id if it is a merge."""
     found = Survey(Counter(), Counter())

@@ -45,9 +45,12 @@ class Selection(Struct, frozen=True):
     def takes(self, item: Moved) -> bool:
         """Of the parts that belong to no queue everything moves."""
         if isinstance(item, MovedJob):
-            is_wanted = item.status in ALWAYS or item.status in self.include or item.is_needed
-            return is_wanted and self.takes_queue(item.job.queue)
+            return (item.is_needed or self.takes_status(item.status)) and self.takes_queue(item.job.queue)
         return not isinstance(item, Limits) or self.takes_queue(item.queue)
+
+    def takes_status(self, status: str) -> bool:
+        """Of all jobs; of the others it takes those that are needed."""
+        return status in ALWAYS or status in self.include
 
     def takes_queue(self, queue: str) -> bool:
         return not self.queues or queue in self.queues
