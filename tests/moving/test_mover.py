@@ -47,7 +47,11 @@ async def test_what_has_ended_stays_behind_unless_it_is_asked_for_or_needed(stor
         await old.ack(delivery)
     await old.enqueue(job("p"), job("child", needs=(Dependency("needed"), Dependency("p"))), job("gone"))
     await old.cancel("gone")
+    plan = await mover(old, new).plan()
     verified = await mover(old, new).run()
+    assert {(row.queue, row.status): (row.source, row.destination) for row in plan.rows} == {
+        group: (count, 0) for group, (count, _) in verified.source.items() if group[0]
+    }
     assert await new.statuses("plain", "needed", "child", "p", "gone") == [
         None, "completed", "waiting", "pending", None
     ]  # fmt: skip

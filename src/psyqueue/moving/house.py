@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from secrets import SystemRandom
 from typing import TypeVar
@@ -14,6 +15,7 @@ from psyqueue.ids import new_token
 from psyqueue.kernel.ops import Channel
 
 T = TypeVar("T")
+Page = TypeVar("Page", bound=Sequence[Moved])
 JOURNAL = "psyqueue.move"
 """The state key under which a move keeps, in its destination, how far it is. It never moves itself."""
 
@@ -56,6 +58,13 @@ class House:
 
     async def sessions(self) -> list[SessionInfo]:
         return await all_sessions(self.backend)
+
+
+async def each(pages: AsyncIterator[Page], work: Callable[[Page], Awaitable[object]]) -> None:
+    """`work` on one after the other. The next one is asked for before that, so that both sides are busy."""
+    page = await anext(pages, None)
+    while page is not None:
+        page, _ = await asyncio.gather(anext(pages, None), work(page))
 
 
 def is_journal(item: Moved) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -12,9 +11,9 @@ from msgspec.structs import replace
 from psyqueue.backend import Info, Moved, MovedJob, Numbers, Part
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import InvalidState, NamespaceMoved
-from psyqueue.moving.house import House
+from psyqueue.moving.house import House, each
 from psyqueue.moving.journal import Journal, drop_journal, read_journal, write_journal
-from psyqueue.moving.plan import Plan, count_jobs, key_of, make_plan
+from psyqueue.moving.plan import Plan, count_jobs, find_barrier, key_of, make_plan
 from psyqueue.moving.selection import Selection
 from psyqueue.moving.verify import Sums, Tally, Verified
 
@@ -123,10 +122,10 @@ class Mover:
         """Both are frozen and no job is active: the two stores stand still."""
         shared: dict[Part, list[str]] = {}
         if journal is None:
-            plan = await self.plan()
-            if plan.obstacles:
-                raise InvalidState(". ".join(plan.obstacles))
-            shared = plan.shared
+            barrier = await find_barrier(self._source, self._target, self._selection, is_merge=self._is_merge)
+            if barrier.obstacles:
+                raise InvalidState(". ".join(barrier.obstacles))
+            shared = barrier.shared
         before = await self._source.backend.info()
         if before.mode != "frozen":
             await self._source.switch("frozen", self._target.address)
@@ -183,18 +182,23 @@ class Mover:
         base, last = journal.base, await _numbers(self._source)
         await self._target.take_in([Numbers(base.made + last.made, base.ready + last.ready)])
         done, tally = 0, Tally()
+
+        async def write(page: list[Moved]) -> None:
+            nonlocal done
+            await self._target.take_in(page)
+            done += sum(isinstance(item, MovedJob) for item in page)
+            self._tell(Progress("copying", done, self._total))
+
         for part in self._selection.parts:
-            pages = self._chosen(part, journal)
-            page = await anext(pages, None)
-            while page is not None:
-                if self._is_compared(part, journal):
-                    tally.add(page, part)
-                shifted = [_shifted(item, base) for item in page]
-                # The next page is read while this one is written.
-                _, page = await asyncio.gather(self._target.take_in(shifted), anext(pages, None))
-                done += len(shifted) if part == "jobs" else 0
-                self._tell(Progress("copying", done, self._total))
+            await each(self._summed_up(part, journal, tally), write)
         return tally.sums()
+
+    async def _summed_up(self, part: Part, journal: Journal, tally: Tally) -> AsyncIterator[list[Moved]]:
+        """Pages of what moves of a part, with numbers as they are to be in the destination."""
+        async for page in self._chosen(part, journal):
+            if self._is_compared(part, journal):
+                tally.add(page, part)
+            yield [_shifted(item, journal.base) for item in page]
 
     async def _chosen(self, part: Part, journal: Journal) -> AsyncIterator[list[Moved]]:
         """Pages of what moves of a part of the source."""
@@ -211,10 +215,14 @@ class Mover:
         for part in self._selection.parts:
             if not self._is_compared(part, journal):
                 continue
-            async for page in self._target.pages(part):
+
+            async def sum_up(page: Sequence[Moved], part: Part = part) -> None:
+                nonlocal done
                 tally.add([item for item in page if _is_moved(item, journal.base)], part)
-                done += len(page)
+                done += sum(isinstance(item, MovedJob) for item in page)
                 self._tell(Progress("verifying", done, self._total))
+
+            await each(self._target.pages(part), sum_up)
         return tally.sums()
 
     def _is_compared(self, part: Part, journal: Journal) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -11,6 +11,7 @@ from msgspec import Struct
 from psyqueue.backend import (
     PARTS,
     Info,
+    JobView,
     Limits,
     Moved,
     MovedFire,
@@ -48,7 +49,7 @@ class Plan(Struct, frozen=True):
     """`obstacles` keep it from being done; `warnings` are to be read before."""
 
     rows: list[Row]
-    things: dict[str, int]
+    things: dict[Part, int]
     """Other things than jobs, by part."""
     obstacles: list[str]
     warnings: list[str]
@@ -57,15 +58,11 @@ class Plan(Struct, frozen=True):
     """How many jobs would move."""
 
 
-class Survey(Struct):
-    """What a walk through the source found."""
+class Barrier(Struct, frozen=True):
+    """What stands in the way, and the keys of other things than jobs that both stores have, by part."""
 
-    jobs: Counter[tuple[str, str]]
-    things: Counter[str]
-    active: int = 0
-    crossing: int = 0
-    """Needs that bind a job that moves to one that stays."""
-    conflicts: list[str] = []
+    obstacles: list[str]
+    shared: dict[Part, list[str]]
 
 
 async def count_jobs(source: House, selection: Selection) -> Counter[tuple[str, str]]:
@@ -75,67 +72,93 @@ async def count_jobs(source: House, selection: Selection) -> Counter[tuple[str, 
     return Counter({(queue, status): n for queue, status, n in kinds if n and selection.takes_status(status)})
 
 
-async def survey(source: House, target: House | None, selection: Selection, *, is_merge: bool) -> Survey:
-    """Every job and every thing that moves is looked at once, the destination asked for each id if it is a merge."""
-    found = Survey(Counter(), Counter())
-    async for page in source.pages("jobs"):
-        jobs = [item for item in page if isinstance(item, MovedJob) and selection.takes(item)]
-        found.jobs.update((moved.job.queue, moved.status) for moved in jobs)
-        found.active += sum(moved.status == "active" for moved in jobs)
-        if is_merge and target is not None and len(found.conflicts) < ITEMS_MAX:
-            views = await target.backend.get([moved.job.id for moved in jobs])
-            found.conflicts += [view.job.id for view in views if view is not None]
+async def make_plan(source: House, target: House | None, selection: Selection, *, is_merge: bool = False) -> Plan:
+    """`target` None: it is not there yet, and would be made."""
+    barrier = await find_barrier(source, target, selection, is_merge=is_merge)
+    jobs = await count_jobs(source, selection)
+    active = sum(n for (_, status), n in jobs.items() if status == "active")
+    warnings = await _warnings(source, target, active)
+    warnings += [f"{part}: {len(keys)} stay as the destination has them" for part, keys in barrier.shared.items()]
+    jobs.update(await _needed(source, selection))
+    there = {} if target is None else await _counts(target)
+    groups = sorted({*jobs, *there})
+    rows = [Row(queue, status, jobs[queue, status], there.get((queue, status), 0)) for queue, status in groups]
+    things = {part: count async for part, count in _things(source, selection) if count}
+    return Plan(rows, things, barrier.obstacles, warnings, barrier.shared, jobs.total())
+
+
+async def find_barrier(source: House, target: House | None, selection: Selection, *, is_merge: bool) -> Barrier:
+    """Looks at needs if single queues move, at each job if it is a merge, else at no job at all."""
+    obstacles: list[str] = []
+    shared: dict[Part, list[str]] = {}
+    if not selection.is_whole and (crossing := await _crossing(source, selection)):
+        obstacles.append(f"{crossing} needs bind jobs that move to jobs that stay: name their queues, too")
+    if target is not None:
+        obstacles += await _in_the_way(target, is_merge=is_merge)
+        if is_merge:
+            shared = await _shared(source, target, selection)
+            obstacles += _conflicts(await _ids_of_both(source, target, selection), shared)
+    return Barrier(obstacles, shared)
+
+
+async def _counts(house: House) -> dict[tuple[str, str], int]:
+    return {(info.queue, status): n for info in await house.queues() for status, n in info.counts.items() if n}
+
+
+async def _things(source: House, selection: Selection) -> AsyncIterator[tuple[Part, int]]:
     for part in THINGS:
         if part in selection.parts:
-            async for page in source.pages(part):
-                found.things[part] += sum(map(selection.takes, page))
-    if not selection.is_whole:
-        async for page in source.pages("needs"):
-            found.crossing += await _crossing(source, page, selection)
+            yield part, sum([sum(map(selection.takes, page)) async for page in source.pages(part)])
+
+
+async def _needed(source: House, selection: Selection) -> Counter[tuple[str, str]]:
+    """Ended jobs that are only taken because others need them."""
+    counts = await _counts(source)
+    if all(selection.takes_status(status) for _, status in counts):
+        return Counter()
+    ids = {need.parent_id async for page in source.pages("needs") for need in page if isinstance(need, MovedNeed)}
+    views = [view for view in await _views(source, ids) if not selection.takes_status(view.status)]
+    return Counter((view.job.queue, view.status) for view in views if selection.takes_queue(view.job.queue))
+
+
+async def _ids_of_both(source: House, target: House, selection: Selection) -> list[str]:
+    """The first of the ids that jobs of both stores have."""
+    found: list[str] = []
+    async for page in source.pages("jobs"):
+        ids = [item.job.id for item in page if isinstance(item, MovedJob) and selection.takes(item)]
+        found += [view.job.id for view in await _views(target, ids)]
+        if len(found) >= ITEMS_MAX:
+            break
     return found
 
 
-async def _crossing(source: House, page: Sequence[Moved], selection: Selection) -> int:
-    needs = [item for item in page if isinstance(item, MovedNeed)]
-    ids = list(dict.fromkeys(job_id for need in needs for job_id in (need.job_id, need.parent_id)))
-    views = [
-        view
-        for first in range(0, len(ids), ITEMS_MAX)
-        for view in await source.backend.get(ids[first : first + ITEMS_MAX])
-    ]
-    stays = {view.job.id for view in views if view is not None and not selection.takes_queue(view.job.queue)}
-    return sum((need.job_id in stays) != (need.parent_id in stays) for need in needs)
+async def _views(house: House, ids: Iterable[str]) -> list[JobView]:
+    """Of those that are there."""
+    listed = list(ids)
+    views: list[JobView | None] = []
+    for first in range(0, len(listed), ITEMS_MAX):
+        views += await house.backend.get(listed[first : first + ITEMS_MAX])
+    return [view for view in views if view is not None]
 
 
-async def make_plan(source: House, target: House | None, selection: Selection, *, is_merge: bool = False) -> Plan:
-    """`target` None: it is not there yet, and would be made."""
-    found = await survey(source, target, selection, is_merge=is_merge)
-    there: dict[tuple[str, str], int] = {}
-    shared: dict[Part, list[str]] = {}
-    obstacles: list[str] = []
-    warnings = await _warnings(source, target, found)
-    if found.crossing:
-        obstacles.append(f"{found.crossing} needs bind jobs that move to jobs that stay: name their queues, too")
-    if target is not None:
-        there = {(info.queue, status): n for info in await target.queues() for status, n in info.counts.items() if n}
-        obstacles += await _in_the_way(target, there, is_merge=is_merge)
-        if is_merge:
-            shared = await _shared(source, target, selection)
-            obstacles += _conflicts(found, shared)
-            warnings += [f"{part}: {len(keys)} stay as the destination has them" for part, keys in shared.items()]
-    groups = sorted({*found.jobs, *there})
-    rows = [Row(queue, status, found.jobs[queue, status], there.get((queue, status), 0)) for queue, status in groups]
-    things = {part: count for part, count in found.things.items() if count}
-    return Plan(rows, things, obstacles, warnings, shared, found.jobs.total())
+async def _crossing(source: House, selection: Selection) -> int:
+    """How many needs bind a job that moves to one that stays."""
+    count = 0
+    async for page in source.pages("needs"):
+        needs = [item for item in page if isinstance(item, MovedNeed)]
+        views = await _views(source, {job_id for need in needs for job_id in (need.job_id, need.parent_id)})
+        stays = {view.job.id for view in views if not selection.takes_queue(view.job.queue)}
+        count += sum((need.job_id in stays) != (need.parent_id in stays) for need in needs)
+    return count
 
 
-async def _in_the_way(target: House, there: dict[tuple[str, str], int], *, is_merge: bool) -> list[str]:
+async def _in_the_way(target: House, *, is_merge: bool) -> list[str]:
     info = await target.backend.info()
     if info.moved_to or info.mode == "draining":
         return [f"{target.address} is {info.mode}, its own jobs go to {info.moved_to or 'nobody knows where'}"]
     if is_merge:
         return []
-    if jobs := sum(there.values()):
+    if jobs := sum((await _counts(target)).values()):
         return [f"{target.address} holds {jobs:,} jobs already. Choose an empty store, or add to it with --merge"]
     for part in THINGS:
         async for page in target.pages(part):
@@ -144,11 +167,11 @@ async def _in_the_way(target: House, there: dict[tuple[str, str], int], *, is_me
     return []
 
 
-def _conflicts(found: Survey, shared: dict[Part, list[str]]) -> list[str]:
+def _conflicts(ids_of_both: list[str], shared: dict[Part, list[str]]) -> list[str]:
     words = []
-    if found.conflicts:
-        ids = ", ".join(found.conflicts[:3])
-        words.append(f"{len(found.conflicts)} ids are in both stores ({ids}, …): none of the two jobs may be lost")
+    if ids_of_both:
+        ids = ", ".join(ids_of_both[:3])
+        words.append(f"{len(ids_of_both)} ids are in both stores ({ids}, …): none of the two jobs may be lost")
     if streams := shared.get("streams"):
         words.append(f"records of the same streams are in both stores ({', '.join(streams[:3])})")
     if sum(map(len, shared.values())) > SHARED_MAX:
@@ -189,11 +212,11 @@ def key_of(item: Moved) -> str:
             raise AssertionError(f"{type(item).__name__} has no key of its own")
 
 
-async def _warnings(source: House, target: House | None, found: Survey) -> list[str]:
+async def _warnings(source: House, target: House | None, active: int) -> list[str]:
     words = []
     here = await source.backend.info()
-    if found.active:
-        words.append(f"{found.active} jobs are running: their end is waited for (--wait), or they are --take-over")
+    if active:
+        words.append(f"{active} jobs are running: their end is waited for (--wait), or they are --take-over")
     if workers := await source.sessions():
         names = ", ".join(sorted({each.session.worker for each in workers})[:3])
         words.append(
