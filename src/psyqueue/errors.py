@@ -281,7 +281,7 @@ class Rejected(Refused):
 
 
 class NamespaceFrozen(Refused):
-    """The jobs of this store are about to be moved: try again later."""
+    """Jobs of this store are about to be moved, or move into it: try again later."""
 
     CODE: ClassVar[str] = "NAMESPACE_FROZEN"
 

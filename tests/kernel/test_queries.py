@@ -222,6 +222,7 @@ async def test_pending_job_without_a_worker_says_so(started):
         ("limit:queue", "limit:queue", "as many jobs of its queue run as active_max of queue 'x' allows"),
         ("rate:lane", "rate:lane", "start rate of its lane"),
         ("mode:frozen", "mode:frozen", "namespace is frozen"),
+        ("mode:filling", "mode:filling", "namespace is filling: nothing is dequeued, since a move fills it"),
         ("new:thing", "new:thing", "does not know"),
     ],
 )

@@ -336,7 +336,7 @@ class Actions(Race):
 
     @action(
         1,
-        mode=st.sampled_from(["open", "open", "open", "draining", "frozen"]),
+        mode=st.sampled_from(["open", "open", "open", "draining", "filling", "frozen"]),
         skew=st.sampled_from([1, 1, 1, 1, 0, 2]),
     )
     def set_mode(self, mode: Any, skew: int) -> None:
@@ -349,6 +349,9 @@ class Actions(Race):
         self.changes(f"set_mode({mode}, {epoch})", call)
         if mode != "open":
             self.enqueue([Spec()], 0)
+            self._enqueue([Spec(), Spec(gate="g1")], Also(), 0)
+            self._enqueue([Spec(gate="g2")], Also(jobs=(Spec(gate="g1"),)), 0)
+            self._enqueue([Spec(), Spec(needs=((0, ("completed",)),))], Also(), 0)
             self.dequeue(0, None, 0)
             self.changes("thaw", partial(_switch, "open"))
 

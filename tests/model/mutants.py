@@ -136,7 +136,16 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ),
     ),
     "frozen takes jobs": (
-        ("backend", "            self._require(enqueue=True)\n            # Writes", "            # Writes"),
+        (
+            "backend",
+            "            fence.require_enqueue(store, (*jobs, *effects.jobs))\n            # Writes",
+            "            # Writes",
+        ),
+    ),
+    "filling starts jobs": (("fence", '_STARTS_NOTHING = ("filling", *STILL)', "_STARTS_NOTHING = STILL"),),
+    "draining takes no job at all": (("fence", "is_bound = store.mode", "is_bound = False and store.mode"),),
+    "a holder of a closed window is told": (
+        ("operating", "if k and k.expires_mono_ms > store.mono_ms() else None", "if k else None"),
     ),
 }
 

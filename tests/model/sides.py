@@ -18,6 +18,7 @@ ERROR_FACTS = ("existing_job_id", "key", "found", "retry_after", "parent_id", "m
 _NO_NUMBERS = {"number": 0, "ready_number": 0, "made": 0, "ready": 0}
 STREAMS = ("r", "audit")
 STATE_KEYS = ("k1", "k2", "n1", "t1")
+UNIQUE_KEYS, IDEMPOTENCY_KEYS = ("u1", "u2"), ("i1",)
 Call = Callable[["Side", Op], Awaitable[Any]]
 
 
@@ -137,6 +138,7 @@ class Side:
             "queues": {each.queue: self.plain(each) for each in await self.walk(lambda c: backend.queues("", c, PAGE))},
             "lanes": [self.plain(await self.lanes_of(queue)) for queue in ("q", "r")],
             "state": {key: self.plain(item) for key, item in zip(STATE_KEYS, items, strict=True) if item is not None},
+            "holders": self.plain(await backend.holders(UNIQUE_KEYS, IDEMPOTENCY_KEYS)),
             "sessions": self.plain(await self.walk(lambda c: backend.sessions(c, PAGE))),
             "schedules": self.plain(await self.walk(lambda c: backend.list_schedules(c, PAGE))),
             "records": {name: self.plain(await backend.read_records(name, 0, 500)) for name in STREAMS},

@@ -33,6 +33,7 @@ from psyqueue.backend.reading import (
     Change,
     Done,
     Filter,
+    Holders,
     Info,
     Item,
     JobView,
@@ -97,8 +98,8 @@ class BackendAdapter(Protocol):
 
         In between, in the fetched queues, expired jobs end and due ones are promoted, and what the ended jobs set free
         moves (follow-through). One bad outcome never spoils the others. Raises SessionLost if the session is closed.
-        In a mode without dequeue a call with outcomes returns no deliveries, one without outcomes raises
-        NamespaceFrozen or NamespaceMoved.
+        In a mode without dequeue (filling, frozen, moved) a call with outcomes returns no deliveries, one without
+        outcomes raises NamespaceFrozen or NamespaceMoved.
         """
         ...
 
@@ -155,6 +156,10 @@ class BackendAdapter(Protocol):
 
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, ids: Sequence[str]) -> tuple[JobView | None, ...]: ...
+
+    async def holders(self, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+        """Who has these unique keys, and who opened the windows of these idempotency keys, `batch_max` of each kind."""
+        ...
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page: ...
 
@@ -253,20 +258,22 @@ class BackendAdapter(Protocol):
     async def import_part(self, op: Op, items: Sequence[Moved]) -> int:
         """Write what another store exported, whole and in order; how many were not there yet.
 
-        Only while frozen, or, in any mode but moved, jobs that are held and their needs: else InvalidState. What is
-        there stays as it is, a state key of a lower version apart. A job by the same id with another digest →
-        IdConflict; a key that another job has → KeyConflict; a need of an unknown job → UnknownDependency; an active
-        job → InvalidState. Numbers of jobs have to be free, and those given later are above them. No limits apply, and
-        nothing follows: what could start, starts once the mode allows it.
+        Only while nothing can start (frozen, filling), or, in any mode but moved, jobs that are held and their needs:
+        else InvalidState. What is there stays as it is, a state key of a lower version apart. A job by the same id with
+        another digest → IdConflict; a key that another job has → KeyConflict; a need of an unknown job →
+        UnknownDependency; an active job → InvalidState. Numbers of jobs have to be free, and those given later are
+        above them. A job past waiting whose gate is full by others waits in line. No limits apply, and nothing follows:
+        what could start, starts once the mode allows it.
         """
         ...
 
     async def drop_part(self, op: Op, items: Sequence[Moved]) -> int:
         """Forget what was imported, or exported to stay elsewhere, without a trace; how many were there.
 
-        Items of the same id and content only: of a job the same digest, and it is held or the mode frozen, and not
-        active. Its keys, its place at its gate and its needs go with it, and nothing moves up for that. Numbers stay,
-        needs go with their jobs alone, and what was saved up under a rate goes with its limits.
+        Items of the same id and content only. A job: the same digest, not active, and the mode is frozen, or it is held
+        and no job that has not ended needed it before the call. Its keys, its place at its gate and its needs go with
+        it, and nothing moves up for that. Numbers stay, needs go with their jobs alone, and what was saved up under a
+        rate goes with its limits.
         """
         ...
 

@@ -117,6 +117,12 @@ def fitting(items: Sequence[Moved]) -> int:
     return len(items)
 
 
+def check_keys(unique: Sequence[str], idempotency: Sequence[str]) -> None:
+    """Raises TooLarge for too many keys of one kind."""
+    for keys in (unique, idempotency):
+        _check_call(len(keys), 0)
+
+
 def check_bodies(bodies: Sequence[bytes]) -> None:
     for body in bodies:
         if len(body) > 8192:

@@ -10,9 +10,10 @@ from psyqueue.backend.jobs import NewJob
 from psyqueue.backend.outcomes import Session
 from psyqueue.job import Status
 
-Mode: TypeAlias = Literal["open", "draining", "frozen", "moved"]
-"""Of the namespace. draining: no enqueue. frozen: no enqueue, no dequeue, no operating, no writes to the shared state,
-no locks; no job becomes due, expires or is pruned. moved: as frozen, for good.
+Mode: TypeAlias = Literal["open", "draining", "filling", "frozen", "moved"]
+"""Of the namespace. draining: no enqueue, apart from calls with a job that needs another one, or whose gate is in use
+there. filling: no dequeue. frozen: no enqueue, no dequeue, no operating, no writes to the shared state, no locks; no
+job becomes due, expires or is pruned. moved: as frozen, for good.
 
 Outcomes of deliveries are taken in every mode, with their effects: what was accepted is finished.
 """
@@ -178,6 +179,16 @@ class SessionInfo(Struct, frozen=True):
     held: int
     opened_at_ms: int
     expires_in_ms: int
+
+
+class Holders(Struct, frozen=True):
+    """Who has keys, in the order in which they were asked for; None = it is free.
+
+    `unique`: the id of the live holder. `idempotency`: the id and the digest of the job that opened the window.
+    """
+
+    unique: tuple[str | None, ...]
+    idempotency: tuple[tuple[str, bytes] | None, ...]
 
 
 class Done(Struct, frozen=True):

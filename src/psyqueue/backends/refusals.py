@@ -28,9 +28,7 @@ _REFUSALS: dict[str, Callable[..., Refused]] = {
     "STATE_CONFLICT": StateConflict,
     "RATE_LIMIT_EXCEEDED": RateLimitError,
     "NAMESPACE_MOVED": NamespaceMoved,
-    "NAMESPACE_FROZEN": lambda mode: NamespaceFrozen(
-        f"the namespace is {mode}: its jobs are about to be moved. Try again later"
-    ),
+    "NAMESPACE_FROZEN": lambda mode: NamespaceFrozen(f"the namespace is {mode}: jobs are being moved. Try again later"),
     "SESSION_LOST": SessionLost,
     "INVALID_STATE": InvalidState,
     "STALE_OP": lambda turn: StaleOp(f"a late duplicate: turn {turn} of its channel was done since"),

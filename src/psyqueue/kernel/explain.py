@@ -89,7 +89,8 @@ def _blocked(view: JobView, code: str, around: Surroundings) -> Reason:
         case "limit" | "rate":
             text = _limited(view, kind, rest, around)
         case "mode":
-            text = f"the namespace is {rest}: nothing is dequeued"
+            why = ", since a move fills it: what is here starts when the move opens it" if rest == "filling" else ""
+            text = f"the namespace is {rest}: nothing is dequeued{why}"
         case _:
             text = "the store holds it back for a reason that this version of psyqueue does not know"
     return Reason(code, text)

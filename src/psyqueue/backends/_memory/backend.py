@@ -23,6 +23,7 @@ from psyqueue.backend import (
     Exported,
     Fetch,
     Filter,
+    Holders,
     Info,
     Item,
     JobView,
@@ -44,16 +45,24 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_moved, check_outcomes
+from psyqueue.backend.bounds import (
+    ITEMS_MAX,
+    check_bodies,
+    check_jobs,
+    check_keys,
+    check_limit,
+    check_moved,
+    check_outcomes,
+)
 from psyqueue.backend.transactions import no_transactions
-from psyqueue.backends._memory import check, intake, lifecycle, maintenance, moving, operating, settle
+from psyqueue.backends._memory import check, fence, intake, lifecycle, maintenance, moving, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
 from psyqueue.backends._memory.hub import Hub
+from psyqueue.backends._memory.keeper import Keeper
 from psyqueue.backends._memory.state import Lease, Store, Turn
 from psyqueue.errors import (
     InvalidOption,
     InvalidState,
-    NamespaceFrozen,
     NamespaceMoved,
     SessionLost,
     StaleOp,
@@ -109,7 +118,7 @@ class MemoryBackend:
         check_jobs(jobs, effects)
 
         def act(store: Store, now_ms: int) -> tuple[Enqueued, ...]:
-            self._require(enqueue=True)
+            fence.require_enqueue(store, (*jobs, *effects.jobs))
             # Writes come first: a failed precondition refuses the call before any job is looked at.
             _, followed = intake.apply_effects(store, Effects(writes=effects.writes), now_ms)
             enqueued = intake.enqueue(store, jobs, now_ms)
@@ -127,9 +136,9 @@ class MemoryBackend:
 
         def act(store: Store, now_ms: int) -> SettleReply:
             wanted = fetch
-            if fetch is not None and store.mode in ("frozen", "moved"):
+            if fetch is not None and fence.starts_nothing(store):
                 if not outcomes:
-                    self._require(dequeue=True)
+                    fence.require_dequeue(store)
                 wanted = None
             self._require_session(session_id)
             return settle.settle(store, session_id, outcomes, wanted, now_ms)
@@ -169,7 +178,7 @@ class MemoryBackend:
         return self._once(op, "open_session", act)
 
     def keeper(self) -> SessionKeeper:
-        return _Keeper(self)
+        return Keeper(self.renew)
 
     def renew(self, session_id: str) -> Renewal:
         with self.lock_of_store:
@@ -202,7 +211,7 @@ class MemoryBackend:
         check_limit(limit)
 
         def act(store: Store, now_ms: int) -> Done:
-            if store.mode in ("frozen", "moved"):
+            if fence.is_still(store):
                 return Done(more=lifecycle.follow_through(store, now_ms, limit))
             expired, more_expired = lifecycle.expire(store, queues, now_ms, limit)
             due, more_due = lifecycle.promote(store, queues, now_ms, limit)
@@ -214,7 +223,7 @@ class MemoryBackend:
 
     async def prune(self, limit: int) -> Done:
         check_limit(limit)
-        is_still = self._open().mode in ("frozen", "moved")
+        is_still = fence.is_still(self._open())
         return Done() if is_still else self._step(lambda store, now_ms: maintenance.prune(store, limit, now_ms))
 
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
@@ -222,6 +231,10 @@ class MemoryBackend:
         store = self._open()
         rows = [store.rows.get(job_id) for job_id in ids]
         return tuple(operating.view(store, row, store.now_ms()) if row else None for row in rows)
+
+    async def holders(self, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+        check_keys(unique, idempotency)
+        return operating.holders(self._open(), unique, idempotency)
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         check_limit(limit)
@@ -249,7 +262,7 @@ class MemoryBackend:
         check_jobs((), effects)
 
         def act(store: Store, now_ms: int) -> Amended:
-            self._require(dequeue=True)
+            fence.require_change(store)
             amended = operating.amend(store, where, change, cursor, limit, now_ms)
             if amended.changed:
                 intake.apply_effects(store, effects, now_ms)
@@ -261,7 +274,7 @@ class MemoryBackend:
         check_jobs((), effects)
 
         def act(store: Store, now_ms: int) -> None:
-            self._require(dequeue=True)
+            fence.require_change(store)
             for each in limits:
                 store.limits[each.queue, each.lane] = each
                 store.touched_queues.add(each.queue)
@@ -272,7 +285,7 @@ class MemoryBackend:
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:
         def act(store: Store, now_ms: int) -> Schedule:
-            self._require(dequeue=True)
+            fence.require_change(store)
             return operating.put_schedule(store, schedule, delete=delete)
 
         return self._once(op, "put_schedule", act)
@@ -287,7 +300,7 @@ class MemoryBackend:
         check_jobs(jobs, NO_EFFECTS)
 
         def act(store: Store, now_ms: int) -> bool:
-            self._require(enqueue=True)
+            fence.require_enqueue(store, jobs)
             return operating.fire(store, schedule, nominal_ms, jobs, next_at_ms, now_ms)[0]
 
         return self._once(op, "fire", act)
@@ -297,7 +310,7 @@ class MemoryBackend:
         check_jobs((), effects)
 
         def act(store: Store, now_ms: int) -> tuple[int, ...]:
-            self._require(enqueue=bool(effects.jobs), dequeue=True)
+            fence.require_enqueue(store, effects.jobs) if effects.jobs else fence.require_change(store)
             return tuple(intake.apply_effects(store, effects, now_ms)[0])
 
         return self._once(op, "write_state", act)
@@ -323,7 +336,7 @@ class MemoryBackend:
 
     async def lock(self, op: Op, name: str, holder: str, lease_ms: int) -> Lock:
         def act(store: Store, now_ms: int) -> Lock:
-            self._require(dequeue=True)
+            fence.require_change(store)
             return operating.lock(store, name, holder, lease_ms)
 
         return self._once(op, "lock", act)
@@ -424,27 +437,7 @@ class MemoryBackend:
             store.ended_ids.clear()
             return reply
 
-    def _require(self, *, enqueue: bool = False, dequeue: bool = False) -> None:
-        """Raises unless the namespace's mode allows it."""
-        mode = self.store.mode
-        if mode == "open" or (mode == "draining" and dequeue and not enqueue):
-            return
-        if mode == "moved" or self.store.moved_to:
-            raise NamespaceMoved(self.store.moved_to)
-        raise NamespaceFrozen(f"the namespace is {mode}: its jobs are about to be moved. Try again later")
-
     def _require_session(self, session_id: str) -> None:
         lease = self.store.sessions.get(session_id)
         if lease is None or lease.closed_mono_ms is not None:
             raise SessionLost(session_id)
-
-
-class _Keeper:
-    def __init__(self, backend: MemoryBackend) -> None:
-        self._backend = backend
-
-    def renew(self, session_id: str) -> Renewal:
-        return self._backend.renew(session_id)
-
-    def close(self) -> None:
-        pass

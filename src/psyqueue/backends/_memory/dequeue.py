@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from psyqueue.backend import UNTIL_RESUMED, Delivery, Fetch, Limits
 from psyqueue.backend.state_rules import LANE_TURN, TOKEN_UNITS, refilled, wait_ms
+from psyqueue.backends._memory import fence
 from psyqueue.backends._memory.lifecycle import let_go_key
 from psyqueue.backends._memory.state import Bucket, Row, Store
 
@@ -218,7 +219,7 @@ def blocks(store: Store, row: Row, now_ms: int) -> tuple[str, ...]:
         codes.append("run_at")
     for lane, where in ((None, "queue"), (row.job.lane, "lane")):
         codes += _limit_codes(store, store.limits.get((row.job.queue, lane)), where, now_ms)
-    if store.mode in ("frozen", "moved"):
+    if fence.starts_nothing(store):
         codes.append(f"mode:{store.mode}")
     return tuple(codes)
 

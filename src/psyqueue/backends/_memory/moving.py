@@ -26,7 +26,7 @@ from psyqueue.backend import (
     Schedule,
 )
 from psyqueue.backend.bounds import fitting
-from psyqueue.backends._memory import lifecycle
+from psyqueue.backends._memory import fence, lifecycle
 from psyqueue.backends._memory.maintenance import is_needed
 from psyqueue.backends._memory.state import Bucket, Cell, Holder, Kept, Line, Row, Store
 from psyqueue.backends._memory.tables import Table
@@ -174,8 +174,8 @@ def import_part(store: Store, items: Sequence[Moved]) -> int:
 
 
 def _import_one(store: Store, item: Moved) -> bool:
-    if store.mode != "frozen" and not isinstance(item, MovedJob | MovedNeed):
-        raise InvalidState(f"{type(item).__name__}: is only taken while the namespace is frozen")
+    if not fence.starts_nothing(store) and not isinstance(item, MovedJob | MovedNeed):
+        raise InvalidState(f"{type(item).__name__}: is only taken while the namespace is frozen or filling")
     return _IMPORTS[type(item)](store, item)
 
 
@@ -258,14 +258,14 @@ def _import_job(store: Store, moved: MovedJob) -> bool:
         if found.job.digest != job.digest:
             raise IdConflict(job.id)
         return False
-    if moved.status == "active" or not (moved.held or store.mode == "frozen"):
-        state = "active" if moved.status == "active" else "not held, and the namespace is not frozen"
+    if moved.status == "active" or not (moved.held or fence.starts_nothing(store)):
+        state = "active" if moved.status == "active" else "not held, and the namespace is neither frozen nor filling"
         raise InvalidState(f"job {job.id!r} cannot be taken in: it is {state}")
     if moved.has_key and job.unique is not None:
         if (holder := store.unique.get(job.unique.key)) is not None:
             raise KeyConflict(job.unique.key, holder, "unique")
         store.unique[job.unique.key] = job.id
-    row = _row_of(moved)
+    row = _row_of(_in_line(moved) if _is_gate_full(store, moved) else moved)
     store.add_row(row)
     _raise_numbers(store, Numbers(row.number, row.ready_number or 0))
     if job.gate is not None and row.has_place:
@@ -273,6 +273,16 @@ def _import_job(store: Store, moved: MovedJob) -> bool:
     elif job.gate is not None and row.status == "waiting" and row.needs_left == 0:
         lifecycle.join_line(store, row)
     return True
+
+
+def _is_gate_full(store: Store, moved: MovedJob) -> bool:
+    gate = moved.job.gate
+    return gate is not None and moved.status in _PLACED and store.places.get(gate.key, 0) >= gate.capacity
+
+
+def _in_line(moved: MovedJob) -> MovedJob:
+    """A job of this store has the place."""
+    return replace(moved, status="waiting", ready_number=None, needs_left=0)
 
 
 def _row_of(moved: MovedJob) -> Row:
@@ -306,7 +316,7 @@ def _import_need(store: Store, need: MovedNeed) -> bool:
             raise UnknownDependency(need.job_id, job_id)
     if (need.parent_id, need.job_id) in store.edges:
         return False
-    if not (store.rows[need.job_id].held or store.mode == "frozen"):
+    if not (store.rows[need.job_id].held or fence.starts_nothing(store)):
         raise InvalidState(f"a need of job {need.job_id!r} cannot be taken in: the job is not held")
     store.add_edge(need.parent_id, need.job_id, Dependency(need.parent_id, need.on), met=need.met)
     return True
@@ -329,13 +339,19 @@ _IMPORTS: dict[type[Moved], Callable[[Store, Any], bool]] = {
 
 # ── away ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def drop_part(store: Store, items: Sequence[Moved]) -> int:
-    return sum(_drop_one(store, item) for item in items)
+    free = {item.job.id for item in items if isinstance(item, MovedJob) and _is_free(store, item.job.id)}
+    return sum(_drop_one(store, item, free) for item in items)
 
 
-def _drop_one(store: Store, item: Moved) -> bool:
+def _is_free(store: Store, job_id: str) -> bool:
+    """What another job waits for is not taken from it, unless all stands still."""
+    return store.mode == "frozen" or job_id not in store.children
+
+
+def _drop_one(store: Store, item: Moved, free: set[str]) -> bool:
     match item:
         case MovedJob():
-            return _drop_job(store, item)
+            return item.job.id in free and _drop_job(store, item)
         case Numbers() | MovedNeed():
             return False
         case _:

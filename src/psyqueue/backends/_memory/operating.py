@@ -14,6 +14,7 @@ from psyqueue.backend import (
     Effects,
     Enqueued,
     Filter,
+    Holders,
     JobView,
     Limits,
     Lock,
@@ -280,3 +281,11 @@ def lock(store: Store, name: str, holder: str, lease_ms: int) -> Lock:
         return Lock(None, "", 0)
     store.locks[name] = Holder(holder, fence if is_taken else fence + 1, mono_ms + lease_ms)
     return Lock(store.locks[name].fence, holder, lease_ms)
+
+
+def holders(store: Store, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+    kept = [store.kept.get(key) for key in idempotency]
+    return Holders(
+        tuple(store.unique.get(key) for key in unique),
+        tuple((k.job_id, k.digest) if k and k.expires_mono_ms > store.mono_ms() else None for k in kept),
+    )

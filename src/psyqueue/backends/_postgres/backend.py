@@ -20,6 +20,7 @@ from psyqueue.backend import (
     Exported,
     Fetch,
     Filter,
+    Holders,
     Info,
     Item,
     JobView,
@@ -41,7 +42,15 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_moved, check_outcomes
+from psyqueue.backend.bounds import (
+    ITEMS_MAX,
+    check_bodies,
+    check_jobs,
+    check_keys,
+    check_limit,
+    check_moved,
+    check_outcomes,
+)
 from psyqueue.backend.losses import lost_error
 from psyqueue.backends._postgres import binding, decoding, moving
 from psyqueue.backends._postgres.client import Client
@@ -162,6 +171,10 @@ class PostgresBackend:
             return ()
         found = {row["id"]: row for row in await self._client.rows("get", list(dict.fromkeys(ids)))}
         return tuple(decoding.view_of(found[each]) if each in found else None for each in ids)
+
+    async def holders(self, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+        check_keys(unique, idempotency)
+        return decoding.holders_of((await self._client.rows("holders", unique, idempotency))[0])
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         check_limit(limit)

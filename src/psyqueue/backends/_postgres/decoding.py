@@ -13,6 +13,7 @@ from psyqueue.backend import (
     Delivery,
     Done,
     Enqueued,
+    Holders,
     Item,
     JobView,
     Limits,
@@ -163,6 +164,12 @@ def view_of(row: Any) -> JobView:
         errors=tuple(row["errors"]),
         blocked_by=tuple(row["blocked_by"]),
     )
+
+
+def holders_of(row: Any) -> Holders:
+    unique_ids, kept_ids, kept_digests = row
+    pairs = zip(kept_ids or (), kept_digests or (), strict=True)
+    return Holders(tuple(unique_ids), tuple(None if job_id is None else (job_id, digest) for job_id, digest in pairs))
 
 
 def page_of(rows: Rows) -> Page:

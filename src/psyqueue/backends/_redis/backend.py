@@ -18,6 +18,7 @@ from psyqueue.backend import (
     Exported,
     Fetch,
     Filter,
+    Holders,
     Info,
     Item,
     JobView,
@@ -44,6 +45,7 @@ from psyqueue.backend.bounds import (
     ITEMS_MAX,
     check_bodies,
     check_jobs,
+    check_keys,
     check_limit,
     check_moved,
     check_outcomes,
@@ -173,6 +175,10 @@ class RedisBackend:
             return ()
         found = await self._run("get", *ids)
         return tuple(None if each is None else decoding.view_of(each) for each in found)
+
+    async def holders(self, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+        check_keys(unique, idempotency)
+        return decoding.holders_of(await self._run("holders", pack(unique), pack(idempotency)))
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         check_limit(limit)

@@ -15,6 +15,7 @@ from psyqueue.backend import (
     Delivery,
     Done,
     Enqueued,
+    Holders,
     Item,
     JobView,
     Limits,
@@ -263,6 +264,13 @@ def job_of(reply: list[Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         "errors": tuple(errors),
     }
     return shared, fields
+
+
+def holders_of(reply: list[Any]) -> Holders:
+    unique, kept = reply
+    return Holders(
+        tuple(map(_text, unique)), tuple(None if each is None else (each[0].decode(), each[1]) for each in kept)
+    )
 
 
 def page_of(reply: list[Any]) -> Page:

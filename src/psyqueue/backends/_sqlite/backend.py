@@ -18,6 +18,7 @@ from psyqueue.backend import (
     Exported,
     Fetch,
     Filter,
+    Holders,
     Info,
     Item,
     JobView,
@@ -39,7 +40,15 @@ from psyqueue.backend import (
     Stored,
     Transaction,
 )
-from psyqueue.backend.bounds import ITEMS_MAX, check_bodies, check_jobs, check_limit, check_moved, check_outcomes
+from psyqueue.backend.bounds import (
+    ITEMS_MAX,
+    check_bodies,
+    check_jobs,
+    check_keys,
+    check_limit,
+    check_moved,
+    check_outcomes,
+)
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._sqlite import (
     binding,
@@ -154,6 +163,10 @@ class SqliteBackend:
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, ids: Sequence[str]) -> tuple[JobView | None, ...]:
         return await self._client.look(lambda step: reading.get(step, ids))
+
+    async def holders(self, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+        check_keys(unique, idempotency)
+        return await self._client.look(lambda step: reading.holders(step, unique, idempotency))
 
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         check_limit(limit)

@@ -86,7 +86,7 @@ def _take(step: Step, write: StateWrite, cell: _Cell | None) -> int:
 
 def lock(step: Step, name: str, holder: str, lease_ms: int) -> Lock:
     """Take or renew; 0 lets go."""
-    step.require_dequeue()
+    step.require_change()
     found: Any = step.run(SQL["state.lock"], (name,)).fetchone()
     holding, fence, until_mono_ms = found if found is not None else ("", 0, 0)
     is_taken = until_mono_ms > step.mono_ms

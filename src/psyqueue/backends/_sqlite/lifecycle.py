@@ -93,7 +93,7 @@ def enter_gate(step: Step, row: Row) -> Row:
     gate = row.extras.gate
     if gate is None:
         return admit(step, row)
-    if _head_of_line(step, gate.key, row.n) is not None or _places(step, gate.key) >= gate.capacity:
+    if _head_of_line(step, gate.key, row.n) is not None or places(step, gate.key) >= gate.capacity:
         return row
     return _take_place(step, row)
 
@@ -103,7 +103,7 @@ def _head_of_line(step: Step, key: str, except_n: int = _NOBODY) -> int | None:
     return None if found is None else int(found[0])
 
 
-def _places(step: Step, key: str) -> int:
+def places(step: Step, key: str) -> int:
     found = step.run(SQL["links.places"], (key,)).fetchone()
     return 0 if found is None else int(found[0])
 
@@ -135,7 +135,7 @@ def _free_places(step: Step, key: str) -> Iterator[None]:
     while (head := _head_of_line(step, key)) is not None:
         row = load(step, head)
         assert row.extras.gate is not None, row.id
-        if _places(step, key) >= row.extras.gate.capacity:
+        if places(step, key) >= row.extras.gate.capacity:
             return
         _take_place(step, row)
         yield

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from psyqueue.backend import (
     Limits,
@@ -21,6 +22,7 @@ from psyqueue.backend import (
     Numbers,
     Schedule,
 )
+from psyqueue.backends._sqlite.lifecycle import is_needed, places
 from psyqueue.backends._sqlite.limits import limited, put_limits
 from psyqueue.backends._sqlite.rows import (
     GATED,
@@ -49,15 +51,15 @@ def import_part(step: Step, items: Sequence[Moved]) -> int:
         new = _import_jobs(step, jobs)
     for item in items:
         if type(item) is not MovedJob:
-            if step.mode != "frozen" and type(item) is not MovedNeed:
-                raise InvalidState(f"{type(item).__name__}: is only taken while the namespace is frozen")
+            if not step.starts_nothing and type(item) is not MovedNeed:
+                raise InvalidState(f"{type(item).__name__}: is only taken while the namespace is frozen or filling")
             new += _IMPORTS[type(item)](step, item)
     return new
 
 
 def _import_jobs(step: Step, jobs: Sequence[MovedJob]) -> int:
     """As many statements as there are kinds of rows, not as there are jobs."""
-    newcomers = _newcomers(step, jobs)
+    newcomers = [_at_gate(step, moved) for moved in _newcomers(step, jobs)]
     for moved in newcomers:
         if moved.has_key and moved.job.unique is not None:
             _take_unique(step, moved.job.unique.key, moved)
@@ -73,9 +75,18 @@ def _import_jobs(step: Step, jobs: Sequence[MovedJob]) -> int:
         step.count(moved.job.queue, moved.job.lane, status, 1)
         if status in (SCHEDULED, PENDING):
             step.touched.add(moved.job.queue)
-            if moved.job.gate is not None:
-                step.run(SQL["links.add_place"], (moved.job.gate.key,))
     return len(newcomers)
+
+
+def _at_gate(step: Step, moved: MovedJob) -> MovedJob:
+    """It takes its place; in line if jobs of this store have them all."""
+    gate = moved.job.gate
+    if gate is None or NUMBER_OF[moved.status] not in (SCHEDULED, PENDING):
+        return moved
+    if places(step, gate.key) >= gate.capacity:
+        return replace(moved, status="waiting", ready_number=None, needs_left=0)
+    step.run(SQL["links.add_place"], (gate.key,))
+    return moved
 
 
 def _newcomers(step: Step, jobs: Sequence[MovedJob]) -> list[MovedJob]:
@@ -89,8 +100,9 @@ def _newcomers(step: Step, jobs: Sequence[MovedJob]) -> list[MovedJob]:
             if known[job.id] != job.digest:
                 raise IdConflict(job.id)
             continue
-        if moved.status == "active" or not (moved.held or step.mode == "frozen"):
-            state = "active" if moved.status == "active" else "not held, and the namespace is not frozen"
+        if moved.status == "active" or not (moved.held or step.starts_nothing):
+            is_free = "not held, and the namespace is neither frozen nor filling"
+            state = "active" if moved.status == "active" else is_free
             raise InvalidState(f"job {job.id!r} cannot be taken in: it is {state}")
         known[job.id] = job.digest
         newcomers.append(moved)
@@ -138,7 +150,7 @@ def _import_need(step: Step, need: MovedNeed) -> int:
     child, parent = find(step, need.job_id), find(step, need.parent_id)
     if child is None or parent is None:
         raise UnknownDependency(need.job_id, need.job_id if child is None else need.parent_id)
-    if not (child.held or step.mode == "frozen"):
+    if not (child.held or step.starts_nothing):
         raise InvalidState(f"a need of job {need.job_id!r} cannot be taken in: the job is not held")
     step.run(SQL["links.mark_needed"], (NEEDED, parent.n))
     return step.run(SQL["import_part.needs"], (parent.n, child.n, mask_of(need.on), need.met)).rowcount
@@ -222,13 +234,15 @@ _IMPORTS: dict[type[Moved], Callable[[Step, Any], int]] = {
 
 # ── away ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def drop_part(step: Step, items: Sequence[Moved]) -> int:
-    return sum(_drop_one(step, item) for item in items)
+    rows = [find(step, item.job.id) for item in items if type(item) is MovedJob]
+    free = {row.id: row for row in rows if row is not None and _may_go(step, row)}
+    return sum(_drop_one(step, item, free) for item in items)
 
 
-def _drop_one(step: Step, item: Moved) -> int:
+def _drop_one(step: Step, item: Moved, free: dict[str, Row]) -> int:
     match item:
         case MovedJob():
-            return _drop_job(step, item)
+            return _drop_job(step, item, free)
         case Numbers() | MovedNeed():
             return 0
         case Limits():
@@ -265,12 +279,14 @@ def _same(item: Moved) -> tuple[str, tuple[Any, ...]]:
 
 
 def _may_go(step: Step, row: Row) -> bool:
-    return row.status != ACTIVE and (bool(row.held) or step.mode == "frozen")
+    """What another job waits for is not taken from it, unless all stands still."""
+    is_free = step.mode == "frozen" or (bool(row.held) and not (row.links & NEEDED and is_needed(step, row)))
+    return row.status != ACTIVE and is_free
 
 
-def _drop_job(step: Step, moved: MovedJob) -> int:
-    row = find(step, moved.job.id)
-    if row is None or row.digest != moved.job.digest or not _may_go(step, row):
+def _drop_job(step: Step, moved: MovedJob, free: dict[str, Row]) -> int:
+    row = free.get(moved.job.id)
+    if row is None or row.digest != moved.job.digest:
         return 0
     if row.has_place:
         step.run(SQL["links.free_place"], (row.gate,))
@@ -280,4 +296,5 @@ def _drop_job(step: Step, moved: MovedJob) -> int:
     if row.links & NEEDED:
         step.run(SQL["drop_part.edges_to"], (row.n,))
     erase(step, row)
+    del free[row.id]
     return 1

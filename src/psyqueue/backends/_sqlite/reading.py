@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from psyqueue.backend import Filter, Item, JobView, Limits, Page, QueueInfo, Schedule, Stored
+from psyqueue.backend import Filter, Holders, Item, JobView, Limits, Page, QueueInfo, Schedule, Stored
 from psyqueue.backend.bounds import SCAN_MAX
 from psyqueue.backends._sqlite.effects import live_cell
 from psyqueue.backends._sqlite.limits import limited, limits_of
@@ -40,6 +40,12 @@ def get(step: Step, ids: Sequence[str]) -> tuple[JobView | None, ...]:
     viewer = Viewer(step)
     rows = [find(step, job_id) for job_id in ids]
     return tuple(viewer.view(row) if row is not None else None for row in rows)
+
+
+def holders(step: Step, unique: Sequence[str], idempotency: Sequence[str]) -> Holders:
+    found = (step.run(SQL["holders.unique"], (key,)).fetchone() for key in unique)
+    kept = (step.run(SQL["holders.idempotency"], (key, step.mono_ms)).fetchone() for key in idempotency)
+    return Holders(tuple(row[0] if row is not None else None for row in found), tuple(kept))
 
 
 def list_jobs(step: Step, where: Filter, cursor: str | None, limit: int) -> Page:

@@ -40,7 +40,7 @@ _to_json = msgspec.json.encode
 
 def settle(step: Step, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None) -> SettleReply:
     """Raises SessionLost, NamespaceFrozen, NamespaceMoved."""
-    if fetch is not None and step.mode in ("frozen", "moved"):
+    if fetch is not None and step.starts_nothing:
         if not outcomes:
             step.require_dequeue()
         fetch = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from psyqueue.backend import Mode
+from psyqueue.backend import NO_EFFECTS, Effects, Mode, NewJob
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.clock import SystemClock
 from psyqueue.errors import NamespaceFrozen, NamespaceMoved
@@ -72,13 +72,32 @@ class Step:
         """(number, closed at) of the session that the step is about."""
 
     # ── the fence ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    def require_enqueue(self) -> None:
-        if self.mode != "open":
+    def require_enqueue(self, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> None:
+        """While draining only calls are taken that belong to jobs there."""
+        if self.mode in ("open", "filling"):
+            return
+        is_bound = self.mode == "draining" and any(map(self._belongs_here, (*jobs, *effects.jobs)))
+        if not is_bound:
             self._refuse()
 
+    def _belongs_here(self, job: NewJob) -> bool:
+        """It needs another job, or somebody has a place at its gate, or stands in line there."""
+        if job.needs or job.gate is None:
+            return bool(job.needs)
+        (is_in_use,) = self.run(SQL["links.is_gate_in_use"], {"key": job.gate.key}).fetchone()
+        return bool(is_in_use)
+
     def require_dequeue(self) -> None:
+        if self.starts_nothing:
+            self._refuse()
+
+    def require_change(self) -> None:
         if self.is_still:
             self._refuse()
+
+    @property
+    def starts_nothing(self) -> bool:
+        return self.mode in ("filling", "frozen", "moved")
 
     @property
     def is_still(self) -> bool:
@@ -88,7 +107,7 @@ class Step:
     def _refuse(self) -> None:
         if self.mode == "moved" or self.moved_to:
             raise NamespaceMoved(self.moved_to)
-        raise NamespaceFrozen(f"the namespace is {self.mode}: its jobs are about to be moved. Try again later")
+        raise NamespaceFrozen(f"the namespace is {self.mode}: jobs are being moved. Try again later")
 
     # ── counts ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def count(self, queue: str, lane: str, status: int, by: int) -> None:

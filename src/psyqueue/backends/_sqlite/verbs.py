@@ -15,7 +15,7 @@ from psyqueue.errors import StateConflict
 
 def enqueue(step: Step, jobs: Sequence[NewJob], effects: Effects) -> tuple[Enqueued, ...]:
     """Writes come first: a failed precondition refuses the call before any job is looked at."""
-    step.require_enqueue()
+    step.require_enqueue(jobs, effects)
     if not effects:
         enqueued = intake.enqueue(step, jobs)
         lifecycle.follow_through(step)
@@ -41,7 +41,7 @@ def promote(step: Step, queues: Sequence[str], limit: int) -> Done:
 
 
 def amend(step: Step, where: Filter, change: Change, cursor: str | None, limit: int, effects: Effects) -> Amended:
-    step.require_dequeue()
+    step.require_change()
     amended = operating.amend(step, where, change, cursor, limit)
     if amended.changed:
         apply_effects(step, effects)
@@ -49,14 +49,14 @@ def amend(step: Step, where: Filter, change: Change, cursor: str | None, limit: 
 
 
 def set_limits(step: Step, limits: Sequence[Limits], effects: Effects) -> None:
-    step.require_dequeue()
+    step.require_change()
     put_limits(step, limits)
     apply_effects(step, effects)
 
 
 def fire(step: Step, schedule: Schedule, nominal_ms: int, jobs: Sequence[NewJob], next_at_ms: int | None) -> bool:
     """Enqueue once per (schedule, nominal time)."""
-    step.require_enqueue()
+    step.require_enqueue(jobs)
     if not operating.note_fire(step, schedule, nominal_ms, next_at_ms):
         return False
     apply_effects(step, Effects(jobs=tuple(jobs)))
@@ -64,9 +64,7 @@ def fire(step: Step, schedule: Schedule, nominal_ms: int, jobs: Sequence[NewJob]
 
 
 def write_state(step: Step, effects: Effects) -> tuple[int, ...]:
-    step.require_dequeue()
-    if effects.jobs:
-        step.require_enqueue()
+    step.require_enqueue(effects.jobs) if effects.jobs else step.require_change()
     return tuple(apply_effects(step, effects)[0])
 
 

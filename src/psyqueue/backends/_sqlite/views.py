@@ -85,7 +85,7 @@ class Viewer:
             codes.append("run_at")
         codes += self._limit_codes(row.queue, None)
         codes += self._limit_codes(row.queue, row.lane)
-        if self._step.mode in ("frozen", "moved"):
+        if self._step.starts_nothing:
             codes.append(f"mode:{self._step.mode}")
         return tuple(codes)
 

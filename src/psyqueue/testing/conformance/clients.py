@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from psyqueue.backend import Dependency, Gate, Op, Unique
 from psyqueue.errors import InvalidOption, InvalidState, KeyConflict, NamespaceFrozen, SessionLost, StateConflict
 from psyqueue.testing.conformance.handle import LEASE_MS, PAGE_MAX, BackendFactory, Store, ack, job, put, token_seed
+from psyqueue.testing.conformance.modes import switch
 from psyqueue.testing.conformance.waking import Listener, Waiter, heard, woken
 
 
@@ -181,6 +182,23 @@ async def test_what_is_enqueued_in_a_transaction_is_true_if_it_commits(
         assert reply.created
         await getattr(transaction, ending)()
     assert await store.status("a") == ("pending" if ending == "commit" else None)
+
+
+async def test_draining_looks_at_what_is_enqueued_in_a_transaction(
+    store: Store, backend_factory: BackendFactory
+) -> None:
+    if backend_factory.transaction is None:
+        pytest.skip("this store has no transactions that a caller could bind")
+    await store.add("p")
+    await switch(store, "draining")
+    async with backend_factory.transaction(store.backend) as transaction:
+        bound = store.backend.bind(transaction.connection)
+        with pytest.raises(NamespaceFrozen):
+            await bound.enqueue((job("free"),))
+        (reply,) = await bound.enqueue((job("a", needs=(Dependency("p"),)),))
+        assert reply.status == "waiting"
+        await transaction.commit()
+    assert await store.statuses("free", "a") == [None, "waiting"]
 
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from psyqueue.backend import Change, Dependency, Enqueued, Idempotency, NewJob, Unique
-from psyqueue.errors import KeyConflict
+from psyqueue.errors import KeyConflict, TooLarge
 from psyqueue.job import Status
 from psyqueue.testing.conformance.handle import PAGE_MAX, Store, ack, cancelled, dead, job, release, retry, snooze
 
@@ -225,3 +225,37 @@ async def test_two_of_an_idempotency_key_in_one_batch_are_one_job(store: Store) 
     with pytest.raises(KeyConflict):
         await store.enqueue(first("d", key="j"), first("e", key="j", digest=b"other"))
     assert await store.statuses("d", "e") == [None, None]
+
+
+# ── who has them ──────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_holders_of_keys_are_told_in_the_order_asked_for(store: Store) -> None:
+    await store.enqueue(
+        only("a"), only("b", key="v"), first("c", digest=b"see"), first("d", 10, key="short", digest=b"d")
+    )
+    found = await store.backend.holders(("v", "free", "u", "v"), ("i", "u", "short"))
+    assert found.unique == ("b", None, "a", "b")
+    assert found.idempotency == (("c", b"see"), None, ("d", b"d"))
+    await store.advance(10)
+    await store.cancel("b")
+    found = await store.backend.holders(("v",), ("short",))
+    assert (found.unique, found.idempotency) == ((None,), (None,))
+    found = await store.backend.holders((), ())
+    assert (found.unique, found.idempotency) == ((), ())
+
+
+async def test_a_window_is_told_when_its_job_is_gone(store: Store) -> None:
+    await store.enqueue(first("a", digest=b"d"))
+    await store.run()
+    await store.amend(Change(kind="delete"), "a")
+    assert (await store.backend.holders((), ("i",))).idempotency == (("a", b"d"),)
+
+
+async def test_many_keys_can_be_asked_for_at_once(store: Store) -> None:
+    await store.enqueue(only("a", key="u-7"), first("b", key="i-9"))
+    keys = [f"u-{number}" for number in range(PAGE_MAX)], [f"i-{number}" for number in range(PAGE_MAX)]
+    found = await store.backend.holders(*keys)
+    assert [key for key, holder in zip(keys[0], found.unique, strict=True) if holder] == ["u-7"]
+    assert [key for key, holder in zip(keys[1], found.idempotency, strict=True) if holder] == ["i-9"]
+    for too_many in (([*keys[0], "u"], ()), ((), [*keys[1], "i"])):
+        with pytest.raises(TooLarge):
+            await store.backend.holders(*too_many)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from psyqueue.backend import Change, Effects, Filter, Limits, Mode, Record, Schedule
-from psyqueue.errors import NamespaceFrozen, NamespaceMoved, StateConflict
+from psyqueue.backend import Change, Dependency, Effects, Filter, Gate, Limits, Mode, Record, Schedule
+from psyqueue.errors import NamespaceFrozen, NamespaceMoved, StateConflict, UnknownDependency
 from psyqueue.testing.conformance.handle import Store, ack, add, job, put
 
 
@@ -63,6 +63,90 @@ async def test_draining_takes_no_new_jobs_and_finishes_the_old_ones(store: Store
     assert (await store.add("b")).created
 
 
+async def test_draining_takes_what_belongs_to_jobs_there(store: Store) -> None:
+    await store.enqueue(job("p"), job("g1", gate=Gate("g")))
+    await switch(store, "draining", "redis://new")
+    assert (await store.add("a", needs=(Dependency("p"),))).status == "waiting"
+    assert (await store.add("g2", gate=Gate("g"))).status == "waiting"
+    await store.enqueue(job("b", needs=(Dependency("a"),)), job("free"))
+    with pytest.raises(UnknownDependency):
+        await store.add("x", needs=(Dependency("elsewhere"),))
+    for other in (job("x"), job("x", gate=Gate("unused"))):
+        with pytest.raises(NamespaceMoved):
+            await store.enqueue(other)
+    assert await store.status("x") is None
+    assert sorted([await store.run() for _ in range(6)]) == ["a", "b", "free", "g1", "g2", "p"]
+    with pytest.raises(NamespaceMoved):
+        await store.add("g3", gate=Gate("g"))
+    await switch(store, "frozen", "redis://new")
+    with pytest.raises(NamespaceMoved):
+        await store.add("late", needs=(Dependency("b"),))
+
+
+async def test_draining_takes_what_stands_in_line_behind_held_jobs(store: Store) -> None:
+    await store.enqueue(job("g1", gate=Gate("g")), job("g2", gate=Gate("g")), job("p"))
+    await store.add("n", needs=(Dependency("p"),), gate=Gate("unused"))
+    await store.amend(Change(kind="hold"), "g2", "n", "p")
+    assert await store.run() == "g1"
+    await switch(store, "draining")
+    with pytest.raises(NamespaceFrozen):
+        await store.add("x", gate=Gate("unused"))
+    assert (await store.add("g3", gate=Gate("g"))).status == "pending"
+
+
+async def test_draining_takes_follow_ups_that_belong_to_jobs_there(store: Store) -> None:
+    await store.add("p")
+    await switch(store, "draining")
+    bound, free = job("bound", needs=(Dependency("p"),)), job("free")
+    with pytest.raises(NamespaceFrozen):
+        await store.enqueue(free, effects=Effects(jobs=(job("other"),)))
+    await store.enqueue(free, effects=Effects(jobs=(bound,)))
+    assert await store.statuses("bound", "free", "other") == ["waiting", "pending", None]
+
+
+async def test_draining_looks_at_the_jobs_of_every_verb(store: Store) -> None:
+    await store.add("p")
+    schedule = await store.backend.put_schedule(store.op(), Schedule(id="n", spec=b"{}"))
+    await switch(store, "draining")
+    bound, free = job("bound", needs=(Dependency("p"),)), job("free")
+    for jobs in ((free,), ()):
+        with pytest.raises(NamespaceFrozen):
+            await store.backend.fire(store.op(), schedule, 1, jobs, 2)
+    assert await store.backend.fire(store.op(), schedule, 1, (bound,), 2)
+    with pytest.raises(NamespaceFrozen):
+        await store.backend.write_state(store.op(), Effects((free,), (put("k"),)))
+    with pytest.raises(NamespaceFrozen):
+        await store.enqueue(effects=Effects(writes=(put("k"),)))
+    assert await store.read("k") is None
+    late = job("late", needs=(Dependency("bound"),))
+    assert len(await store.backend.write_state(store.op(), Effects((late,), (put("k"),)))) == 1
+    await store.enqueue(effects=Effects((job("last", needs=(Dependency("late"),)),)))
+    assert await store.statuses("free", "bound", "late", "last") == [None, "waiting", "waiting", "waiting"]
+
+
+async def test_filling_takes_jobs_and_starts_none(store: Store) -> None:
+    await store.enqueue(job("a"), job("s", delay_ms=10), job("o", expires_in_ms=10))
+    delivery = await store.dequeue_one()
+    await switch(store, "filling")
+    assert (await store.add("b")).status == "pending"
+    with pytest.raises(NamespaceFrozen):
+        await store.dequeue()
+    await store.advance(20)
+    await store.backend.promote(("q",), 9)
+    reply = await store.settle(ack(delivery), fetch=store.fetch())
+    assert (reply.settled[0].verdict, reply.deliveries) == ("ok", ())
+    assert await store.statuses("a", "b", "s", "o") == ["completed", "pending", "pending", "dead"]
+    assert "mode:filling" in (await store.view("b")).blocked_by
+    assert (await store.cancel("s")).changed == ("s",)
+    await store.write(put("k"))
+    schedule = await store.backend.put_schedule(store.op(), Schedule(id="n", spec=b"{}"))
+    assert await store.backend.fire(store.op(), schedule, 1, (job("f"),), 2)
+    assert (await store.backend.lock(store.op(), "l", "me", 1_000)).fence == 1
+    await store.limit(active_max=1)
+    await switch(store, "open")
+    assert await store.run() == "b"
+
+
 @pytest.mark.parametrize("mode", ["frozen", "moved"])
 async def test_frozen_gives_out_no_jobs(store: Store, mode: Mode) -> None:
     await store.fill(2)
@@ -85,7 +169,7 @@ async def test_moved_says_where_to(store: Store) -> None:
         await store.dequeue()
 
 
-@pytest.mark.parametrize("mode", ["draining", "frozen", "moved"])
+@pytest.mark.parametrize("mode", ["draining", "filling", "frozen", "moved"])
 async def test_outcomes_are_taken_in_every_mode_with_their_effects(store: Store, mode: Mode) -> None:
     await store.fill(3)
     a, b = await store.dequeue(count=2)
@@ -122,7 +206,7 @@ async def test_nothing_is_operated_while_it_is_frozen(
     assert await store.view("q-0000") == before
 
 
-@pytest.mark.parametrize("mode", ["draining", "frozen", "moved"])
+@pytest.mark.parametrize("mode", ["draining", "filling", "frozen", "moved"])
 async def test_everything_can_be_read_in_every_mode(store: Store, mode: Mode) -> None:
     await store.fill(2)
     await store.write(put("k"))

@@ -24,7 +24,7 @@ BEGIN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    PERFORM require_mode(false);
+    PERFORM require_change();
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);
     END IF;

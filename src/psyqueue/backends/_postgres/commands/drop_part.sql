@@ -43,8 +43,10 @@ BEGIN
     numbers := ARRAY(SELECT t.n FROM job AS t WHERE t.n = ANY (ARRAY(
         SELECT b.n FROM generate_series(1, cardinality(p_ids)) AS i JOIN body AS b ON b.id = p_ids[i] WHERE b.digest = p_digests[i]
     )) ORDER BY t.n FOR UPDATE);
-    -- Looked at behind the locks.
-    numbers := ARRAY(SELECT t.n FROM job AS t WHERE t.n = ANY (numbers) AND t.status + 0 <> 3 AND (p_is_frozen OR t.held));
+    -- Looked at behind the locks, which who comes to need one of them waits for: what another job waits for is not taken from
+    -- it, unless all stands still.
+    numbers := ARRAY(SELECT t.n FROM job AS t WHERE t.n = ANY (numbers) AND t.status + 0 <> 3
+        AND (p_is_frozen OR t.held AND NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = t.n)));
     UPDATE gate AS g SET places = g.places - o.places FROM (
         SELECT t.gate, count(*) AS places FROM job AS t WHERE t.n = ANY (numbers) AND t.has_place GROUP BY t.gate ORDER BY t.gate
     ) AS o WHERE g.key = o.gate;

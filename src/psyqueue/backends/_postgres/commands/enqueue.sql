@@ -29,7 +29,9 @@ BEGIN
         RETURN t.reply;
     END IF;
     IF t.mode <> 'open' THEN
-        PERFORM require_mode(true);
+        -- Jobs that come as arrays need nobody.
+        PERFORM require_enqueue(CASE WHEN p_ids = '{}' OR p_ids IS NULL THEN '[]' ELSE '[{}]' END::jsonb
+            || coalesce(p_jobs, '[]') || coalesce(p_effects->'jobs', '[]'));
     END IF;
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);

@@ -19,24 +19,29 @@ CREATE FUNCTION @schema@.import_part(
 DECLARE
     t record;
     c record;
-    is_frozen boolean;
+    is_safe boolean;
     made bigint[] := '{}';
     new_count bigint;
+    v_place int;
 BEGIN
     t := begin_turn(p_client, p_channel, p_turn, 'import_part');
     IF t.reply IS NOT NULL THEN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    is_frozen := may_import();
+    is_safe := may_import();
     IF p_keys IS NOT NULL THEN
         PERFORM lock_keys(p_keys);
     END IF;
-    new_count := import_others(p_others, p_cargo, is_frozen, c.mono_ms);
+    new_count := import_others(p_others, p_cargo, is_safe, c.mono_ms);
     IF p_ids IS NOT NULL THEN
         BEGIN
             made := insert_bodies(p_numbers, p_ids, p_digests, p_extras, p_colds, p_payloads);
             IF made <> '{}' THEN
+                FOREACH v_place IN ARRAY places_without_room(made, p_numbers, p_statuses, p_gates, p_gate_max) LOOP
+                    p_statuses[v_place] := 0;
+                    p_ready[v_place] := NULL;
+                END LOOP;
                 PERFORM import_jobs(made, p_ids, p_numbers, p_queues, p_names, p_sizes, p_lanes, p_priorities, p_max_retries,
                     p_max_lost, p_ready, p_statuses, p_attempts, p_lost, p_fences, p_generations, p_needs_left, p_held, p_reasons,
                     p_created, p_started, p_completed, p_run_ats, p_expires, p_results, p_links, p_unique_keys, p_unique_masks,
@@ -45,7 +50,7 @@ BEGIN
         EXCEPTION WHEN unique_violation THEN
             PERFORM refuse_numbers(p_numbers, p_ids);
         END;
-        PERFORM require_importable(made, p_numbers, p_ids, p_digests, p_statuses, p_held, is_frozen);
+        PERFORM require_importable(made, p_numbers, p_ids, p_digests, p_statuses, p_held, is_safe);
         IF made <> '{}' THEN
             PERFORM import_links(made, p_numbers, p_queues, p_lanes, p_statuses, p_has_keys, p_unique_keys, p_gates);
             INSERT INTO error (n, number, error) SELECT p_error_numbers[i], p_error_places[i], p_errors[i]
@@ -53,7 +58,7 @@ BEGIN
         END IF;
     END IF;
     IF p_others ? 'needs' THEN
-        new_count := new_count + import_needs(p_others->'needs', is_frozen);
+        new_count := new_count + import_needs(p_others->'needs', is_safe);
     END IF;
     new_count := new_count + cardinality(made);
     IF new_count > 0 THEN
@@ -63,7 +68,7 @@ BEGIN
     RETURN new_count::text;
 END $$;
 
--- True: everything is taken, false: only what is held.
+-- True: everything is taken, since nothing starts; false: only what is held.
 CREATE FUNCTION @schema@.may_import() RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     m record;
@@ -72,7 +77,7 @@ BEGIN
     IF m.mode = 'moved' THEN
         PERFORM refuse('NAMESPACE_MOVED', jsonb_build_array(m.moved_to));
     END IF;
-    RETURN m.mode = 'frozen';
+    RETURN m.mode IN ('filling', 'frozen');
 END $$;
 
 -- ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,6 +110,34 @@ BEGIN
     END IF;
 END $$;
 
+-- Places in the call of the new jobs past waiting whose gates are full, by jobs of this store and those before them in the
+-- call: they wait in line. The rows of the gates are locked until the step is over.
+CREATE FUNCTION @schema@.places_without_room(
+    p_made bigint[], p_numbers bigint[], p_statuses smallint[], p_gates text[], p_gate_max int[]
+) RETURNS int[] LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+    v_gate text;
+    taken bigint;
+    without_room int[] := '{}';
+BEGIN
+    FOR r IN SELECT u.place::int, u.gate, u.gate_max
+        FROM unnest(p_numbers, p_statuses, p_gates, p_gate_max) WITH ORDINALITY AS u (n, status, gate, gate_max, place)
+        WHERE u.gate IS NOT NULL AND u.status IN (1, 2) AND u.n = ANY (p_made) ORDER BY u.gate, u.place
+    LOOP
+        IF v_gate IS DISTINCT FROM r.gate THEN
+            v_gate := r.gate;
+            taken := places_of(v_gate);
+        END IF;
+        IF taken < r.gate_max THEN
+            taken := taken + 1;
+        ELSE
+            without_room := without_room || r.place;
+        END IF;
+    END LOOP;
+    RETURN without_room;
+END $$;
+
 -- One of the numbers is that of another job.
 CREATE FUNCTION @schema@.refuse_numbers(p_numbers bigint[], p_ids text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -121,7 +154,7 @@ END $$;
 -- What was there is the same; what is new may come.
 CREATE FUNCTION @schema@.require_importable(
     p_made bigint[], p_numbers bigint[], p_ids text[], p_digests bytea[], p_statuses smallint[], p_held boolean[],
-    p_is_frozen boolean
+    p_is_safe boolean
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     r record;
@@ -134,10 +167,10 @@ BEGIN
         END IF;
     END IF;
     SELECT u.id, u.status INTO r FROM unnest(p_ids, p_numbers, p_statuses, p_held) WITH ORDINALITY AS u (id, n, status, held, place)
-    WHERE (u.status = 3 OR NOT p_is_frozen AND u.held IS NOT TRUE) AND u.n = ANY (p_made) ORDER BY u.place LIMIT 1;
+    WHERE (u.status = 3 OR NOT p_is_safe AND u.held IS NOT TRUE) AND u.n = ANY (p_made) ORDER BY u.place LIMIT 1;
     IF FOUND THEN
         PERFORM refuse('INVALID_STATE', jsonb_build_array(format('job %L cannot be taken in: it is %s', r.id,
-            CASE WHEN r.status = 3 THEN 'active' ELSE 'not held, and the namespace is not frozen' END)));
+            CASE WHEN r.status = 3 THEN 'active' ELSE 'not held, and the namespace is neither frozen nor filling' END)));
     END IF;
 END $$;
 
@@ -171,7 +204,7 @@ BEGIN
 END $$;
 
 -- The job that needs is held, or nothing starts anyway. Its parents are locked, so that none of them ends unseen.
-CREATE FUNCTION @schema@.import_needs(p_items jsonb, p_is_frozen boolean) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.import_needs(p_items jsonb, p_is_safe boolean) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     r record;
     parents bigint[];
@@ -186,7 +219,7 @@ BEGIN
         SELECT t.n FROM job AS t WHERE t.n = ANY (ARRAY(SELECT w.parent FROM needs_in(p_items) AS w))
         ORDER BY t.n FOR NO KEY UPDATE
     ) AS t;
-    IF NOT p_is_frozen THEN
+    IF NOT p_is_safe THEN
         SELECT w.child_id INTO r FROM needs_in(p_items) AS w JOIN job AS t ON t.n = w.child
         WHERE NOT t.held AND NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = w.parent AND e.child = w.child)
         ORDER BY w.place LIMIT 1;
@@ -204,7 +237,7 @@ END $$;
 
 -- ── all else ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 -- What no job is part of.
-CREATE FUNCTION @schema@.import_others(p_others jsonb, p_cargo bytea[], p_is_frozen boolean, p_mono bigint) RETURNS bigint
+CREATE FUNCTION @schema@.import_others(p_others jsonb, p_cargo bytea[], p_is_safe boolean, p_mono bigint) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     v_part text;
@@ -212,9 +245,9 @@ DECLARE
     new_count bigint := 0;
 BEGIN
     FOR v_part IN SELECT k FROM jsonb_object_keys(p_others) AS p (k) WHERE k <> 'needs' LOOP
-        IF NOT p_is_frozen THEN
+        IF NOT p_is_safe THEN
             PERFORM refuse('INVALID_STATE', jsonb_build_array(
-                'the part ' || v_part || ' is only taken in while the namespace is frozen'));
+                'the part ' || v_part || ' is only taken in while the namespace is frozen or filling'));
         END IF;
         CASE v_part
             WHEN 'numbers' THEN got := (SELECT count(*) FILTER (WHERE raise_number(greatest((w->>0)::bigint, (w->>1)::bigint)))

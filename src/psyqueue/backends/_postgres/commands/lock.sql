@@ -20,7 +20,7 @@ BEGIN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    PERFORM require_mode(false);
+    PERFORM require_change();
     PERFORM lock_keys(ARRAY[' lock ' || p_name]);
     SELECT holder, fence, until_mono_ms INTO l FROM lock WHERE name = p_name;
     is_taken := coalesce(l.until_mono_ms > c.mono_ms, false);

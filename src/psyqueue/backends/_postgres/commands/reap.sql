@@ -28,7 +28,7 @@ BEGIN
     UPDATE session SET closed_mono_ms = c.mono_ms WHERE n = ANY (closed);
     is_more := EXISTS (SELECT 1 FROM session WHERE closed_mono_ms IS NULL AND until_mono_ms <= c.mono_ms)
         AND cardinality(closed) = p_limit;
-    FOR v_session IN SELECT s.n FROM holders() AS h JOIN session AS s ON s.n = h.session
+    FOR v_session IN SELECT s.n FROM busy_sessions() AS h JOIN session AS s ON s.n = h.session
         WHERE s.closed_mono_ms IS NOT NULL ORDER BY s.id
     LOOP
         FOR j IN SELECT h.* FROM job AS h WHERE h.session = v_session AND h.status = 3

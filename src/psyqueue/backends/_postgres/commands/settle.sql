@@ -44,9 +44,9 @@ BEGIN
         RETURN QUERY SELECT h.* FROM settled_before(t.reply::jsonb, p_session) AS h;
         RETURN;
     END IF;
-    IF is_fetching AND t.mode IN ('frozen', 'moved') THEN
+    IF is_fetching AND t.mode IN ('filling', 'frozen', 'moved') THEN
         IF NOT has_outcomes THEN
-            PERFORM require_mode(false);
+            PERFORM require_mode('{open,draining}');
         END IF;
         is_fetching := false;
     END IF;

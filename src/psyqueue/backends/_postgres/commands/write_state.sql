@@ -18,7 +18,11 @@ BEGIN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    PERFORM require_mode(p_effects ? 'jobs');
+    IF p_effects ? 'jobs' THEN
+        PERFORM require_enqueue(p_effects->'jobs');
+    ELSE
+        PERFORM require_change();
+    END IF;
     PERFORM lock_keys(p_keys);
     e := apply_effects(p_effects, p_cargo, c.now_ms, c.mono_ms);
     reply := to_json(e.numbers)::text;

@@ -40,18 +40,71 @@ BEGIN
     WHERE k.one = ANY (ARRAY(SELECT one FROM clock FOR NO KEY UPDATE SKIP LOCKED));
 END $$;
 
--- Raises unless the namespace's mode allows it.
-CREATE FUNCTION @schema@.require_mode(p_enqueue boolean) RETURNS void LANGUAGE plpgsql AS $$
+-- Raises unless the namespace's mode is one of these.
+CREATE FUNCTION @schema@.require_mode(p_modes text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     m record;
 BEGIN
     SELECT mode, moved_to INTO m FROM meta;
-    IF m.mode = 'open' OR (m.mode = 'draining' AND NOT p_enqueue) THEN
+    IF m.mode = ANY (p_modes) THEN
         RETURN;
     ELSIF m.mode = 'moved' OR m.moved_to <> '' THEN
         PERFORM refuse('NAMESPACE_MOVED', jsonb_build_array(m.moved_to));
     END IF;
     PERFORM refuse('NAMESPACE_FROZEN', jsonb_build_array(m.mode));
+END $$;
+
+CREATE FUNCTION @schema@.require_change() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM require_mode('{open,draining,filling}');
+END $$;
+
+-- While draining only calls are taken that belong to jobs there. p_jobs: as includes/intake.sql has them, all of the call.
+CREATE FUNCTION @schema@.require_enqueue(p_jobs jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    is_bound boolean := false;
+BEGIN
+    IF (SELECT mode = 'draining' FROM meta) THEN
+        is_bound := belong_here(p_jobs);
+    END IF;
+    PERFORM require_mode(CASE WHEN is_bound THEN '{open,draining,filling}' ELSE '{open,filling}' END::text[]);
+END $$;
+
+-- One of the jobs needs another one, or stands at a gate that is in use: somebody has a place there, or is in line.
+CREATE FUNCTION @schema@.belong_here(p_jobs jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_key text;
+BEGIN
+    -- Parents are locked before gates: who needs one looks at no gate here.
+    IF EXISTS (SELECT 1 FROM jsonb_array_elements(p_jobs) AS u (j) WHERE j ? 'needs') THEN
+        RETURN true;
+    END IF;
+    FOR v_key IN SELECT DISTINCT j->'gate'->>0 AS key FROM jsonb_array_elements(p_jobs) AS u (j)
+        WHERE j ? 'gate' ORDER BY key
+    LOOP
+        IF is_gate_in_use(v_key) THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END $$;
+
+-- It stays so until the commit: nobody leaves the gate, and whoever is found in line stays there.
+CREATE FUNCTION @schema@.is_gate_in_use(p_key text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    SELECT places INTO taken FROM gate WHERE key = p_key FOR NO KEY UPDATE;
+    IF taken > 0 THEN
+        RETURN true;
+    END IF;
+    PERFORM 1 FROM job WHERE gate = p_key AND status = 0 AND needs_left = 0 AND NOT held LIMIT 1 FOR NO KEY UPDATE;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    -- No index has held jobs by their gate: all that wait are walked over.
+    PERFORM 1 FROM job WHERE gate = p_key AND status = 0 AND needs_left = 0 AND held LIMIT 1 FOR NO KEY UPDATE;
+    RETURN FOUND;
 END $$;
 
 -- True: nothing may change by itself, since it is being copied, or was.

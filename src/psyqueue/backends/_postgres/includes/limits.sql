@@ -23,7 +23,7 @@ CREATE FUNCTION @schema@.level_of(l @schema@.limits, p_mono bigint) RETURNS bigi
 $$;
 
 -- Sessions that hold jobs, one look into the index for each: few, where active jobs may be many.
-CREATE FUNCTION @schema@.holders() RETURNS TABLE (session bigint) LANGUAGE plpgsql ROWS 10 AS $$
+CREATE FUNCTION @schema@.busy_sessions() RETURNS TABLE (session bigint) LANGUAGE plpgsql ROWS 10 AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY WITH RECURSIVE held (n) AS (
@@ -45,7 +45,7 @@ BEGIN
         ) AS counted);
     END IF;
     RETURN (SELECT count(*) FROM (
-        SELECT 1 FROM holders() AS h CROSS JOIN LATERAL (
+        SELECT 1 FROM busy_sessions() AS h CROSS JOIN LATERAL (
             SELECT 1 FROM job AS t
             WHERE t.session = h.session AND t.queue = p_queue AND t.status = 3 AND (p_lane IS NULL OR t.lane = p_lane)
             OFFSET 0  -- for each session its own part of the index; flattened, it would be all of it

@@ -45,7 +45,7 @@ BEGIN
         codes := codes || 'run_at'::text;
     END IF;
     codes := codes || limit_codes(j.queue, NULL, 'queue', p_now, p_mono) || limit_codes(j.queue, j.lane, 'lane', p_now, p_mono);
-    RETURN codes || coalesce((SELECT ARRAY['mode:' || mode] FROM meta WHERE mode IN ('frozen', 'moved')), '{}');
+    RETURN codes || coalesce((SELECT ARRAY['mode:' || mode] FROM meta WHERE mode IN ('filling', 'frozen', 'moved')), '{}');
 END $$;
 
 -- w: { queues, statuses, names, lanes, created_from, created_to, ended_before, text, reason }, absent where any will do.
@@ -90,7 +90,7 @@ BEGIN
         UNION ALL
         (SELECT t.queue FROM job AS t WHERE t.queue > p_from AND t.status >= 4 ORDER BY t.queue LIMIT 1)
         UNION ALL
-        SELECT held.queue FROM holders() AS h CROSS JOIN LATERAL (
+        SELECT held.queue FROM busy_sessions() AS h CROSS JOIN LATERAL (
             SELECT t.queue FROM job AS t WHERE t.session = h.session AND t.status = 3 AND t.queue > p_from
             ORDER BY t.queue LIMIT 1
         ) AS held
@@ -103,7 +103,7 @@ RETURNS SETOF @schema@.job LANGUAGE plpgsql AS $$
 BEGIN
     IF p_status = 3 THEN
         RETURN QUERY SELECT t.* FROM job AS t WHERE t.n = ANY (ARRAY(
-            SELECT held.n FROM holders() AS h CROSS JOIN LATERAL (
+            SELECT held.n FROM busy_sessions() AS h CROSS JOIN LATERAL (
                 SELECT a.n FROM job AS a WHERE a.session = h.session AND a.queue = p_queue AND a.status = 3 AND a.n > p_n
                 ORDER BY a.n + 0 LIMIT p_limit
             ) AS held ORDER BY held.n LIMIT p_limit

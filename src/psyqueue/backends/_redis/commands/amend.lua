@@ -8,7 +8,7 @@
 local where = filter_of(cmsgpack.unpack(ARGV[2]))
 local change, ids, effects = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4]), cmsgpack.unpack(ARGV[5])
 return once('amend', function()
-  require_mode(false)
+  require_change()
   local found, changed, skipped = {}, {}, {}
   for _, id in ipairs(ids) do
     local row = row_of(id)

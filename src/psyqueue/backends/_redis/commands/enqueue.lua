@@ -8,9 +8,9 @@
 -- function
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects follow turn
 return once('enqueue', function()
-  require_mode(true)
   local jobs, effects
   if ARGV[2] == '' then
+    require_enqueue()
     local count = (#ARGV - 3) / 4
     local plain = enqueue_plain(count)
     if plain then
@@ -19,6 +19,7 @@ return once('enqueue', function()
     jobs = plain_jobs(count)
   else
     jobs, effects = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
+    require_enqueue(jobs, effects and effects[2] or nil)
   end
   -- Writes come first: a failed precondition refuses the call before any job is looked at.
   if effects then

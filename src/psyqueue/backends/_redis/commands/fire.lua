@@ -6,7 +6,8 @@
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
 local id, version, nominal_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 return once('fire', function()
-  require_mode(true)
+  local jobs = cmsgpack.unpack(ARGV[6])
+  require_enqueue(jobs)
   local packed = field('schedules', id)
   local found = packed and cmsgpack.unpack(packed)
   local member = text_of(nominal_ms) .. ':' .. id
@@ -16,6 +17,6 @@ return once('fire', function()
   defer('ZADD', P .. 'fires', mono_ms, member)
   local last_ms = math.max(found[4], nominal_ms)
   set_field('schedules', id, cmsgpack.pack({ found[1], found[2], tonumber(ARGV[5]) or false, last_ms, found[5] }))
-  apply_jobs(cmsgpack.unpack(ARGV[6]), 7, true)
+  apply_jobs(jobs, 7, true)
   return { 1 }
 end)

@@ -6,7 +6,7 @@
 --- @include head hashes wake bodies rows flush turn
 local name, holder, lease_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 return once('lock', function()
-  require_mode(false)
+  require_change()
   local packed = field('locks', name)
   local its_holder, fence, until_ms = unpack(packed and cmsgpack.unpack(packed) or { '', 0, 0 })
   local is_taken = until_ms > mono_ms

@@ -7,7 +7,7 @@
 --- @include head hashes wake bodies rows flush lifecycle limits settings intake effects turn
 local settings, effects = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
 return once('put_limits', function()
-  require_mode(false)
+  require_change()
   for _, each in ipairs(settings) do
     put_limits(each[1], each[2] or nil, each[3])
   end

@@ -19,9 +19,9 @@ local function earlier(in_ms, other_ms)
 end
 
 local function act()
-  if fetch and stands_still() then
+  if fetch and starts_nothing() then
     if #outcomes == 0 then
-      require_mode(false)
+      refuse_mode()
     end
     fetch = false
   end

@@ -6,6 +6,10 @@
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects turn
 local effects = cmsgpack.unpack(ARGV[2])
 return once('write_state', function()
-  require_mode(#effects[2] > 0)
+  if #effects[2] > 0 then
+    require_enqueue(effects[2])
+  else
+    require_change()
+  end
   return (apply_effects(effects))
 end)

@@ -9,14 +9,26 @@ do
   local unlimited -- queues whose limits were dropped
   local streams -- numbers of records that were dropped, by stream
 
+  local free -- jobs that may go: while not all stands still, held ones that nobody waited for before the call
+
   local function may_go(row)
-    return row.status ~= 'active' and (row.held or mode == 'frozen')
+    return row.status ~= 'active' and (mode == 'frozen' or row.held and not row.kids)
+  end
+
+  local function find_free(items)
+    free = {}
+    for _, item in ipairs(items) do
+      local row = item[1] == 'job' and row_of(item[2])
+      if row and may_go(row) then
+        free[row.id] = true
+      end
+    end
   end
 
   function drop.job(id, digest)
     local row = row_of(id)
     local body = row and body_of(row)
-    if not row or body and digest_of(body) ~= ARGV[digest] or not may_go(row) then
+    if not row or body and digest_of(body) ~= ARGV[digest] or not free[id] then
       return false
     end
     leave_line(row)
@@ -136,6 +148,7 @@ do
   -- How many were there.
   function drop_items(items)
     unlimited, streams = {}, {}
+    find_free(items)
     local count = 0
     for _, item in ipairs(items) do
       count = count + (drop[item[1]](unpack(item, 2)) and 1 or 0)

@@ -73,19 +73,26 @@ local function stands_still()
   return mode == 'frozen' or mode == 'moved'
 end
 
+local function starts_nothing()
+  return mode == 'filling' or stands_still()
+end
+
 local function moved_to_of()
   return call('HGET', P .. 'meta', 'moved_to') or ''
 end
 
-local function require_mode(is_enqueue)
-  if mode == 'open' or (mode == 'draining' and not is_enqueue) then
-    return
-  end
+local function refuse_mode()
   local moved_to = moved_to_of()
   if mode == 'moved' or moved_to ~= '' then
     refuse('NAMESPACE_MOVED', moved_to)
   end
   refuse('NAMESPACE_FROZEN', mode)
+end
+
+local function require_change()
+  if stands_still() then
+    refuse_mode()
+  end
 end
 
 -- ── the journal ────────────────────────────────────────────────────────────────────────────────────────────────────

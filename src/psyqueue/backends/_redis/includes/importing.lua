@@ -45,8 +45,8 @@ do
   end
 
   local function require_still(what, is_held)
-    if not is_held and mode ~= 'frozen' then
-      refuse('INVALID_STATE', what .. ' cannot be taken in: it is not held, and the namespace is not frozen')
+    if not is_held and not starts_nothing() then
+      refuse('INVALID_STATE', what .. ' cannot be taken in: it is not held, and the namespace is neither frozen nor filling')
     end
   end
 
@@ -94,6 +94,9 @@ do
         refuse('KEY_CONFLICT', row.unique, holder, 'unique')
       end
       set_field('unique', row.unique, row.id)
+    end
+    if row.placed and number_field('gates', row.gate) >= row.gate_max then -- jobs of this store have the places
+      row.status, row.placed, row.ready, row.sorted = 'waiting', nil, nil, nil
     end
     raise_number(math.max(row.number, ready_of(row)))
     insert_row(row)
@@ -343,8 +346,8 @@ do
     local count = 0
     for _, item in ipairs(items) do
       local kind = item[1]
-      if mode ~= 'frozen' and kind ~= 'plain' and kind ~= 'job' and kind ~= 'need' then
-        refuse('INVALID_STATE', kind .. ': is only taken while the namespace is frozen')
+      if not starts_nothing() and kind ~= 'plain' and kind ~= 'job' and kind ~= 'need' then
+        refuse('INVALID_STATE', kind .. ': is only taken while the namespace is frozen or filling')
       end
       count = count + (import[kind](unpack(item, 2)) and 1 or 0)
     end

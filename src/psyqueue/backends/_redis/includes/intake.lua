@@ -3,7 +3,7 @@
 -- unique { key, initials, on_conflict }, idempotency { key, window }, gate { key, capacity }, needs { { id, initials } } },
 -- false where there is nothing; a plain one ends after its name. Its body: lengths of payload, cold, digest; these three;
 -- then what no script reads.
-local digest_of, body_of, insert, plain_jobs, enqueue_plain, enqueue_one
+local digest_of, body_of, insert, require_enqueue, plain_jobs, enqueue_plain, enqueue_one
 do
   local UNIQUE, IDEMPOTENCY, GATE, NEEDS = 11, 12, 13, 14
 
@@ -171,6 +171,42 @@ do
     start_waiting(row, job[NEEDS])
     row.is_fresh = nil
     return { id, '+', INITIAL[row.status] }
+  end
+
+  -- Held jobs stand in no line that could be looked at: they are walked over, all of them.
+  local function is_held_in_line(key)
+    for _, queue in ipairs(call('ZRANGE', P .. 'queues', 0, -1)) do
+      for _, id in ipairs(call('ZRANGE', P .. 'h:' .. queue, 0, -1)) do
+        local status, gate, needs_left = unpack(call('HMGET', P .. 'j:' .. id, 'status', 'gate', 'needs_left'))
+        if gate == key and status == 'waiting' and not needs_left then
+          return true
+        end
+      end
+    end
+    return false
+  end
+
+  local function is_in_use(gate)
+    local key = gate[1]
+    return number_field('gates', key) > 0 or line_of(key).length > 0 or is_held_in_line(key)
+  end
+
+  local function belong_here(jobs)
+    for _, job in ipairs(jobs) do
+      if job[NEEDS] or job[GATE] and is_in_use(job[GATE]) then
+        return true
+      end
+    end
+    return false
+  end
+
+  -- Given the jobs of the call and those of its effects, plain ones apart. While draining only calls are taken that belong
+  -- to jobs there: one of theirs needs another job, or stands at a gate that is in use.
+  function require_enqueue(jobs, followers)
+    local is_bound = mode == 'draining' and (belong_here(jobs or {}) or belong_here(followers or {}))
+    if mode ~= 'open' and mode ~= 'filling' and not is_bound then
+      refuse_mode()
+    end
   end
 
   -- Plain jobs come flat: `count` bodies from the fourth argument on, then id, queue and name of each. As other jobs come.

@@ -40,7 +40,7 @@ local function blocks(row)
   end
   limit_codes(codes, row.queue, nil, 'queue')
   limit_codes(codes, row.queue, row.lane or '', 'lane')
-  if stands_still() then
+  if starts_nothing() then
     codes[#codes + 1] = 'mode:' .. mode
   end
   return codes

@@ -2,7 +2,7 @@
 -- Params: the columns of the kind in order, instants of this store's monotone clock; known: JSON array of ids.
 -- Returns: known: (id, digest). Of the others the number of rows written says whether it was new.
 -- Index: primary keys; psyqueue_body_id; a job enters the indexes that its status is in.
--- Cost: a job is two rows, and one for its result, each error, its unique key.
+-- Cost: a job is two rows, and one for its result, each error, its unique key; two small statements more at a gate.
 -- Differs from the others: nothing but the syntax.
 
 -- name: known

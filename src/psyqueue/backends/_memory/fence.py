@@ -1,0 +1,52 @@
+"""The fence of the namespace: what its mode allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psyqueue.backend import NewJob
+from psyqueue.backends._memory.state import Store
+from psyqueue.errors import NamespaceFrozen, NamespaceMoved
+
+STILL = ("frozen", "moved")
+"""Nothing may change but what comes of outcomes."""
+_STARTS_NOTHING = ("filling", *STILL)
+
+
+def starts_nothing(store: Store) -> bool:
+    return store.mode in _STARTS_NOTHING
+
+
+def is_still(store: Store) -> bool:
+    return store.mode in STILL
+
+
+def require_enqueue(store: Store, jobs: Sequence[NewJob] = ()) -> None:
+    """Raises NamespaceFrozen or NamespaceMoved. While draining only what belongs to jobs there is taken."""
+    is_bound = store.mode == "draining" and any(_belongs_here(store, job) for job in jobs)
+    if not (store.mode in ("open", "filling") or is_bound):
+        _refuse(store)
+
+
+def _belongs_here(store: Store, job: NewJob) -> bool:
+    """It needs another job, or stands at a gate that is in use."""
+    gate = job.gate
+    return bool(job.needs) or (gate is not None and bool(store.places.get(gate.key) or store.lines.get(gate.key)))
+
+
+def require_dequeue(store: Store) -> None:
+    """Raises NamespaceFrozen or NamespaceMoved."""
+    if starts_nothing(store):
+        _refuse(store)
+
+
+def require_change(store: Store) -> None:
+    """Raises NamespaceFrozen or NamespaceMoved."""
+    if is_still(store):
+        _refuse(store)
+
+
+def _refuse(store: Store) -> None:
+    if store.mode == "moved" or store.moved_to:
+        raise NamespaceMoved(store.moved_to)
+    raise NamespaceFrozen(f"the namespace is {store.mode}: jobs are being moved. Try again later")

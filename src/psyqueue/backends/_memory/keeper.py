@@ -1,0 +1,16 @@
+"""Renewing leases from the lease thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from psyqueue.backend import Renewal
+
+
+class Keeper:
+    """`renew` locks the store for itself: it may be called in any thread."""
+
+    def __init__(self, renew: Callable[[str], Renewal]) -> None:
+        self.renew = renew
+
+    def close(self) -> None: ...
