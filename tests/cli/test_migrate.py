@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import re
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
 from psyqueue import PsyQueue
-from psyqueue.cli.migrate import address_of
+from psyqueue.cli.migrate_ends import address_of
 from psyqueue.cli.progress import line_of
 from psyqueue.moving import Progress
 from support.waiting import wait_until
@@ -188,3 +190,86 @@ def test_addresses_are_told_without_secrets(url, address):
 )
 def test_progress_has_a_rate_and_the_time_left(step, elapsed_ms, line):
     assert line_of(step, elapsed_ms) == line
+
+
+# ── without a pause ───────────────────────────────────────────────────────────────────────────────────────────────────
+APPLICATION = """
+import asyncio, sys
+from psyqueue import PsyQueue
+from psyqueue.moving import moving
+
+q = PsyQueue()
+q.use(moving({old!r}, {new!r}))
+
+@q.handle("note")
+async def note(text: str) -> None:
+    with open("ran.txt", "a") as file:
+        file.write(text + "\\n")
+
+async def produce() -> None:
+    async with q:
+        for number in range(*map(int, sys.argv[1:])):
+            await note.enqueue(f"{{number}}")
+
+if __name__ == "__main__":
+    asyncio.run(produce())
+"""
+
+
+def produce(shop, first: int, last: int) -> None:
+    """A producer of the application, from its begin to its end."""
+    done = subprocess.run(
+        [sys.executable, "shop.py", str(first), str(last)], cwd=shop.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def ran(shop) -> list[int]:
+    file = shop.folder / "ran.txt"
+    return sorted(map(int, file.read_text().split())) if file.exists() else []
+
+
+def test_an_application_is_moved_while_it_works(shop, elsewhere):
+    ends = ("--from", shop.url, "--to", elsewhere)
+    (shop.folder / "shop.py").write_text(APPLICATION.format(old=shop.url, new=elsewhere))
+    produce(shop, 0, 5)
+    assert shop.json("migrate", "plan", *ends)["obstacles"] == []
+    assert shop.json("migrate", "run", *ends, "--yes", "--drain", "0s")["drained"] is False
+    produce(shop, 5, 9)
+    worker = shop.start("worker", "shop:q")
+    try:
+        wait_until(lambda: ran(shop) == list(range(5)))
+        again = shop.json("migrate", "run", *ends, "--yes")
+        assert (again["step"], again["drained"], again["source_mode"]) == ("draining", True, "draining")
+        assert "Workers in the old store" in shop.run("migrate", "status", *ends).out
+        assert shop.json("migrate", "finish", *ends, "--yes")["ok"]
+        produce(shop, 9, 12)
+        wait_until(lambda: ran(shop) == list(range(12)))
+    finally:
+        worker.process.terminate()
+        worker.end()
+    status = shop.json("migrate", "status", *ends)
+    assert (status["step"], status["source_mode"], status["destination_mode"]) == ("over", "moved", "open")
+    assert "moved to" in said(shop, 1, "enqueue", "note", "{}")
+    assert "live at" in said(shop, 1, "migrate", "rollback", *ends)
+
+
+def test_a_move_without_a_pause_is_rolled_back_by_the_same_command_as_any(shop, elsewhere):
+    ends = ("--from", shop.url, "--to", elsewhere)
+    (shop.folder / "shop.py").write_text(APPLICATION.format(old=shop.url, new=elsewhere))
+    produce(shop, 0, 3)
+    shop.json("migrate", "run", *ends, "--yes", "--drain", "0s")
+    produce(shop, 3, 5)
+    assert shop.json("migrate", "rollback", *ends)["rolled_back"]
+    produce(shop, 5, 6)
+    assert len(shop.json("jobs", "ls")["items"]) == 6
+    assert shop.json("migrate", "status", *ends)["step"] == "none"
+
+
+def test_a_step_out_of_turn_says_which_is_next(shop):
+    fill(shop.url)
+    fill("sqlite:" + str(shop.folder / "other.db"))
+    ends = ("--from", shop.url, "--to", "sqlite:./other.db")
+    assert "migrate run" in said(shop, 1, "migrate", "finish", *ends, "--yes")
+    assert "holds 7 jobs already" in said(shop, 1, "migrate", "run", *ends, "--yes")
+    assert "two ends" in said(shop, 2, "migrate", "status")

@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from psyqueue.backend import PARTS, BackendAdapter, Moved, Part
-from psyqueue.moving import House, Mover, Selection
+from psyqueue.moving import House, LiveMove, Mover, Selection
+from psyqueue.moving.backend import MovingBackend
 from psyqueue.moving.house import is_journal
 from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.moving_house import exported
 
-CHANGES = ("set_mode", "import_part", "drop_part", "close_session", "write_state")
+CHANGES = ("set_mode", "import_part", "drop_part", "close_session", "write_state", "amend")
 
 
 Call: TypeAlias = tuple[str, str, str]
@@ -82,7 +83,7 @@ def _about(args: tuple[Any, ...]) -> str:
     if isinstance(what, str):
         return what
     first = what[0] if isinstance(what, list | tuple) else what
-    return msgspec.json.decode(first.item.value)["phase"] if is_journal(first) else type(first).__name__
+    return msgspec.json.decode(first.item.value).get("phase", "over") if is_journal(first) else type(first).__name__
 
 
 def mover(
@@ -99,6 +100,21 @@ def mover(
     mortals: Any = [Mortal(store.backend, name, one) for store, name in zip((old, new), names, strict=True)]
     source, target = (House(mortal, name) for mortal, name in zip(mortals, names, strict=True))
     return Mover(source, target, selection or Selection(), **{"wait_ms": 0, **how})
+
+
+def live(old: Store, new: Store, life: Life | None = None, selection: Selection | None = None, **how: Any) -> LiveMove:
+    """As `mover`, of a move without a pause."""
+    one = life or Life()
+    mortals: Any = [Mortal(store.backend, name, one) for store, name in ((old, "old"), (new, "new"))]
+    source, target = (House(mortal, name) for mortal, name in zip(mortals, ("old", "new"), strict=True))
+    return LiveMove(source, target, selection or Selection(), **{"wait_ms": 0, **how})
+
+
+async def application(old: Store, new: Store, client: str = "app") -> Store:
+    """A process of an application that uses `moving(old, new)`."""
+    backend = MovingBackend(old.backend, new.backend)
+    await backend.connect()
+    return Store(backend, client)
 
 
 async def content(store: Store) -> dict[Part, list[Any]]:

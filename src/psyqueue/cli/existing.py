@@ -10,6 +10,7 @@ from psyqueue.cli.kinds import kind_of
 from psyqueue.cli.postgres_store import postgres_options
 from psyqueue.cli.redis_store import redis_options, require_namespace
 from psyqueue.cli.sqlite_store import require_file, sqlite_file, sqlite_options
+from psyqueue.moving.backend import MovingBackend
 
 
 def backend_at(url: str) -> BackendAdapter:
@@ -36,6 +37,8 @@ def as_it_is(backend: BackendAdapter) -> BackendAdapter:
         from psyqueue.backends._sqlite import SqliteBackend  # noqa: PLC0415 - only for SQLite stores
 
         return SqliteBackend(on_sqlite)
+    if isinstance(backend, MovingBackend):
+        return MovingBackend(as_it_is(backend.routes.old), as_it_is(backend.routes.new))
     return backend
 
 
@@ -47,6 +50,8 @@ def is_in_memory(backend: BackendAdapter) -> bool:
 
 def require_store(backend: BackendAdapter) -> None:
     """Raises StoreUnusable where there is no psyqueue store yet: commands that look or change never make one."""
+    if isinstance(backend, MovingBackend):
+        return  # until its move begins, the new one may be missing; which of the two has to be there, it says itself
     file = sqlite_file(backend)
     if file is not None:
         require_file(file)

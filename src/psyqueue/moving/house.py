@@ -18,6 +18,8 @@ T = TypeVar("T")
 Page = TypeVar("Page", bound=Sequence[Moved])
 JOURNAL = "psyqueue.move"
 """The state key under which a move keeps, in its destination, how far it is. It never moves itself."""
+MARK = "psyqueue.moved"
+"""The state key by which a store remembers a move into it without a pause that came to its end."""
 
 
 class House:
@@ -68,4 +70,4 @@ async def each(pages: AsyncIterator[Page], work: Callable[[Page], Awaitable[obje
 
 
 def is_journal(item: Moved) -> bool:
-    return isinstance(item, MovedState) and item.item.key == JOURNAL
+    return isinstance(item, MovedState) and item.item.key in (JOURNAL, MARK)

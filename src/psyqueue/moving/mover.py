@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from psyqueue.backend import Info, Moved, MovedJob, Numbers, Part
-from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import InvalidState, NamespaceMoved
 from psyqueue.moving.house import House, each
-from psyqueue.moving.journal import Journal, drop_journal, read_journal, write_journal
+from psyqueue.moving.journal import LIVE, Journal, drop_journal, read_journal, write_journal
+from psyqueue.moving.numbering import is_moved, numbers_of, shifted
 from psyqueue.moving.plan import Plan, count_jobs, find_barrier, key_of, make_plan
+from psyqueue.moving.quiet import Progress, be_quiet
 from psyqueue.moving.selection import Selection
 from psyqueue.moving.verify import Sums, Tally, Verified
 
-LOOK_EVERY_MS = 200
 _RUNS_OUT: tuple[Part, ...] = ("state", "records", "locks", "keys", "fires")
 """Things that may end while they are copied: they are counted as they are taken in, not compared afterwards."""
-
-
-class Progress(Struct, frozen=True):
-    """`doing`: waiting, copying, verifying, dropping or rolling back; `done` of `total` jobs."""
-
-    doing: str
-    done: int
-    total: int
 
 
 class Mover:
@@ -107,6 +97,8 @@ class Mover:
             raise InvalidState(
                 f"a move from {journal.source} to {self._target.address} is not finished. Go on with it or roll it back"
             )
+        if journal is not None and journal.phase in LIVE:
+            raise InvalidState("a move without a pause is under way: `psyqueue migrate status` says how far it is")
         if journal is not None and journal.phase == "rolling back":
             raise InvalidState("this move is being rolled back. Finish that with `psyqueue migrate rollback`")
         if journal is not None and journal.selection != self._selection:
@@ -130,7 +122,7 @@ class Mover:
         if before.mode != "frozen":
             await self._source.switch("frozen", self._target.address)
         try:
-            await self._quiet()
+            await be_quiet(self._source, self._wait_ms, is_take_over=self._is_take_over, tell=self._tell)
         except InvalidState:
             if before.mode != "frozen":
                 await self._source.switch(before.mode)
@@ -139,47 +131,15 @@ class Mover:
         self._total = (await count_jobs(self._source, self._selection)).total()
         if journal is not None:
             return journal
-        base = await _numbers(self._target)
+        base = await numbers_of(self._target)
         now_ms = self._source.clock.now_ms()
         new = Journal(self._source.address, now_ms, base, self._selection, self._is_merge, shared)
         return await write_journal(self._target, new)
 
-    async def _quiet(self) -> None:
-        """Wait until no job is active, then let what ended jobs set free move."""
-        clock = self._source.clock
-        until = clock.mono_ms() + self._wait_ms
-        while active := await self._active():
-            self._tell(Progress("waiting", 0, active))
-            if self._is_take_over:
-                await self._take_over()
-            elif clock.mono_ms() >= until:
-                raise InvalidState(await self._still_running(active))
-            else:
-                await self._source.backend.reap(ITEMS_MAX)
-                await clock.sleep_ms(LOOK_EVERY_MS)
-        while (await self._source.backend.promote((), ITEMS_MAX)).more:
-            pass
-
-    async def _active(self) -> int:
-        return sum(info.counts.get("active", 0) for info in await self._source.queues())
-
-    async def _still_running(self, active: int) -> str:
-        workers = sorted({each.session.worker for each in await self._source.sessions() if each.held})
-        return (
-            f"{active} jobs are still running (workers: {', '.join(workers) or 'none is left'}). Give them more time "
-            f"(--wait), stop the workers, or take the jobs over (--take-over: they run again in the new store)"
-        )
-
-    async def _take_over(self) -> None:
-        for info in await self._source.sessions():
-            close = partial(self._source.backend.close_session, session_id=info.session.id)
-            while (await self._source.change(close)).more:
-                pass
-
     # ── copy and verify ───────────────────────────────────────────────────────────────────────────────────────────────
     async def _copy(self, journal: Journal) -> Sums:
         """All parts, as often as it takes: what is there already stays. What was read, counted and summed up."""
-        base, last = journal.base, await _numbers(self._source)
+        base, last = journal.base, await numbers_of(self._source)
         await self._target.take_in([Numbers(base.made + last.made, base.ready + last.ready)])
         done, tally = 0, Tally()
 
@@ -198,7 +158,7 @@ class Mover:
         async for page in self._chosen(part, journal):
             if self._is_compared(part, journal):
                 tally.add(page, part)
-            yield [_shifted(item, journal.base) for item in page]
+            yield [shifted(item, journal.base) for item in page]
 
     async def _chosen(self, part: Part, journal: Journal) -> AsyncIterator[list[Moved]]:
         """Pages of what moves of a part of the source."""
@@ -218,7 +178,7 @@ class Mover:
 
             async def sum_up(page: Sequence[Moved], part: Part = part) -> None:
                 nonlocal done
-                tally.add([item for item in page if _is_moved(item, journal.base)], part)
+                tally.add([item for item in page if is_moved(item, journal.base)], part)
                 done += sum(isinstance(item, MovedJob) for item in page)
                 self._tell(Progress("verifying", done, self._total))
 
@@ -252,7 +212,7 @@ class Mover:
         parts: tuple[Part, ...] = ("jobs", "limits")
         for part in parts:
             async for page in self._target.pages(part):
-                copied = [item for item in page if _is_moved(item, journal.base) and self._selection.takes(item)]
+                copied = [item for item in page if is_moved(item, journal.base) and self._selection.takes(item)]
                 done += await self._source.drop(copied)
                 self._tell(Progress("dropping", done, self._total))
 
@@ -271,6 +231,8 @@ class Mover:
             raise InvalidState(
                 f"the jobs live at {self._target.address} by now: to have them back, move them back from there"
             )
+        if journal is not None and journal.phase in LIVE:
+            raise InvalidState("this move is one without a pause: `psyqueue migrate status` says how far it is")
         if journal is not None and journal.source != self._source.address:
             raise InvalidState(f"the move into {self._target.address} comes from {journal.source}, not from here")
         if journal is not None:
@@ -292,24 +254,6 @@ async def reopen(source: House, address: str) -> None:
             f"{source.address} is {info.mode}, no move to {address} is under way: there is nothing to open"
         )
     await source.switch("open")
-
-
-async def _numbers(house: House) -> Numbers:
-    (numbers,) = (await house.backend.export_part("numbers", None, 1)).items
-    assert isinstance(numbers, Numbers)
-    return numbers
-
-
-def _shifted(item: Moved, base: Numbers) -> Moved:
-    if not isinstance(item, MovedJob):
-        return item
-    ready = None if item.ready_number is None else item.ready_number + base.ready
-    return replace(item, number=item.number + base.made, ready_number=ready)
-
-
-def _is_moved(item: Moved, base: Numbers) -> bool:
-    """Jobs that the destination had before have smaller numbers."""
-    return not isinstance(item, MovedJob) or item.number > base.made
 
 
 def _named(verified: Verified) -> str:

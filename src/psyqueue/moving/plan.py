@@ -72,12 +72,16 @@ async def count_jobs(source: House, selection: Selection) -> Counter[tuple[str, 
     return Counter({(queue, status): n for queue, status, n in kinds if n and selection.takes_status(status)})
 
 
-async def make_plan(source: House, target: House | None, selection: Selection, *, is_merge: bool = False) -> Plan:
-    """`target` None: it is not there yet, and would be made."""
+async def make_plan(
+    source: House, target: House | None, selection: Selection, *, is_merge: bool = False, is_live: bool = False
+) -> Plan:
+    """`target` None: it is not there yet, and would be made. `is_live`: of a move without a pause."""
     barrier = await find_barrier(source, target, selection, is_merge=is_merge)
     jobs = await count_jobs(source, selection)
     active = sum(n for (_, status), n in jobs.items() if status == "active")
-    warnings = await _warnings(source, target, active)
+    warnings = [] if is_live else await _at_work(source, active)
+    if target is not None:
+        warnings += _weaker(await source.backend.info(), await target.backend.info())
     warnings += [f"{part}: {len(keys)} stay as the destination has them" for part, keys in barrier.shared.items()]
     jobs.update(await _needed(source, selection))
     there = {} if target is None else await _counts(target)
@@ -212,9 +216,8 @@ def key_of(item: Moved) -> str:
             raise AssertionError(f"{type(item).__name__} has no key of its own")
 
 
-async def _warnings(source: House, target: House | None, active: int) -> list[str]:
+async def _at_work(source: House, active: int) -> list[str]:
     words = []
-    here = await source.backend.info()
     if active:
         words.append(f"{active} jobs are running: their end is waited for (--wait), or they are --take-over")
     if workers := await source.sessions():
@@ -222,8 +225,6 @@ async def _warnings(source: House, target: House | None, active: int) -> list[st
         words.append(
             f"{len(workers)} workers are at work ({names}): they get nothing more, and are told the new address"
         )
-    if target is not None:
-        words += _weaker(here, await target.backend.info())
     return words
 
 

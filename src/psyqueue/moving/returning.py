@@ -1,0 +1,103 @@
+"""The way back of a move without a pause: what came to the new store goes to the old one, the new one is emptied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from psyqueue.backend import Moved, MovedJob, MovedNeed, Part
+from psyqueue.errors import KeyConflict, UnknownDependency
+from psyqueue.moving.house import House
+from psyqueue.moving.journal import Journal, take_out_journal, write_journal
+from psyqueue.moving.quiet import Progress
+
+_PARTS: tuple[Part, ...] = ("fires", "jobs", "needs", "keys")
+_EMPTIED: tuple[Part, ...] = (
+    "jobs", "keys", "locks", "records", "streams", "state", "fires", "schedules", "limits",
+)  # fmt: skip
+
+
+async def give_back(source: House, target: House, journal: Journal, tell: Callable[[Progress], None]) -> None:
+    """Neither store gives out a job while it goes on. Ends with the old store open, and the new one pointing to it."""
+    # In this order: who is refused by the one has to be refused by the other, too.
+    await _freeze(target, source.address)
+    if journal.phase == "returning":
+        await _freeze(source, target.address)
+        await _return(source, target, journal, tell)
+        journal = await write_journal(target, replace(journal, phase="emptying"))
+    await _empty(target, tell)
+    if (await source.backend.info()).mode != "open":
+        await source.switch("open")
+    await take_out_journal(target, journal)
+    await target.switch("moved", source.address)
+
+
+async def _freeze(house: House, address: str) -> None:
+    info = await house.backend.info()
+    if (info.mode, info.moved_to) != ("frozen", address):
+        await house.switch("frozen", address)
+
+
+async def _return(source: House, target: House, journal: Journal, tell: Callable[[Progress], None]) -> None:
+    """What only the new store has. What was copied is left alone: the old store has it as it was."""
+    done = 0
+    for part in _PARTS:
+        async for page in target.pages(part):
+            items = [item for item in (_as_of_old(item, journal) for item in page) if item is not None]
+            await _take_back(source, items)
+            done += len(items) if part == "jobs" else 0
+            tell(Progress("rolling back", done, done))
+    await _return_schedules(source, target)
+
+
+def _as_of_old(item: Moved, journal: Journal) -> Moved | None:
+    """With the number that the old store gave it; newcomers keep theirs, which are above all of these."""
+    if not isinstance(item, MovedJob):
+        return item
+    early = journal.above(1).made
+    if item.number <= early:
+        return None
+    if item.number > journal.above(2).made:
+        return item
+    return replace(item, number=item.number - early)
+
+
+async def _take_back(source: House, items: Sequence[Moved]) -> None:
+    try:
+        await source.take_in(items)
+    except (KeyConflict, UnknownDependency):
+        for item in items:
+            await _take_back_one(source, item)
+
+
+async def _take_back_one(source: House, item: Moved) -> None:
+    try:
+        await source.take_in([item])
+    except KeyConflict:
+        if isinstance(item, MovedJob):
+            await source.take_in([replace(item, has_key=False)])
+    except UnknownDependency:
+        if not isinstance(item, MovedNeed):
+            raise  # a need of a copy: the old store has both jobs, or has ended with them
+
+
+async def _return_schedules(source: House, target: House) -> None:
+    """They went on in the new store: as they are there now."""
+    now = {item async for page in target.pages("schedules") for item in page}
+    before = {item async for page in source.pages("schedules") for item in page}
+    await source.drop(tuple(before - now))
+    await source.take_in(tuple(now - before))
+
+
+async def _empty(target: House, tell: Callable[[Progress], None]) -> None:
+    dropped = 0
+    for part in _EMPTIED:
+        found = True
+        while found:
+            found = False
+            async for page in target.pages(part):
+                count = await target.drop(page)
+                dropped += count if part == "jobs" else 0
+                found = found or count > 0
+                tell(Progress("dropping", dropped, dropped))
