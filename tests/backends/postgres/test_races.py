@@ -15,7 +15,7 @@ from backends.postgres.stores import beside, connected, opened
 from psyqueue.backend import Change, Dependency, Effects, Gate, Idempotency, Unique
 from psyqueue.backends._postgres.encoding import Outcomes
 from psyqueue.backends._postgres.schema import this_release
-from psyqueue.errors import IdConflict, QueueFull, SessionLost
+from psyqueue.errors import IdConflict, NamespaceFrozen, QueueFull, SessionLost
 from psyqueue.testing.conformance.handle import LEASE_MS, PAGE_MAX, Store, ack, add, job, retry
 from support.servers import Server
 
@@ -35,6 +35,26 @@ async def test_a_child_that_comes_while_its_parent_ends(postgres_server: Server,
         if ending == "rollback":
             await store.ack(delivery)
         assert await store.status("child") == "pending"
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+async def test_a_gate_that_is_let_go_while_the_store_drains(
+    postgres_server: Server, namespace: str, ending: str
+) -> None:
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.add("last", gate=Gate("g"))
+        delivery = await store.dequeue_one()
+        epoch = (await store.backend.info()).epoch
+        await store.backend.set_mode(store.op(), "draining", epoch + 1)
+        transaction = connection.transaction()
+        await transaction.start()
+        await store.backend.bind(connection).settle("s", (ack(delivery),))
+        late = asyncio.gather(store.add("late", gate=Gate("g")), return_exceptions=True)
+        (reply,) = await beside(url, namespace, late, getattr(transaction, ending))
+        if ending == "commit":
+            assert isinstance(reply, NamespaceFrozen)
+        assert await store.status("late") == (None if ending == "commit" else "waiting")
 
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
