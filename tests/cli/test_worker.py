@@ -326,6 +326,17 @@ def test_the_health_port_turns_away_what_is_not_http(shop):
     assert ask(f"http://127.0.0.1:{port}/healthz")[0] == 200
 
 
+def test_a_store_that_is_away_at_the_start_is_told_in_one_line(shop):
+    (shop.folder / "away.py").write_text(
+        "from psyqueue import PsyQueue\nq = PsyQueue()\n@q.handle('a')\ndef a(): ...\n"
+    )
+    answer = shop.run("--backend", "redis://127.0.0.1:1", "worker", "away:q", store=False)
+    assert answer.code == 2, answer
+    assert answer.err == (
+        "psyqueue: 127.0.0.1:1 cannot be reached: nobody listens there. Is the server running, and is the port right?\n"
+    )
+
+
 def test_a_health_port_that_is_taken_is_told(shop):
     first = shop.start("worker", "shop:q", "--health-port", "0")
     port = first.line(r"health http://127\.0\.0\.1:(\d+)/")[1]

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import click
@@ -76,14 +76,15 @@ class WorkerProcess:
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def _start(self) -> bool:
         """False: a signal came first. Raises what failed."""
-        starting, stop = spawn(self._queue.start(), name="start"), spawn(self._stop.wait(), name="stop")
+        starting, stop = spawn(_failure_of(self._queue.start()), name="start"), spawn(self._stop.wait(), name="stop")
         await first_of(starting, stop)
         stop.cancel()
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
             return False
-        starting.result()
+        if (failure := starting.result()) is not None:
+            raise failure
         return True
 
     async def _serve(self, health_url: str | None, *, is_json: bool) -> int:
@@ -255,6 +256,15 @@ class WorkerProcess:
             "loop_turn_age_ms": max((fact["loop_turn_age_ms"] for fact in facts), default=None),
         }
         return self._is_ready, document
+
+
+async def _failure_of(work: Awaitable[None]) -> Exception | None:
+    """Told once, by who awaits it: the failure of a task would be logged as well."""
+    try:
+        await work
+    except Exception as exc:  # noqa: BLE001 - handed on
+        return exc
+    return None
 
 
 async def _ended(worker: Worker) -> None:
