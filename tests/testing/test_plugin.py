@@ -68,9 +68,41 @@ class TestMarks:
             assert t.job(await double.enqueue(1)).status == "pending"
 """
 
+SYNC_TESTS = """
+import pytest
+from application import double, q
+
+def test_plain(psyqueue_sync_testing):
+    with psyqueue_sync_testing(q) as t:
+        job = double.sync.enqueue(2)
+        assert t.drain() == 1
+        assert t.job(job).result == 4
+
+@pytest.mark.psyqueue(mode="inline")
+def test_mark_counts(psyqueue_sync_testing):
+    with psyqueue_sync_testing(q) as t:
+        assert t.job(double.sync.enqueue(1)).status == "completed"
+    with psyqueue_sync_testing(q, mode="manual") as t:
+        assert t.job(double.sync.enqueue(1)).status == "pending"
+
+@pytest.fixture
+def t():
+    with q.sync.testing() as t:
+        yield t
+
+def test_with_a_fixture_of_ones_own(t):
+    double.sync.enqueue(3)
+    assert t.drain() == 1
+"""
+
 FAILING = """
 import pytest
 from application import double, q
+
+def test_fails_without_asyncio(psyqueue_sync_testing):
+    with psyqueue_sync_testing(q) as t:
+        double.sync.enqueue(4)
+        t.assert_enqueued("double", payload={"number": 5})
 
 @pytest.mark.asyncio
 async def test_fails(psyqueue_testing):
@@ -113,14 +145,22 @@ def test_fixture_and_marks_work_under_pytest_asyncio_and_anyio(tmp_path, mode):
 
 def test_failure_tells_the_history_of_the_jobs(tmp_path):
     done = run(tmp_path, FAILING)
-    assert "2 failed, 1 passed" in done.stdout
+    assert "3 failed, 1 passed" in done.stdout
+    assert "payload.number is 4, not 5" in done.stdout
     assert "payload.number is 2, not 3" in done.stdout
     told = done.stdout.partition("psyqueue history")[2]
-    assert re.findall(r"^\+0:00:00 (\w+) 'double'", told, re.MULTILINE) == ["enqueued", "started", "completed"]
-    assert done.stdout.count("psyqueue history") == 1
+    happened = re.findall(r"^\+0:00:00 (\w+) 'double'", told, re.MULTILINE)
+    assert happened == ["enqueued", "enqueued", "started", "completed"]
+    assert done.stdout.count("psyqueue history") == 2
     # The frame of the assertion helper is not shown.
     assert "matching.py" not in done.stdout
     assert "kit.py" not in done.stdout
+
+
+def test_fixture_for_tests_without_asyncio(tmp_path):
+    done = run(tmp_path, SYNC_TESTS)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "3 passed" in done.stdout
 
 
 def test_mark_describes_itself(tmp_path):

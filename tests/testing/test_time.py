@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -361,6 +363,101 @@ async def test_services_of_plugins_sleep_in_virtual_time(q):
         assert await t.advance("1d") == 24
         started = [each.after.total_seconds() for each in t.history if each.what == "started"]
         assert started == [3600 * hour for hour in range(1, 25)]
+
+
+# ── one job ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_process_next_follows_the_time_of_the_test_and_runs_no_other_job(q):
+    @q.handle("nap", timeout="1h", max_retries=0)
+    async def nap(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    q.handle("other", lambda: None)
+    async with q.testing(now=NEW_YEAR) as t:
+        quick, late = await nap.enqueue(1800), await nap.enqueue(9000)
+        pending, due = await q.enqueue("other"), await q.enqueue("other", delay="1m")
+        assert await q.process_next("nap")
+        assert t.now == NEW_YEAR + timedelta(minutes=30)
+        assert [t.job(each).status for each in (quick, late, pending, due)] == ["completed"] + ["pending"] * 3
+        assert await q.process_next("nap")
+        assert when(t, late)[1:] == [("started", 1800), ("failed", 5400), ("dead", 5400)]
+        assert [type(each.error) for each in t.failures] == [HandlerTimeout]
+        assert not await q.process_next("nap")
+        assert t.now == NEW_YEAR + timedelta(minutes=90)
+
+
+async def test_what_expires_while_one_job_sleeps_does_so_at_its_instant(q):
+    @q.handle("nap")
+    async def nap() -> None:
+        await asyncio.sleep(60)
+
+    async with q.testing() as t:
+        await nap.enqueue()
+        job = await q.enqueue("other", expires="10s")
+        await q.process_next("nap")
+        assert when(t, job) == [("enqueued", 0), ("dead", 10)]
+
+
+async def test_process_next_inside_of_a_handler_is_a_part_of_its_run(q):
+    @q.handle("outer")
+    async def outer() -> str:
+        return "ran one" if await q.process_next("inner") else "ran none"
+
+    @q.handle("inner")
+    async def inner() -> str:
+        return "done"
+
+    async with q.testing() as t:
+        ours, theirs = await outer.enqueue(), await inner.enqueue()
+        assert await q.process_next("outer")
+        assert (t.job(ours).result, t.job(theirs).result) == ("ran one", "done")
+
+
+async def test_process_next_that_is_cancelled_or_takes_too_long_hands_its_job_back(q):
+    begun = asyncio.Event()
+
+    @q.handle("stuck")
+    async def stuck() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with q.testing(patience="200ms") as t:
+        job = await stuck.enqueue()
+        with pytest.raises(StillRunning, match="'stuck'"):
+            await q.process_next("stuck")
+        assert t.job(job).status == "pending"
+    async with q.testing() as t:
+        begun.clear()
+        job = await stuck.enqueue()
+        running = asyncio.create_task(q.process_next("stuck"))
+        await begun.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert t.job(job).status == "pending"
+
+
+def test_thread_is_that_of_the_caller_whatever_slept_before_the_handler(q):
+    """A run that sleeps in middleware goes on with the next `advance`: in that one's thread, not in the first one's."""
+
+    async def nap(ctx, call_next):
+        await asyncio.sleep(10)
+        return await call_next()
+
+    q.pipeline("process", nap)
+
+    @q.handle("where")
+    def where() -> int:
+        return threading.get_ident()
+
+    with q.sync.testing() as t, ThreadPoolExecutor(1) as other:
+        job = q.sync.enqueue("where")
+        t.advance("5s")
+        there = other.submit(threading.get_ident).result(20)
+        other.submit(t.advance, "5s").result(20)
+        assert t.job(job).result == there
+        job = q.sync.enqueue("where")
+        assert q.sync.process_next("where")
+        assert t.job(job).result == threading.get_ident()
 
 
 # ── what virtual time cannot do ───────────────────────────────────────────────────────────────────────────────────────

@@ -230,10 +230,10 @@ class PsyQueue:
 
         A handler that fails is an outcome, not an error. Raises InvalidOption, StoreError.
         """
-        from psyqueue.kernel.single import process_one  # noqa: PLC0415 - who only enqueues never loads the worker
+        from psyqueue.kernel.single import process_next  # noqa: PLC0415 - who only enqueues never loads the worker
 
         self._core.require_running()
-        return await process_one(self._core, read_name("queue", queue))
+        return await process_next(self._core, read_name("queue", queue))
 
     def start_worker(
         self,
@@ -272,7 +272,8 @@ class PsyQueue:
     ) -> Kit:
         """`async with q.testing() as t:` runs this queue on a memory store of the test's own, again and again.
 
-        docs/testing.md describes the options. Raises InvalidOption.
+        In tests without asyncio: `with q.sync.testing() as t:`. docs/testing.md describes the options. Raises
+        InvalidOption.
         """
         from psyqueue.testing.kit import Kit  # noqa: PLC0415 - only tests load it
 

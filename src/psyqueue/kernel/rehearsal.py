@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ class Rehearsal:
     """`start`, then `stop`, once. In between the queue is running; `start()` and `stop()` of its owner do nothing.
 
     Handlers that are registered meanwhile stay, all other registrations and subscriptions go with the end.
-    `first` are middleware that come before all others of their phase.
+    `first` are middleware that come before all others of their phase; `process_next` stands in for that of the kernel.
     """
 
     def __init__(
@@ -31,10 +31,12 @@ class Rehearsal:
         clock: Clock,
         chance: Callable[[], float],
         on_failure: Callable[[Delivery, BaseException], None],
+        process_next: Callable[[str], Awaitable[bool]],
         takes_workers: bool,
         first: tuple[Middleware, ...] = (),
     ) -> None:
         self.lifecycle: Lifecycle = Lifecycle(core)
+        self.process_next: Callable[[str], Awaitable[bool]] = process_next
         self.takes_workers = takes_workers
         self._core = core
         self._backend = backend

@@ -27,23 +27,28 @@ LEASE_MS = 30_000
 HANG_MS = 300_000
 
 
-async def process_one(core: Core, queue: str) -> bool:
+async def process_next(core: Core, queue: str) -> bool:
+    """As `process_one`; in a test as the test runs jobs."""
+    return await (process_one(core, queue) if core.rehearsal is None else core.rehearsal.process_next(queue))
+
+
+async def process_one(core: Core, queue: str, threads: Threads | None = None) -> bool:
     """Promote what is due in `queue`, run its first job and settle it. False: nothing was startable.
 
     It never waits for a job. A session of its own covers the run, so that another process takes the job back if this
-    one dies. Cancelled: the job is handed back, then CancelledError goes on.
+    one dies. Cancelled: the job is handed back, then CancelledError goes on. A plain handler runs in `threads`.
     """
-    single = _Single(core, queue)
+    single = _Single(core, queue, threads or Threads("psyqueue-single"))
     return await finish(single.work(), on_cancel=single.stop, limit_ms=ABANDON_MS + 2 * CLOSE_MS)
 
 
 class _Single:
     """A worker with one slot that asks once. A store that stays away is an error here, not something to sit out."""
 
-    def __init__(self, core: Core, queue: str) -> None:
+    def __init__(self, core: Core, queue: str, threads: Threads) -> None:
         self._core = core
         self._queue = queue
-        self._threads = Threads("psyqueue-single")
+        self._threads = threads
         self._children = Children()
         self._wake = asyncio.Event()
         self._turns = 0
@@ -52,7 +57,7 @@ class _Single:
         executor = Executor(
             core,
             announcer=announcer,
-            threads=self._threads,
+            threads=threads,
             children=self._children,
             on_timeout=self._timed_out,
             on_progress=self._progressed,

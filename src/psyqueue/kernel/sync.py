@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from psyqueue.clock import Duration, to_ms
 from psyqueue.kernel.app import PsyQueue
@@ -21,6 +21,10 @@ from psyqueue.kernel.portal import Portal
 from psyqueue.kernel.views import JobView
 from psyqueue.kernel.worker import Worker
 
+if TYPE_CHECKING:
+    from psyqueue.testing.kit import Kit
+    from psyqueue.testing.sync_kit import SyncKit
+
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -28,12 +32,20 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+class Entrance(Protocol):
+    """Where calls that block get into a loop; most are a Portal."""
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """The result of `make()`, called and awaited there."""
+        ...
+
+
 class Facade(Generic[T_co]):
     """Stands before an object whose methods have to be awaited."""
 
     __slots__ = ("_portal", "_target")
 
-    def __init__(self, portal: Portal, target: T_co) -> None:
+    def __init__(self, portal: Entrance, target: T_co) -> None:
         self._portal = portal
         self._target = target
 
@@ -145,6 +157,18 @@ class SyncDeadLetters(Facade[DeadLetters]):
     purge: Final = blocking(DeadLetters.purge)
 
 
+def _test_kit(method: Callable[Concatenate[PsyQueue, P], Kit]) -> Callable[Concatenate[SyncQueue, P], SyncKit]:
+    """The method whose kit is for tests without asyncio. It starts nothing."""
+
+    @functools.wraps(method)
+    def call(self: SyncQueue, /, *args: P.args, **kwargs: P.kwargs) -> SyncKit:
+        from psyqueue.testing.sync_kit import SyncKit  # noqa: PLC0415 - only tests load it
+
+        return SyncKit(self._life, method(self._target, *args, **kwargs))
+
+    return call
+
+
 class SyncQueue(Facade[PsyQueue]):
     """`q.sync`: the verbs of a queue for programs without asyncio. Any thread may use it.
 
@@ -152,16 +176,20 @@ class SyncQueue(Facade[PsyQueue]):
     Inside of a running event loop every call is a LifecycleError that says to await instead.
     """
 
-    __slots__ = ()
+    __slots__ = ("_life",)
+
+    def __init__(self, portal: Portal, target: PsyQueue) -> None:
+        super().__init__(portal, target)
+        self._life = portal
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
         """Start the queue on a background thread, unless it runs already. Raises as PsyQueue.start."""
-        self._portal.start()
+        self._life.start()
 
     def stop(self, *, grace: Duration | None = None) -> None:
         """As PsyQueue.stop; the background thread ends."""
-        self._portal.stop(None if grace is None else to_ms("grace", grace))
+        self._life.stop(None if grace is None else to_ms("grace", grace))
 
     def __enter__(self) -> Self:
         self.start()
@@ -213,6 +241,7 @@ class SyncQueue(Facade[PsyQueue]):
 
     process_next: Final = blocking(PsyQueue.process_next)
     stop_workers: Final = blocking(PsyQueue.stop_workers)
+    testing: Final = _test_kit(PsyQueue.testing)
 
     # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
     get: Final = blocking(PsyQueue.get)

@@ -11,6 +11,7 @@ from psyqueue.testing.faults import NotIdle, StillRunning, TooManyRuns
 from psyqueue.testing.handler_context import FollowUp, HandlerContext, context
 from psyqueue.testing.kit import Kit
 from psyqueue.testing.matching import Expected
+from psyqueue.testing.sync_kit import SyncKit
 from psyqueue.testing.timeline import History, Moment
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Moment",
     "NotIdle",
     "StillRunning",
+    "SyncKit",
     "TooManyRuns",
     "context",
 ]

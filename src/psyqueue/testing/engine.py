@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -17,8 +18,10 @@ from psyqueue.backend import Delivery
 from psyqueue.errors import InvalidState, JobDead
 from psyqueue.events import Event
 from psyqueue.kernel.aio import next_turn, settle_down, spawn, wait_any
+from psyqueue.kernel.loop_thread import ThreadCall, waiting_call
 from psyqueue.kernel.single import process_one
 from psyqueue.outcome import Verdict
+from psyqueue.testing.callers_thread import CallersThread
 from psyqueue.testing.faults import StillRunning, TooManyRuns
 from psyqueue.testing.virtual_time import Scope, VirtualTime, current_scope
 
@@ -76,6 +79,7 @@ class Engine:
         self._aloft: list[Flight] = []
         self._turn = asyncio.Lock()
         self._unraised = 0
+        self._caller: ThreadCall[Any] | None = None
         if time is not None:
             time.on_timer = self._notice
         self._news: asyncio.Future[None] | None = None
@@ -115,8 +119,7 @@ class Engine:
                 "a handler cannot run the jobs of its test, or move its time: it is part of that. One that shall take "
                 "its time awaits asyncio.sleep"
             )
-        async with self._turn:
-            self._unraised = len(self.failures)
+        async with self._my_turn():
             runs: Counter[tuple[str, str]] = Counter()
             while True:
                 self._on_expired(await self._store.promote_due())
@@ -130,6 +133,37 @@ class Engine:
             if until_ms is not None:
                 await self._set_clock(until_ms)
             return runs.total()
+
+    async def run_next(self, queue: str) -> bool:
+        """As `process_one`: its job and no other. Time moves only if the handler sleeps. Raises StillRunning.
+
+        Inside of a handler it is a part of that run.
+        """
+        if current_scope() is not None:
+            return await process_one(self._core, queue)
+        async with self._my_turn():
+            self._on_expired(await self._store.promote_due())
+            flight = self._launch(queue)
+            try:
+                await self._watch(flight)
+                while not flight.work.done() and (at_ms := self._next_at_ms(None)) is not None:
+                    await self._move(at_ms)
+                    self._on_expired(await self._store.promote_due())
+            except asyncio.CancelledError:
+                await self._drop(flight)
+                raise
+            return flight.work.result()
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
+        async with self._turn:
+            self._unraised = len(self.failures)
+            self._caller = waiting_call()
+            yield
+
+    def _waiting(self) -> ThreadCall[Any] | None:
+        """Of the thread that waits for the present run of jobs, if it is one without a loop."""
+        return self._caller if self._caller is not None and self._caller.is_waited_for else None
 
     async def close(self) -> None:
         """What still runs is stopped, and its job handed back."""
@@ -157,7 +191,8 @@ class Engine:
 
     def _launch(self, queue: str) -> Flight:
         flight = Flight(queue, self._time)
-        flight.work = spawn(process_one(self._core, queue), name="psyqueue-test-run", context=flight.context())
+        work = process_one(self._core, queue, CallersThread(self._waiting))
+        flight.work = spawn(work, name="psyqueue-test-run", context=flight.context())
         flight.work.add_done_callback(lambda _: self._notice())
         self._aloft.append(flight)
         return flight
@@ -179,11 +214,16 @@ class Engine:
             flight.work.result()
 
     async def _give_up(self, flight: Flight) -> None:
-        flight.work.cancel()
-        await settle_down([flight.work], self._patience_ms)
-        self._aloft.remove(flight)
+        await self._drop(flight)
         facts = {"name": "?", "job_id": "?"} if flight.job is None else flight.job.data
         raise StillRunning(facts["name"], flight.queue, facts["job_id"], self._patience_ms)
+
+    async def _drop(self, flight: Flight) -> None:
+        """Its job is handed back."""
+        flight.work.cancel()
+        await settle_down([flight.work], self._patience_ms)
+        if flight in self._aloft:
+            self._aloft.remove(flight)
 
     def _notice(self) -> None:
         if self._news is not None and not self._news.done():

@@ -101,6 +101,7 @@ class Kit:
             clock=clock,
             chance=_in_the_middle,
             on_failure=engine.failed,
+            process_next=engine.run_next,
             takes_workers=not self._is_virtual,
             first=(Middleware("enqueue", "guard", self._run_inline, "testing"),) if self._mode == "inline" else (),
         )

@@ -19,7 +19,10 @@ _UNSTARTED = ("waiting", "scheduled", "pending")
 
 
 class StandIn(MemoryBackend):
-    """Takes `conn=` of every kind: the jobs are there at once, whatever becomes of the caller's transaction."""
+    """Takes `conn=` of every kind: the jobs are there at once, whatever becomes of the caller's transaction.
+
+    Looks may come from any thread: a test without asyncio is in another one than its queue.
+    """
 
     def bind(self, connection: object) -> Bound:  # noqa: ARG002 - as it says
         return _AtOnce(self)
@@ -30,12 +33,14 @@ class StandIn(MemoryBackend):
 
     def view(self, job_id: str) -> JobView | None:
         """The job as it is now."""
-        row = self.store.rows.get(job_id)
-        return None if row is None else self._view(row)
+        with self.lock_of_store:
+            row = self.store.rows.get(job_id)
+            return None if row is None else self._view(row)
 
     def views(self) -> list[JobView]:
         """All jobs, in order of creation."""
-        return [self._view(row) for row in sorted(self.store.rows.values(), key=lambda row: row.number)]
+        with self.lock_of_store:
+            return [self._view(row) for row in sorted(self.store.rows.values(), key=lambda row: row.number)]
 
     def pending_queues(self) -> list[str]:
         """The queue of each pending job, in the order in which they became pending."""
