@@ -342,7 +342,7 @@ def test_limits_of_the_kit_hold(q):
     async def stuck() -> None:
         await asyncio.Event().wait()
 
-    with q.sync.testing(patience="50ms") as t:
+    with q.sync.testing() as t:
         again.sync.enqueue()
         with pytest.raises(TooManyRuns, match=r"'again' .* keeps coming back"):
             t.drain(limit=20)

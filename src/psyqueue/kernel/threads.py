@@ -26,12 +26,8 @@ def loop_of_call() -> asyncio.AbstractEventLoop:
 
 def call_at_home(loop: asyncio.AbstractEventLoop, context: contextvars.Context, fn: Callable[[], T]) -> T:
     """`fn()` in this thread, for a handler of `loop`."""
-    before = getattr(_home, "loop", None)
     _home.loop = loop
-    try:
-        return context.run(fn)
-    finally:
-        _home.loop = before
+    return context.run(fn)
 
 
 def hand_over(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
