@@ -150,6 +150,8 @@ class Mover:
             self._tell(Progress("copying", done, self._total))
 
         for part in self._selection.parts:
+            if part == "needs" and not tally.has_needs:
+                continue  # the jobs have told that there are none: a store without an index may look at each for them
             await each(self._summed_up(part, journal, tally), write)
         return tally.sums()
 
@@ -173,7 +175,7 @@ class Mover:
         """What of it the destination has, read back."""
         done, tally = 0, Tally()
         for part in self._selection.parts:
-            if not self._is_compared(part, journal):
+            if not self._is_compared(part, journal) or (part == "needs" and not tally.has_needs):
                 continue
 
             async def sum_up(page: Sequence[Moved], part: Part = part) -> None:
@@ -217,9 +219,11 @@ class Mover:
                 self._tell(Progress("dropping", done, self._total))
 
     async def _take_out(self, journal: Journal) -> None:
-        """What was copied leaves the destination."""
+        """What was copied leaves the destination; needs go with their jobs."""
         done = 0
         for part in reversed(self._selection.parts):
+            if part == "needs":
+                continue
             async for page in self._chosen(part, journal):
                 done += await self._target.drop(page)
                 self._tell(Progress("rolling back", done, self._total))

@@ -37,15 +37,22 @@ class Verified(Struct, frozen=True):
 
 
 class Tally:
-    """Counts and sums digests, whatever the order: two stores that hold the same have the same sums."""
+    """Counts and sums digests, whatever the order: two stores that hold the same have the same sums.
+
+    `has_needs`: one of the jobs is needed by another one.
+    """
 
     def __init__(self) -> None:
+        self.has_needs = False
         self._counts: defaultdict[Group, int] = defaultdict(int)
         self._sums: defaultdict[Group, int] = defaultdict(int)
 
     def add(self, items: Iterable[Moved], part: str) -> None:
         for item in items:
-            group = (item.job.queue, item.status) if isinstance(item, MovedJob) else ("", part)
+            group: Group = ("", part)
+            if isinstance(item, MovedJob):
+                group = (item.job.queue, item.status)
+                self.has_needs = self.has_needs or item.is_needed
             self._counts[group] += 1
             self._sums[group] = (self._sums[group] + digest_of(item)) % _MODULUS
 

@@ -115,7 +115,7 @@ def _deliveries(flat: Sequence[Any], seed: str, now_ms: int) -> Iterator[Deliver
     for raw_id, body, packed in zip(parts, parts, parts, strict=True):
         payload, cold, _, rest = _parts(body)
         if packed is None:
-            number, created_ms = _born(body)
+            number, created_ms = born(body)
             attempt, fence, lost, priority, run_at_ms, generation = 1, 1, 0, 0, created_ms, 0
         else:
             number, created_ms, attempt, fence, lost, priority, run_at_ms, generation = _facts_of(packed)
@@ -145,7 +145,7 @@ def _deliveries(flat: Sequence[Any], seed: str, now_ms: int) -> Iterator[Deliver
 _INSTANT_CHARS = 13
 
 
-def _born(body: bytes) -> tuple[int, int]:
+def born(body: bytes) -> tuple[int, int]:
     """The creation number and instant that the scripts write before what a client wrote (includes/bodies.lua)."""
     number, _, rest = body.partition(b" ")
     created = rest[:_INSTANT_CHARS]
@@ -216,7 +216,6 @@ def job_of(reply: list[Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
     fields = _fields(flat)
     if not fields.keys() >= _ALWAYS:
         raise StoreUnusable(f"job {raw_id.decode()!r}: its key holds what psyqueue did not write. Remove it")
-    payload, cold, digest, rest = _parts(body)
     status = STATUSES[STATUSES.index(fields["status"].decode())]
 
     def number(name: str, default: int = 0) -> int:
@@ -228,24 +227,7 @@ def job_of(reply: list[Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
     created_ms = number("created_at")
     run_at_ms = number("run_at", created_ms)
     shared: dict[str, Any] = {
-        "job": NewJob(
-            id=raw_id.decode(),
-            queue=rest.queue,
-            name=rest.name,
-            payload=payload,
-            cold=cold,
-            digest=digest,
-            priority=number("priority"),
-            max_retries=rest.max_retries,
-            max_lost=rest.max_lost,
-            lane=rest.lane,
-            run_at_ms=run_at_ms,
-            schedule_id=rest.schedule_id,
-            unique=rest.unique,
-            idempotency=rest.idempotency,
-            gate=rest.gate,
-            needs=rest.needs,
-        ),
+        "job": new_job_of(raw_id, body, run_at_ms, number("priority")),
         "status": status,
         "attempt": number("attempt"),
         "lost": number("lost"),
@@ -270,6 +252,29 @@ def holders_of(reply: list[Any]) -> Holders:
     unique, kept = reply
     return Holders(
         tuple(map(_text, unique)), tuple(None if each is None else (each[0].decode(), each[1]) for each in kept)
+    )
+
+
+def new_job_of(raw_id: bytes, body: bytes | None, run_at_ms: int, priority: int = 0) -> NewJob:
+    """What the body says, and what stands in the row beside it."""
+    payload, cold, digest, rest = _parts(body)
+    return NewJob(
+        id=raw_id.decode(),
+        queue=rest.queue,
+        name=rest.name,
+        payload=payload,
+        cold=cold,
+        digest=digest,
+        priority=priority,
+        max_retries=rest.max_retries,
+        max_lost=rest.max_lost,
+        lane=rest.lane,
+        run_at_ms=run_at_ms,
+        schedule_id=rest.schedule_id,
+        unique=rest.unique,
+        idempotency=rest.idempotency,
+        gate=rest.gate,
+        needs=rest.needs,
     )
 
 

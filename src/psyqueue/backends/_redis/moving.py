@@ -7,7 +7,7 @@ that was enqueued here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,7 +31,7 @@ from psyqueue.backend import (
     Schedule,
     Stored,
 )
-from psyqueue.backends._redis.decoding import job_of, limits_of, schedule_of
+from psyqueue.backends._redis.decoding import born, job_of, limits_of, new_job_of, schedule_of
 from psyqueue.backends._redis.encoding import (
     INITIALS,
     Cargo,
@@ -68,8 +68,8 @@ def position_of(part: Part, cursor: str | None) -> str:
 
 def exported_of(part: Part, reply: list[Any]) -> Exported:
     items, cursor = reply
-    decode = _EXPORTED[part]
-    return Exported(tuple([decode(each) for each in items]), None if cursor is None else cursor.decode())
+    found = _jobs_out(items) if part == "jobs" else map(_EXPORTED[part], items)
+    return Exported(tuple(found), None if cursor is None else cursor.decode())
 
 
 def _limits_out(reply: list[Any]) -> Limits:
@@ -104,6 +104,15 @@ def _need_out(reply: list[Any]) -> MovedNeed:
     return MovedNeed(child_id.decode(), parent_id.decode(), on, bool(is_met))
 
 
+def _jobs_out(replies: list[list[Any]]) -> Iterator[MovedJob]:
+    for reply in replies:
+        if isinstance(reply[0], bytes):
+            parts = iter(reply)
+            yield from map(_plain_out, parts, parts)
+        else:
+            yield _job_out(reply)
+
+
 def _job_out(reply: list[Any]) -> MovedJob:
     has_key, *rest = reply
     shared, fields = job_of(rest)
@@ -113,6 +122,34 @@ def _job_out(reply: list[Any]) -> MovedJob:
         needs_left=int(fields.get("needs_left", 0)) if shared["status"] == "waiting" else 0,
         has_key=bool(has_key),
         is_needed="kids" in fields,
+    )
+
+
+def _plain_out(raw_id: bytes, body: bytes) -> MovedJob:
+    """Of a job as it was right after its enqueue the body says all."""
+    number, created_ms = born(body)
+    return MovedJob(
+        job=new_job_of(raw_id, body, created_ms),
+        number=number,
+        ready_number=number,
+        status="pending",
+        attempt=0,
+        lost=0,
+        fence=0,
+        generation=0,
+        needs_left=0,
+        held=False,
+        cancel_requested=False,
+        has_key=False,
+        is_needed=False,
+        reason="",
+        created_at_ms=created_ms,
+        started_at_ms=None,
+        completed_at_ms=None,
+        run_at_ms=created_ms,
+        expires_at_ms=None,
+        result=None,
+        errors=(),
     )
 
 
@@ -126,7 +163,6 @@ _EXPORTED: dict[Part, Callable[[Any], Moved]] = {
     "records": _record_out,
     "locks": _lock_out,
     "keys": _key_out,
-    "jobs": _job_out,
     "needs": _need_out,
 }
 

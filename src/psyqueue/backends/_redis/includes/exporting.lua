@@ -3,18 +3,27 @@
 local export = {}
 do
   local SCAN_COUNT, LOOK_MAX = 100, 1000
+  -- How many bodies are read at once: few in the beginning.
+  local RUN_MIN, RUN_MAX = 4, 128
   local page
 
   -- Whether one more of so many bytes has room; the first one always has.
   local function has_room(bytes)
-    return #page.items == 0 or #page.items < page.limit and page.bytes + bytes <= page.bytes_max
+    return page.count == 0 or page.count < page.limit and page.bytes + bytes <= page.bytes_max
   end
 
-  local function add(bytes, item)
+  local function count(bytes)
     if not has_room(bytes) then
       return false
     end
-    page.bytes = page.bytes + bytes
+    page.bytes, page.count = page.bytes + bytes, page.count + 1
+    return true
+  end
+
+  local function add(bytes, item)
+    if not count(bytes) then
+      return false
+    end
     page.items[#page.items + 1] = item
     return true
   end
@@ -156,7 +165,50 @@ do
     return filter_of({ {}, {}, statuses, {}, {}, false, false, false, '', '' })
   end
 
-  -- { 1 if it has its unique key, id, body, result, errors, field, value, … }
+  -- (ids, numbers, bodies, how many) of plain pending jobs that a list goes on with: as its entries and their bodies say
+  -- (includes/bodies.lua), of rows only that they are there.
+  local function plain_ones(key, index, wanted)
+    local ids, numbers, names, rows_ = {}, {}, {}, {}
+    for i, entry in ipairs(call('LRANGE', key, index, index + wanted - 1)) do
+      local colon = find(entry, ':', 1, true) or 0
+      local id = sub(entry, colon + 1)
+      ids[i], numbers[i], names[i], rows_[i] = id, sub(entry, 1, colon - 1), P .. 'b:' .. id, P .. 'j:' .. id
+    end
+    if #ids == 0 or call('EXISTS', unpack(rows_)) < #ids then
+      return ids, numbers, {}, 0
+    end
+    local bodies = call('MGET', unpack(names))
+    for i = 1, #ids do
+      if not bodies[i] or not is_fresh(bodies[i], numbers[i]) then
+        return ids, numbers, bodies, i - 1
+      end
+    end
+    return ids, numbers, bodies, #ids
+  end
+
+  -- From behind a position, in one item { id, body, id, body, … }. Gives the position behind them.
+  local function add_plain(key, position)
+    local index, run, largest, flat = index_behind(key, position[1]), RUN_MIN, 1, {}
+    local wanted, taken
+    repeat
+      wanted = math.min(run, page.limit - page.count, 1 + math.floor((page.bytes_max - page.bytes) / largest))
+      local ids, numbers, bodies, found = plain_ones(key, index, wanted)
+      taken = 0
+      while taken < found and count(#bodies[taken + 1]) do
+        taken = taken + 1
+        flat[#flat + 1], flat[#flat + 2] = ids[taken], bodies[taken]
+        largest = math.max(largest, #bodies[taken])
+      end
+      position = taken > 0 and { numbers[taken] } or position
+      index, run = index + taken, math.min(2 * run, RUN_MAX)
+    until taken < wanted or page.count >= page.limit
+    if #flat > 0 then
+      page.items[#page.items + 1] = flat
+    end
+    return position
+  end
+
+  -- Plain pending ones as add_plain has it, others as { 1 if it has its unique key, id, body, result, errors, field, value, … }
   function export.jobs(position)
     local _, next_ = walk(filter_by({}), position[1], page.limit, false, function(row, raw)
       local body = call('GET', P .. 'b:' .. row.id) or ''
@@ -170,7 +222,7 @@ do
         end
       end
       return add(bytes, { has_key and 1 or 0, row.id, body, result, errors, unpack(raw) })
-    end)
+    end, nil, add_plain)
     return next_ and { next_ }
   end
 
@@ -196,7 +248,7 @@ do
   end
 
   function export.page(part, position, limit, bytes_max)
-    page = { items = {}, bytes = 0, limit = limit, bytes_max = bytes_max }
+    page = { items = {}, count = 0, bytes = 0, limit = limit, bytes_max = bytes_max }
     local next_ = export[part](position)
     return { page.items, next_ and cjson.encode(next_) or false }
   end

@@ -35,8 +35,8 @@ local function listed_number(key, index)
   return tonumber(string.match(call('LINDEX', key, index), '^%d+'))
 end
 
--- Numbers grow along the list: the place behind one is found by halving.
-local function page_of_list(key, number)
+-- Numbers grow along the list: the index behind one is found by halving.
+local function index_behind(key, number)
   local low, high = 0, number and call('LLEN', key) or 0
   while low < high do
     local middle = math.floor((low + high) / 2)
@@ -46,7 +46,11 @@ local function page_of_list(key, number)
       high = middle
     end
   end
-  local found = {}
+  return low
+end
+
+local function page_of_list(key, number)
+  local found, low = {}, index_behind(key, number)
   for i, entry in ipairs(call('LRANGE', key, low, low + CHUNK - 1)) do
     local its_number, id = string.match(entry, '^(%d+):(.*)$')
     found[i] = { id, its_number }
@@ -138,6 +142,9 @@ end
 -- Rows of one source. Returns the position at which the walk has to stop, nil at the end of the source.
 local function walk_source(source, row_is, state, position)
   while true do
+    if state.skip and source[2] == page_of_list then
+      position = state.skip(source[3], position)
+    end
     local entries, is_last = source[2](source[3], unpack(position))
     for _, entry in ipairs(entries) do
       local raw = state.peeks(entry[1]) and call('HGETALL', P .. 'j:' .. entry[1]) or {}
@@ -190,9 +197,9 @@ end
 
 -- (found { row, raw }, cursor or false). `is_backward`: statuses and places in the other order, for changes that move
 -- jobs forward: what was changed does not come up again. `fits(row, raw)` false ends the walk before this row; `peeks(id)`
--- false spares a look at it.
-local function walk(where, cursor, limit, is_backward, fits, peeks)
-  local state = { found = {}, looked = 0, limit = limit, fits = fits or always, peeks = peeks or always }
+-- false spares a look at it; `skip(list, position)` gives the position behind entries of a list that need none.
+local function walk(where, cursor, limit, is_backward, fits, peeks, skip)
+  local state = { found = {}, looked = 0, limit = limit, fits = fits or always, peeks = peeks or always, skip = skip }
   local at = cursor and cjson.decode(cursor)
   local queues = queues_from(where, at and at[1])
   for _, queue in ipairs(queues) do
