@@ -16,8 +16,6 @@ from psyqueue.moving.quiet import Progress, be_quiet
 from psyqueue.moving.selection import Selection
 from psyqueue.moving.verify import Sums, Tally, Verified
 
-_RUNS_OUT: tuple[Part, ...] = ("state", "records", "locks", "keys", "fires")
-"""Things that may end while they are copied: they are counted as they are taken in, not compared afterwards."""
 
 
 class Mover:
@@ -188,9 +186,9 @@ class Mover:
         return tally.sums()
 
     def _is_compared(self, part: Part, journal: Journal) -> bool:
-        """Jobs always; other things where they cannot end meanwhile, and only those that moved can be there."""
+        """Jobs always; other things where only those that moved can be there. Of keys all may run out meanwhile."""
         is_alone = self._selection.is_whole and not journal.is_merge
-        return part == "jobs" or (is_alone and part not in _RUNS_OUT)
+        return part == "jobs" or (is_alone and part != "keys")
 
     # ── after ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def _freeze_target(self) -> None:

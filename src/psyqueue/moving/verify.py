@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from psyqueue.backend import Moved, MovedJob
+from psyqueue.backend import Moved, MovedJob, MovedKey, MovedLock, MovedRecord, MovedState
 
 Group = tuple[str, str]
 """Queue and status of jobs; ("", part) of other things."""
@@ -48,7 +48,10 @@ class Tally:
         self._sums: defaultdict[Group, int] = defaultdict(int)
 
     def add(self, items: Iterable[Moved], part: str) -> None:
+        """All but what may run out."""
         for item in items:
+            if may_run_out(item):
+                continue
             group: Group = ("", part)
             if isinstance(item, MovedJob):
                 group = (item.job.queue, item.status)
@@ -60,9 +63,20 @@ class Tally:
         return {group: (count, self._sums[group]) for group, count in self._counts.items()}
 
 
+def may_run_out(item: Moved) -> bool:
+    """It may be gone by the time that its copy is looked for. Records and locks stay until somebody tidies up."""
+    return isinstance(item, MovedKey) or (isinstance(item, MovedState) and item.left_ms is not None)
+
+
 def digest_of(item: Moved) -> int:
-    """Of all its content but the numbers, which are each store's own."""
-    if isinstance(item, MovedJob):
-        # The reasons of the store's own numbers: only their order means anything.
-        item = replace(item, number=0, ready_number=None)
+    """Of all its content but numbers, which are each store's own, and what is left of a time, which goes by."""
+    match item:
+        case MovedJob():
+            item = replace(item, number=0, ready_number=None)
+        case MovedState():
+            item = replace(item, age_ms=0)
+        case MovedRecord(left_ms=int()) | MovedLock():
+            item = replace(item, left_ms=0)
+        case _:
+            pass
     return int.from_bytes(blake2b(_encode(item), digest_size=16).digest())
