@@ -79,7 +79,7 @@ class MovedKey(Struct, frozen=True):
     left_ms: int
 
 
-class MovedJob(Struct, frozen=True, kw_only=True):
+class MovedJob(Struct, frozen=True, kw_only=True, gc=False):
     """One job with its past. `job` is as in `JobView`; the instants stand beside it.
 
     `number`: its place in the order of creation. `has_key`: it holds its unique key. `is_needed`: a job that has not

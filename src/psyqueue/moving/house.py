@@ -63,10 +63,10 @@ class House:
 
 
 async def each(pages: AsyncIterator[Page], work: Callable[[Page], Awaitable[object]]) -> None:
-    """`work` on one after the other. The next one is asked for before that, so that both sides are busy."""
+    """`work` on one after the other; as soon as it waits for something, the next one is asked for."""
     page = await anext(pages, None)
     while page is not None:
-        page, _ = await asyncio.gather(anext(pages, None), work(page))
+        _, page = await asyncio.gather(work(page), anext(pages, None))
 
 
 def is_journal(item: Moved) -> bool:

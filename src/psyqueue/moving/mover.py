@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from psyqueue.backend import Info, Moved, MovedJob, Numbers, Part
 from psyqueue.errors import InvalidState, NamespaceMoved
+from psyqueue.kernel.aio import next_turn
 from psyqueue.moving.house import House, each
 from psyqueue.moving.journal import LIVE, Journal, drop_journal, read_journal, write_journal
 from psyqueue.moving.numbering import is_moved, numbers_of, shifted
@@ -178,6 +179,7 @@ class Mover:
 
             async def sum_up(page: Sequence[Moved], part: Part = part) -> None:
                 nonlocal done
+                await next_turn()  # the store reads the next page meanwhile
                 tally.add([item for item in page if is_moved(item, journal.base)], part)
                 done += sum(isinstance(item, MovedJob) for item in page)
                 self._tell(Progress("verifying", done, self._total))

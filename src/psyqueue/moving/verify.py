@@ -50,12 +50,13 @@ class Tally:
     def add(self, items: Iterable[Moved], part: str) -> None:
         """All but what may run out."""
         for item in items:
-            if may_run_out(item):
-                continue
-            group: Group = ("", part)
             if isinstance(item, MovedJob):
-                group = (item.job.queue, item.status)
+                group: Group = (item.job.queue, item.status)
                 self.has_needs = self.has_needs or item.is_needed
+            elif may_run_out(item):
+                continue
+            else:
+                group = ("", part)
             self._counts[group] += 1
             self._sums[group] = (self._sums[group] + digest_of(item)) % _MODULUS
 

@@ -44,9 +44,10 @@ do
     return true
   end
 
-  local function require_still(what, is_held)
+  local function require_still(what, id, is_held)
     if not is_held and not starts_nothing() then
-      refuse('INVALID_STATE', what .. ' cannot be taken in: it is not held, and the namespace is neither frozen nor filling')
+      refuse('INVALID_STATE',
+        what .. id .. ' cannot be taken in: it is not held, and the namespace is neither frozen nor filling')
     end
   end
 
@@ -72,7 +73,7 @@ do
     if is_there(id, body, are_new) then
       return false
     end
-    require_still('job ' .. id, false)
+    require_still('job ', id, false)
     raise_number(number)
     local row = { id = id, queue = queue, name = name, status = 'pending', number = number, created_at = created_at, body = body }
     for_list(number, row, true)
@@ -87,7 +88,7 @@ do
     if row.status == 'active' then
       refuse('INVALID_STATE', 'job ' .. row.id .. ' cannot be taken in: it is active')
     end
-    require_still('job ' .. row.id, row.held)
+    require_still('job ', row.id, row.held)
     if has_key == 1 then
       local holder = field('unique', row.unique)
       if holder then
@@ -127,7 +128,7 @@ do
     if field(needs, parent_id) then
       return false
     end
-    require_still('a need of job ' .. child_id, child.held)
+    require_still('a need of job ', child_id, child.held)
     set_field(needs, parent_id, (is_met == 1 and '+' or '') .. initials)
     defer('ZADD', P .. 'n:' .. parent_id, child.number, child_id)
     set(parent, 'kids', (parent.kids or 0) + 1)
@@ -262,7 +263,9 @@ do
       local row = entry[3]
       if entry[1] > last and entry[1] <= newest then
         listed[#listed + 1] = entry
-        row.is_listed = true
+        if not entry[4] then
+          row.is_listed = true
+        end
       else
         row.sorted = '1'
         if entry[4] then
