@@ -6,8 +6,7 @@ A store of plain jobs in an SQLite file (durability "normal" while it is filled)
 the same server takes new jobs, 100,000 at most, in calls of 500, one after the other, into another store: the
 yardstick. The destination is read back besides being written, so the whole move is slower than its copy.
 
-Client and server work at once, on a core each: where they share one with others, the ratios of processor time beside
-those of speed say more.
+Client and server work at once, on a core each. Where they share those with others, processor time says more than speed.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ def plain_job(job_id: str) -> NewJob:
     return NewJob(id=job_id, queue="q", name="work", payload=f'{{"n":1,"text":"{text}"}}'.encode(), digest=b"same")
 
 
-async def fill(backend: BackendAdapter, count: int) -> float:
-    """Jobs a second."""
+async def fill(backend: BackendAdapter, count: int, span: machine.Span) -> Facts:
     client = new_token()
-    began = time.perf_counter()
+    span.begin()
     for turn in range(count // CALL):
         jobs = [plain_job(new_id()) for _ in range(CALL)]
         await backend.enqueue(Op(client, 0, turn + 1), jobs)
-    return count / (time.perf_counter() - began)
+    span.end()
+    return span.rate(count)
 
 
 class Watch:
@@ -66,7 +65,7 @@ class Watch:
             self.rss_mb[f"at {tenth} tenths"] = machine.rss_mb()
 
 
-async def opened(url: str, work: Callable[[BackendAdapter], Awaitable[float]]) -> float:
+async def opened(url: str, work: Callable[[BackendAdapter], Awaitable[Facts]]) -> Facts:
     backend: BackendAdapter = PsyQueue.from_url(url).get_exposed("backend")
     await backend.connect()
     try:
@@ -75,28 +74,33 @@ async def opened(url: str, work: Callable[[BackendAdapter], Awaitable[float]]) -
         await backend.disconnect()
 
 
-async def move(source: str, target: str, jobs: int) -> Facts:
+async def move(source: str, target: str, jobs: int, span: machine.Span) -> Facts:
     old, new = (PsyQueue.from_url(url).get_exposed("backend") for url in (source, target))
     await old.connect()
     await new.connect()
     watch = Watch()
-    began = time.perf_counter()
     try:
+        span.begin()
         verified = await Mover(House(old, "source"), House(new, "target"), tell=watch.tell).run()
+        span.end()
     finally:
         await old.disconnect()
         await new.disconnect()
-    ended = time.perf_counter()
+    whole = span.rate(jobs)
     copied_s = watch.began["verifying"] - watch.began["copying"]
     return {
         "ok": verified.ok,
         "moved": sum(count for count, _ in verified.target.values()),
         "copy_jobs_per_s": round(jobs / copied_s),
-        "verify_jobs_per_s": round(jobs / (ended - watch.began["verifying"])),
-        "whole_jobs_per_s": round(jobs / (ended - began)),
-        "whole_s": round(ended - began, 1),
+        "whole_jobs_per_s": whole["value"],
+        "whole_s": whole["seconds"],
+        "cpu_us_per_job": cpu_us(whole),
         "rss_mb": watch.rss_mb,
     }
+
+
+def cpu_us(rate: Facts) -> Facts:
+    return {"client": rate["cpu_us_per_job"], "server": rate.get("server_us_per_job", 0)}
 
 
 def address(store: str, url: str, folder: Path, name: str) -> str:
@@ -110,18 +114,21 @@ def measure(store: str, jobs: int, folder: Path) -> Facts:
     found_server = find() if find is not None else None
     spec = Spec(store=store, case="move", kind="bulk", peer="psyqueue", n=jobs, folder=str(folder))
     server = servers.start(replace(spec, server=found_server.path)) if found_server is not None else None
-    url = server.url if server is not None else ""
+    url, pid = (server.url, server.pid) if server is not None else ("", 0)
     try:
         source = f"sqlite:{folder}/source.db"
-        asyncio.run(opened(f"{source}?durability=normal", lambda backend: fill(backend, jobs)))
+        asyncio.run(opened(f"{source}?durability=normal", lambda backend: fill(backend, jobs, machine.Span())))
         yardstick = address(store, url, folder, "yardstick")
-        bulk = asyncio.run(opened(yardstick, lambda backend: fill(backend, min(jobs, YARDSTICK_MAX))))
-        found = asyncio.run(move(source, address(store, url, folder, "target"), jobs))
+        bulk = asyncio.run(
+            opened(yardstick, lambda backend: fill(backend, min(jobs, YARDSTICK_MAX), machine.Span(pid)))
+        )
+        found = asyncio.run(move(source, address(store, url, folder, "target"), jobs, machine.Span(pid)))
     finally:
         if server is not None:
             server.stop()
-    ratios = {f"{name}_to_bulk": round(found[f"{name}_jobs_per_s"] / bulk, 2) for name in ("copy", "whole")}
-    return {"to": store, "jobs": jobs, "bulk_jobs_per_s": round(bulk), **ratios, **found}
+    ratios = {f"{name}_to_bulk": round(found[f"{name}_jobs_per_s"] / bulk["value"], 2) for name in ("copy", "whole")}
+    bulk_facts = {"bulk_jobs_per_s": bulk["value"], "bulk_cpu_us_per_job": cpu_us(bulk)}
+    return {"to": store, "jobs": jobs, **bulk_facts, **ratios, **found}
 
 
 def main() -> int:
