@@ -18,7 +18,6 @@ from psyqueue.moving.selection import Selection
 from psyqueue.moving.verify import Sums, Tally, Verified
 
 
-
 class Mover:
     """Moves what `selection` takes from `source` to `target`. Both are connected, and stay so.
 
