@@ -130,6 +130,58 @@ async def test_outcomes_that_gather_while_a_call_is_away_go_out_with_the_next(ri
     assert 19 in [sent for sent, _ in settles(rig)]
 
 
+async def test_slots_work_on_one_half_of_what_is_held_while_the_store_works_on_the_other(rig):
+    ran = ran_meanwhile = 0
+
+    async def slow(call):
+        nonlocal ran_meanwhile
+        before = ran
+        await turns(5)
+        reply = await call()
+        ran_meanwhile += ran - before
+        return reply
+
+    @rig.q.handle("h", queue="q")
+    async def handler(n: int):
+        nonlocal ran
+        ran += 1
+
+    count = 2_000
+    await rig.q.enqueue_bulk([handler.build(n) for n in range(count)])
+    rig.faults.always["settle"] = slow
+    rig.worker(prefetch=400)
+    await rig.told.first("job:completed", count=count)
+    assert ran_meanwhile > count / 3, settles(rig)
+    assert sum(rig.faults.calls.values()) / count <= 0.02, "halves, no crumbs"
+
+
+async def test_slots_that_would_find_nothing_to_do_are_not_woken(rig):
+    @rig.q.handle("h", queue="q")
+    async def handler(n: int): ...
+
+    await rig.q.enqueue_bulk([handler.build(n) for n in range(500)])
+    worker = rig.worker(concurrency=100, prefetch=400)
+    await rig.told.first("job:completed", count=500)
+    assert len(worker._slots._slots) < 10
+
+
+async def test_every_slot_is_reached_where_handlers_wait(rig):
+    release = asyncio.Event()
+
+    @rig.q.handle("h", queue="q")
+    async def handler(n: int):
+        await release.wait()
+
+    worker = rig.worker(concurrency=100)
+    for round_ in range(2):  # the second one finds the slots there already
+        release.clear()
+        await rig.q.enqueue_bulk([handler.build(n) for n in range(150)])
+        await rig.told.first("job:started", count=100 + 150 * round_)
+        await until(lambda: worker.health()["running"] == 100)
+        release.set()
+        await rig.told.first("job:completed", count=150 * (round_ + 1))
+
+
 async def test_one_call_is_in_flight_at_a_time(rig):
     flying, most = 0, 0
 

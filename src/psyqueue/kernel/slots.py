@@ -32,6 +32,9 @@ PROGRESS_MS = 250
 """Progress alone makes a store call this often at most; the first one goes out at once."""
 BREATH_MS = 2.0
 """A slot whose handlers never wait lets the others, and the worker's loop, have a turn this often."""
+SHARE_MIN = 32
+"""While no call is away, so many outcomes are enough for one if they are half of what is held: the store works on
+them while the slots work on the rest."""
 JAM_MS = 1_000
 """What a delivery that waited for nothing this long tells the prefetch about the run time of its queue."""
 
@@ -42,7 +45,7 @@ class Slots:
     """`wake()` is called when there is something for the loop, `stuck()` when no slot can ever be free again.
 
     `held` counts the deliveries that the session holds: waiting, running, or not yet settled. Of a session that is lost
-    those that still run.
+    those that still run. `is_calling`: the loop waits for the store, and takes no outcomes before it has answered.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Slots:
         stuck: Callable[[], None],
     ) -> None:
         self.held: int = 0
+        self.is_calling: bool = False
         self.running: set[Run] = set()
         self._executor = executor
         self._size = size
@@ -76,6 +80,9 @@ class Slots:
         self._full_timer: asyncio.TimerHandle | None = None
         self._slots: list[asyncio.Task[None]] = []
         self._parked: list[asyncio.Future[None]] = []
+        self._is_watched = False
+        self._breathing = 0
+        """Slots that go on by themselves in the next turn."""
         # Slots may be opened out of any callback: what a job left in its context must not become theirs.
         self._context = contextvars.copy_context()
         self._jammed: Run | None = None
@@ -221,8 +228,12 @@ class Slots:
             self.dispatch()
 
     def dispatch(self) -> None:
-        """Wake as many slots as there are deliveries to run; open new ones up to the size."""
-        wanted = min(len(self._ready), self._free_size())
+        """Let a slot begin with what waits. Where its handler waits for something, the others follow at once."""
+        self._wake_slots(min(len(self._ready), 1))
+
+    def _wake_slots(self, wanted: int) -> None:
+        """Wake as many, or open new ones up to the size."""
+        wanted = min(wanted, self._free_size())
         while wanted > 0 and self._parked:
             parked = self._parked.pop()
             if not parked.done():
@@ -232,6 +243,18 @@ class Slots:
             context = self._context.copy()
             self._slots.append(spawn(self._serve(), name=f"psyqueue-slot-{len(self._slots)}", context=context))
             wanted -= 1
+
+    def _watch(self) -> None:
+        """Called by a slot that begins to work: look once it has given up its turn."""
+        if not self._is_watched:
+            self._is_watched = True
+            asyncio.get_running_loop().call_soon(self._help_out)
+
+    def _help_out(self) -> None:
+        """Handlers that never wait leave nothing to the other slots; of one that does, they take what it cannot."""
+        self._is_watched = False
+        if not self._breathing:
+            self._wake_slots(len(self._ready))
 
     async def end(self) -> None:
         """Everything goes back, at once: runs get `ABANDON_MS` to end, then they are left behind."""
@@ -262,21 +285,34 @@ class Slots:
         slot = asyncio.current_task()
         assert slot is not None
         busy_ms = 0.0
+        self._watch()
         try:
             while not self._is_over:
                 run = self._next()
                 if run is None:
                     await self._park(slot)
                     busy_ms = 0.0
+                    self._watch()
                     continue
                 await self._run(run, slot)
                 busy_ms += run.run_ms
-                if busy_ms > BREATH_MS:
+                if busy_ms > BREATH_MS or self._is_call_due():
                     busy_ms = 0.0
-                    await next_turn()
+                    await self._breathe()
         finally:
             # Whatever took it down, another one can take its place.
             self._slots.remove(slot)
+
+    async def _breathe(self) -> None:
+        self._breathing += 1
+        try:
+            await next_turn()
+        finally:
+            self._breathing -= 1
+            self._watch()
+
+    def _is_call_due(self) -> bool:
+        return not self.is_calling and len(self._outcomes) >= max(SHARE_MIN, self.held // 2)
 
     async def _run(self, run: Run, slot: asyncio.Task[None]) -> None:
         run.task = slot

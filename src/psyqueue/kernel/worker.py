@@ -3,7 +3,8 @@
     1. Deliveries arrive in `_ready`; up to `concurrency` of them run, each in a task of its own.
     2. A run that ended leaves its outcome in `_outcomes`, and the next ready one starts: no store call in between.
     3. The loop sends everything that gathered in one `settle`, which also fetches for the free room. While the call is
-       away further runs end; under load the batches grow by themselves, a lone job is settled at once.
+       away further runs end; under load store and slots work on one half of what is held each, a lone job is settled
+       at once.
     4. With nothing to do the loop sleeps in `wait`: registered first, then one more look, so that no job is missed.
 
 One call in flight with prefetch beats two without (docs/adr/0005). Beside the loop: the lease thread and housekeeping.
@@ -313,6 +314,7 @@ class Worker:
         fetch = None
         if room > 0:
             fetch = Fetch(queues=self._all_queues(), count=min(room, self._batch), token_seed=new_token())
+        self._slots.is_calling = True
         try:
             reply = await self._settler.send(entries, fetch)
         except SessionLost:
@@ -329,6 +331,8 @@ class Worker:
                 self._spawn_beside(self._housekeeper.prune(), "prune")
             if not self._is_lost:
                 self._receive(reply, fetch)
+        finally:
+            self._slots.is_calling = False
 
     def _receive(self, reply: SettleReply, fetch: Fetch | None) -> None:
         """Take in the deliveries, and remember whether and when there may be more."""
