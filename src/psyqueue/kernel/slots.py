@@ -30,11 +30,10 @@ ABANDON_MS = 5_000
 """A run that ignores its stop for this long is settled without it; its slot stays taken until it really ends."""
 PROGRESS_MS = 250
 """Progress alone makes a store call this often at most; the first one goes out at once."""
-BREATH_MS = 2.0
+BREATH_MS = 5.0
 """A slot whose handlers never wait lets the others, and the worker's loop, have a turn this often."""
 SHARE_MIN = 32
-"""While no call is away, so many outcomes are enough for one if they are half of what is held: the store works on
-them while the slots work on the rest."""
+"""Fewer outcomes are not worth a call of their own while there is more to run."""
 JAM_MS = 1_000
 """What a delivery that waited for nothing this long tells the prefetch about the run time of its queue."""
 
@@ -46,6 +45,8 @@ class Slots:
 
     `held` counts the deliveries that the session holds: waiting, running, or not yet settled. Of a session that is lost
     those that still run. `is_calling`: the loop waits for the store, and takes no outcomes before it has answered.
+    `shares`: while no call is away, half of what is held is enough for one, so that the store works on it and the slots
+    on the rest; else a call carries all that quick handlers have done.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Slots:
         announcer: Announcer,
         wake: Callable[[], None],
         stuck: Callable[[], None],
+        shares: bool = False,
     ) -> None:
         self.held: int = 0
         self.is_calling: bool = False
@@ -69,6 +71,7 @@ class Slots:
         self._announcer = announcer
         self._wake = wake
         self._stuck = stuck
+        self._shares = shares
         self._ready: deque[Run] = deque()
         self._apart: deque[Run] = deque()
         self._alone: Run | None = None
@@ -312,7 +315,7 @@ class Slots:
             self._watch()
 
     def _is_call_due(self) -> bool:
-        return not self.is_calling and len(self._outcomes) >= max(SHARE_MIN, self.held // 2)
+        return self._shares and not self.is_calling and len(self._outcomes) >= max(SHARE_MIN, self.held // 2)
 
     async def _run(self, run: Run, slot: asyncio.Task[None]) -> None:
         run.task = slot

@@ -3,8 +3,7 @@
     1. Deliveries arrive in `_ready`; up to `concurrency` of them run, each in a task of its own.
     2. A run that ended leaves its outcome in `_outcomes`, and the next ready one starts: no store call in between.
     3. The loop sends everything that gathered in one `settle`, which also fetches for the free room. While the call is
-       away further runs end; under load store and slots work on one half of what is held each, a lone job is settled
-       at once.
+       away further runs end; under load the batches grow by themselves (docs/adr/0019), a lone job is settled at once.
     4. With nothing to do the loop sleeps in `wait`: registered first, then one more look, so that no job is missed.
 
 One call in flight with prefetch beats two without (docs/adr/0005). Beside the loop: the lease thread and housekeeping.
@@ -126,6 +125,7 @@ class Worker:
             announcer=announcer,
             wake=self._wake.set,
             stuck=self._stuck,
+            shares=self._backend.capabilities.works_apart,
         )
         self._settler = Settler(
             self._core,
