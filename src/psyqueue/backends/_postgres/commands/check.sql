@@ -46,6 +46,10 @@ BEGIN
         WHERE c.n IS NULL OR p.n IS NULL OR c.status >= 4 OR p.links & 8 = 0
     ) || ARRAY(
         SELECT 'an error of job number ' || e.n || ' has no job' FROM error AS e LEFT JOIN job AS j ON j.n = e.n WHERE j.n IS NULL
+    ) || ARRAY(
+        SELECT 'queue ' || t.queue || ' keeps fewer ended jobs than were counted' FROM tally AS t WHERE t.count > (
+            SELECT count(*) FROM job AS j WHERE j.queue = t.queue AND j.status = t.status AND j.completed_at_ms <= t.at_ms
+        )
     );
 END $$;
 

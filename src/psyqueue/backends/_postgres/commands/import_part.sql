@@ -108,6 +108,10 @@ BEGIN
     IF p_ready IS NOT NULL THEN
         PERFORM note_rewound();
     END IF;
+    -- They ended before others that are counted.
+    IF p_completed IS NOT NULL THEN
+        DELETE FROM tally AS t WHERE t.queue = ANY (p_queues);
+    END IF;
 END $$;
 
 -- Places in the call of the new jobs past waiting whose gates are full, by jobs of this store and those before them in the

@@ -4,6 +4,11 @@ CREATE FUNCTION @schema@.drop_jobs(p_numbers bigint[]) RETURNS void LANGUAGE plp
 BEGIN
     WITH gone AS (DELETE FROM job AS t WHERE t.n = ANY (p_numbers) RETURNING t.n, t.unique_key)
     DELETE FROM unique_key AS u USING gone AS g WHERE u.key = g.unique_key AND u.n = g.n;
+    PERFORM drop_rest(p_numbers);
+END $$;
+
+CREATE FUNCTION @schema@.drop_rest(p_numbers bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     DELETE FROM error AS e WHERE e.n = ANY (p_numbers);
     DELETE FROM body AS b WHERE b.n = ANY (p_numbers);
     PERFORM note_change();

@@ -2,67 +2,98 @@
 
 CREATE FUNCTION @schema@.next_ended_queue(p_from text, p_is_behind boolean) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT p_is_behind AND EXISTS (SELECT 1 FROM job AS t WHERE t.queue = p_from AND t.status >= 4) THEN
+    -- What is counted is there; looking for one of them passes over all that were deleted since the last vacuum.
+    IF NOT p_is_behind AND (EXISTS (SELECT 1 FROM tally AS t WHERE t.queue = p_from AND t.count > 0)
+        OR EXISTS (SELECT 1 FROM job AS t WHERE t.queue = p_from AND t.status >= 4)) THEN
         RETURN p_from;
     END IF;
     RETURN (SELECT t.queue FROM job AS t WHERE t.queue > p_from AND t.status >= 4 ORDER BY t.queue LIMIT 1);
 END $$;
 
--- First what is too old, then what is too much; oldest end first, never a job that is needed or held. `counted`: how many
--- were counted for that.
+-- First what is too old, then what is too much; oldest end first, never a job that is needed or held. is_cut: its jobs are not
+-- counted to the end yet. looked_at: how many were, now.
 CREATE FUNCTION @schema@.prune_kind(
-    p_queue text, p_statuses smallint[], p_keep bigint[], p_limit int, p_now bigint, OUT ids text[], OUT counted bigint
+    p_queue text, p_statuses smallint[], p_keep bigint[], p_limit int, p_now bigint, p_mono bigint,
+    OUT ids text[], OUT is_cut boolean, OUT looked_at bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    v_status smallint;
+    x record;
     o record;
+    wanted bigint;
+    begin_ms bigint;
+    pages bigint;
 BEGIN
-    counted := 0;
-    FOREACH v_status IN ARRAY p_statuses LOOP
-        counted := counted + (SELECT count(*) FROM (
-            SELECT 1 FROM job AS t WHERE t.queue = p_queue AND t.status = v_status AND t.status >= 4 LIMIT p_keep[2] + p_limit
-        ) AS found);
-    END LOOP;
-    SELECT array_agg(t.n) AS numbers, array_agg(t.id) AS ids, count(*) FILTER (WHERE t.completed_at_ms <= p_now - p_keep[1]) AS old,
-        bool_or(t.links & 8 > 0) AS has_children
+    ids := '{}';
+    x := excess_of(p_queue, p_statuses, p_keep[2], p_limit, p_now, p_mono);
+    is_cut := x.is_cut;
+    looked_at := x.looked_at;
+    wanted := x.excess;
+    begin_ms := pruned_until(p_queue, p_statuses, p_mono);
+    IF wanted < p_limit THEN
+        wanted := greatest(wanted, (SELECT count(*) FROM oldest_ended(p_queue, p_statuses, p_limit, begin_ms, p_now - p_keep[1])
+            AS h));
+    END IF;
+    IF wanted = 0 THEN
+        RETURN;
+    END IF;
+    pages := pg_stat_get_xact_blocks_fetched('job_ended'::regclass);
+    -- Where they lie is kept true by their locks, so that each is looked for once.
+    SELECT array_agg(t.n) AS numbers, array_agg(t.id) AS ids, array_agg(t.tid) AS tids, bool_or(t.links & 1 > 0) AS has_keys,
+        bool_or(t.links & 8 > 0) AS has_children, max(t.completed_at_ms) AS last_ms
     INTO o FROM (
-        SELECT l.* FROM (
-            SELECT j.n, j.id, j.completed_at_ms, j.links FROM job AS j
-            WHERE j.n = ANY (ARRAY(SELECT h.n FROM oldest_ended(p_queue, p_statuses, p_limit) AS h))
-                AND j.status + 0 = ANY (p_statuses) AND NOT j.held
-            ORDER BY j.n FOR NO KEY UPDATE SKIP LOCKED
-        ) AS l ORDER BY l.completed_at_ms, l.n
+        SELECT f.* FROM unnest(p_statuses) AS s (status) CROSS JOIN LATERAL (
+            SELECT j.n, j.id, j.ctid AS tid, j.completed_at_ms, j.links FROM job AS j
+            WHERE j.queue = p_queue AND j.status = s.status AND j.status >= 4 AND j.completed_at_ms >= begin_ms AND NOT j.held
+                AND (j.links & 8 = 0 OR NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = j.n))
+            ORDER BY j.completed_at_ms, j.n LIMIT wanted FOR NO KEY UPDATE OF j SKIP LOCKED
+        ) AS f ORDER BY f.completed_at_ms, f.n LIMIT wanted
     ) AS t;
+    pages := pg_stat_get_xact_blocks_fetched('job_ended'::regclass) - pages;
+    IF pages > 32 AND o.last_ms IS NOT NULL THEN
+        UPDATE tally AS t SET from_ms = o.last_ms, from_mono_ms = CASE WHEN begin_ms = t.from_ms THEN t.from_mono_ms ELSE p_mono END
+        WHERE t.queue = p_queue AND t.status = ANY (p_statuses);
+    END IF;
     IF o.has_children THEN
         -- Looked at again behind the locks: since then nobody comes to need them.
-        SELECT array_agg(t.n) AS numbers, array_agg(t.id) AS ids,
-            count(*) FILTER (WHERE t.completed_at_ms <= p_now - p_keep[1]) AS old
-        INTO o FROM (
-            SELECT j.n, j.id, j.completed_at_ms FROM job AS j
-            WHERE j.n = ANY (o.numbers) AND (j.links & 8 = 0 OR NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = j.n))
-            ORDER BY j.completed_at_ms, j.n
-        ) AS t;
+        SELECT array_agg(u.n) AS numbers, array_agg(u.id) AS ids, array_agg(u.tid) AS tids, o.has_keys INTO o
+        FROM unnest(o.numbers, o.ids, o.tids) WITH ORDINALITY AS u (n, id, tid, place)
+        WHERE NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = u.n);
     END IF;
-    ids := coalesce(o.ids[:greatest(o.old, counted - p_keep[2], 0)], '{}');
-    IF ids <> '{}' THEN
-        PERFORM drop_jobs(o.numbers[:cardinality(ids)]);
+    IF o.numbers IS NOT NULL THEN
+        ids := o.ids;
+        IF o.has_keys THEN
+            DELETE FROM unique_key AS u USING job AS t WHERE t.ctid = ANY (o.tids) AND u.key = t.unique_key AND u.n = t.n;
+        END IF;
+        DELETE FROM job AS t WHERE t.ctid = ANY (o.tids);
+        PERFORM drop_rest(o.numbers);
     END IF;
 END $$;
 
--- The `p_limit` that ended first, of those that may be deleted.
-CREATE FUNCTION @schema@.oldest_ended(p_queue text, p_statuses smallint[], p_limit int) RETURNS TABLE (n bigint)
-LANGUAGE plpgsql AS $$
+-- Where looking for the oldest begins. What was deleted lies at the head of the index until a vacuum, and each look walks over
+-- it; so a look that was dear leaves word of how far it came. What comes to light below, a job that is held or needed no more,
+-- waits for the next look at the whole: a second at most.
+CREATE FUNCTION @schema@.pruned_until(p_queue text, p_statuses smallint[], p_mono bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN coalesce((SELECT min(CASE WHEN p_mono - t.from_mono_ms < 1000 THEN t.from_ms ELSE -9223372036854775808 END)
+        FROM tally AS t WHERE t.queue = p_queue AND t.status = ANY (p_statuses)), -9223372036854775808);
+END $$;
+
+-- The `p_limit` that ended first, of those that may be deleted and ended from `p_from` until `p_until`.
+CREATE FUNCTION @schema@.oldest_ended(p_queue text, p_statuses smallint[], p_limit int, p_from bigint, p_until bigint)
+RETURNS TABLE (n bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY SELECT found.n FROM unnest(p_statuses) AS s (status) CROSS JOIN LATERAL (
         SELECT t.n, t.completed_at_ms FROM job AS t
-        WHERE t.queue = p_queue AND t.status = s.status AND t.status >= 4 AND NOT t.held
+        WHERE t.queue = p_queue AND t.status = s.status AND t.status >= 4 AND t.completed_at_ms >= p_from
+            AND t.completed_at_ms <= p_until AND NOT t.held
             AND (t.links & 8 = 0 OR NOT EXISTS (SELECT 1 FROM edge AS e WHERE e.parent = t.n))
         ORDER BY t.completed_at_ms, t.n LIMIT p_limit
-    ) AS found ORDER BY found.completed_at_ms, found.n LIMIT p_limit;
+    ) AS found LIMIT p_limit;
 END $$;
 
--- Keys, state, records, ops, fires and sessions whose time is over. True: there may be more.
+-- Keys, state, records, ops, fires and sessions whose time is over, and tallies that were not begun anew, since nothing ends in
+-- their queues. True: there may be more.
 CREATE FUNCTION @schema@.prune_aged(p_limit int, p_mono bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     gone bigint;
@@ -93,6 +124,10 @@ BEGIN
     DELETE FROM session AS t WHERE t.n = ANY (ARRAY(SELECT s.n FROM session AS s WHERE s.closed_mono_ms <= p_mono - 86400000
         AND NOT EXISTS (SELECT 1 FROM job AS h WHERE h.session = s.n AND h.status = 3)
         ORDER BY s.closed_mono_ms LIMIT p_limit FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    is_more := is_more OR gone >= p_limit;
+    DELETE FROM tally AS t USING (SELECT queue, status FROM tally WHERE since_mono_ms <= p_mono - 7200000
+        ORDER BY since_mono_ms LIMIT p_limit FOR UPDATE SKIP LOCKED) AS o WHERE t.queue = o.queue AND t.status = o.status;
     GET DIAGNOSTICS gone = ROW_COUNT;
     is_more := is_more OR gone >= p_limit;
     RETURN is_more;
