@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from backends.postgres.stores import connected, opened
-from backends.postgres.test_costs import cost, enqueueing, settling
+from backends.postgres.test_costs import cost, enqueueing_lone, settling
 from psyqueue.testing.conformance.handle import DAY_MS, LEASE_MS, PAGE_MAX, Store, ack, job
 from support.servers import Server
 
@@ -80,8 +80,8 @@ async def test_a_limit_on_what_waits_counts_up_to_itself(
     crowd = crowded(postgres_server.url, namespace, PENDING, queue, other, has_statistics=has_statistics)
     async with crowd as (store, connection):
         await store.limit(lane=lane, pending_max=10)
-        calls = [enqueueing(turn, job(f"job-{turn}", lane=lane or "")) for turn in range(1, 5)]
-        pages = [await cost(connection, namespace, "enqueue", *each) for each in calls]
+        calls = [enqueueing_lone(turn, job(f"job-{turn}", lane=lane or "")) for turn in range(1, 5)]
+        pages = [await cost(connection, namespace, "enqueue_lone", *each) for each in calls]
     assert min(pages) < 100
 
 

@@ -63,6 +63,7 @@ from psyqueue.backends._postgres.encoding import (
     intake_of,
     json_text,
     limits_arrays,
+    lone_of,
     place_of,
 )
 from psyqueue.backends._postgres.marks import Marks
@@ -109,6 +110,8 @@ class PostgresBackend:
     # ── the hot path ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue(self, op: Op, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         check_jobs(jobs, effects)
+        if (lone := lone_of(jobs, effects)) is not None:
+            return decoding.enqueued_of(await self._once("enqueue_lone", op, *lone), jobs)
         return decoding.enqueued_of(await self._once("enqueue", op, *intake_of(jobs, effects)), jobs)
 
     async def settle(

@@ -119,6 +119,17 @@ def add_jobs(jobs: Sequence[NewJob], cargo: Cargo) -> list[dict[str, Any]]:
     return [_job_of(job, cargo) for job in jobs]
 
 
+def lone_of(jobs: Sequence[NewJob], effects: Effects) -> tuple[Any, ...] | None:
+    """The arguments of `enqueue_lone` behind the op; None: more is to be said than its arguments can."""
+    if len(jobs) != 1 or effects or not is_simple(job := jobs[0]):
+        return None
+    extras = None if job.schedule_id is None else extras_of(job)
+    return (
+        job.id, job.queue, job.name, job.payload, job.cold, job.digest, extras, job.lane, job.priority, job.max_retries,
+        job.max_lost, job.delay_ms, job.run_at_ms, job.expires_in_ms,
+    )  # fmt: skip
+
+
 def intake_of(jobs: Sequence[NewJob], effects: Effects) -> tuple[Any, ...]:
     """The arguments of `enqueue` behind the op."""
     cargo = Cargo()

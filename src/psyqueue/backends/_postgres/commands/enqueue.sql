@@ -42,10 +42,10 @@ BEGIN
     IF t.has_limits THEN
         is_counted := EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL);
     END IF;
-    IF p_jobs IS NULL AND cardinality(p_ids) = 1 AND NOT is_counted THEN
-        reply := enqueue_lone(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
-            p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires, t.has_sleepers, t.now_ms);
-        is_changed := reply IS NOT NULL;
+    IF p_client IS NULL AND p_jobs IS NULL AND cardinality(p_ids) = 1 AND NOT is_counted THEN
+        reply := insert_lone(p_client, p_channel, p_turn, t.before, p_ids[1], p_queues[1], p_names[1], p_payloads[1], p_colds[1],
+            p_digests[1], p_extras[1], p_lanes[1], p_priorities[1], p_max_retries[1], p_max_lost[1], p_delays[1], p_run_ats[1],
+            p_expires[1], t.has_sleepers, t.now_ms, t.mono_ms);
     END IF;
     IF reply IS NULL AND p_jobs IS NULL THEN
         r := enqueue_plain(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
@@ -138,37 +138,80 @@ BEGIN
     reply := replies::text;
 END $$;
 
--- One job alone, which is worth a way of its own: arrays taken apart cost a third of it. NULL: its id is taken.
+-- One job without keys, gate, needs and effects, which is worth a way of its own: its fields come as they are (NULL: the
+-- default), since arrays cost both sides a part of it.
 CREATE FUNCTION @schema@.enqueue_lone(
-    p_ids text[], p_queues text[], p_names text[], p_payloads bytea[], p_colds bytea[], p_digests bytea[],
-    p_extras bytea[], p_lanes text[], p_priorities int[], p_max_retries int[], p_max_lost int[], p_delays bigint[],
-    p_run_ats bigint[], p_expires bigint[], p_has_sleepers boolean, p_now bigint
+    p_client text, p_channel bigint, p_turn bigint, p_id text, p_queue text, p_name text, p_payload bytea, p_cold bytea,
+    p_digest bytea, p_extras bytea, p_lane text, p_priority int, p_max_retries int, p_max_lost int, p_delay bigint,
+    p_run_at bigint, p_expires bigint
+) RETURNS text @settings@ AS $$
+DECLARE
+    t record;
+    reply text;
+BEGIN
+    t := begin_step(p_client, p_channel, p_turn, 'enqueue');
+    IF t.reply IS NOT NULL THEN
+        RETURN t.reply;
+    END IF;
+    IF t.mode = 'open' AND NOT (t.has_limits AND is_counted(p_queue)) THEN
+        reply := insert_lone(p_client, p_channel, p_turn, t.before, p_id, p_queue, p_name, p_payload, p_cold, p_digest, p_extras,
+            p_lane, p_priority, p_max_retries, p_max_lost, p_delay, p_run_at, p_expires, t.has_sleepers, t.now_ms, t.mono_ms);
+        IF reply IS NOT NULL THEN
+            IF t.has_followers THEN
+                PERFORM follow_through(t.now_ms);
+            END IF;
+            RETURN reply;
+        END IF;
+    END IF;
+    RETURN enqueue(p_client, p_channel, p_turn, ARRAY[p_id], ARRAY[p_queue], ARRAY[p_name], ARRAY[p_payload], ARRAY[p_cold],
+        ARRAY[p_digest], ARRAY[p_extras], ARRAY[coalesce(p_lane, '')], ARRAY[p_priority], ARRAY[p_max_retries], ARRAY[p_max_lost],
+        ARRAY[p_delay], ARRAY[p_run_at], ARRAY[p_expires], NULL, NULL, NULL, NULL);
+END $$;
+
+-- True: a limit bounds how many may wait in the queue, or in a lane of it.
+CREATE FUNCTION @schema@.is_counted(p_queue text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (SELECT 1 FROM limits WHERE queue = p_queue AND pending_max IS NOT NULL);
+END $$;
+
+-- The job, and the op of the call beside it: one statement, since each has a price of its own. NULL: its id is taken.
+CREATE FUNCTION @schema@.insert_lone(
+    p_client text, p_channel bigint, p_turn bigint, p_before bigint, p_id text, p_queue text, p_name text, p_payload bytea,
+    p_cold bytea, p_digest bytea, p_extras bytea, p_lane text, p_priority int, p_max_retries int, p_max_lost int,
+    p_delay bigint, p_run_at bigint, p_expires bigint, p_has_sleepers boolean, p_now bigint, p_mono bigint
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    v_n bigint;
-    run_at bigint := greatest(p_now + coalesce(p_delays[1], 0), coalesce(p_run_ats[1], p_now));
+    run_at bigint := greatest(p_now + coalesce(p_delay, 0), coalesce(p_run_at, p_now));
+    is_due boolean := run_at <= p_now;
+    reply text := CASE WHEN is_due THEN '1' ELSE json_build_array(json_build_array(p_id, true, 1))::text END;
 BEGIN
-    INSERT INTO body AS b (n, id, digest, extras, cold, payload)
-    VALUES (nextval('number'), p_ids[1], p_digests[1], p_extras[1], p_colds[1], p_payloads[1])
-    ON CONFLICT (id) DO NOTHING RETURNING b.n INTO v_n;
-    IF v_n IS NULL THEN
-        RETURN NULL;
-    END IF;
+    WITH made AS (
+        INSERT INTO body AS b (n, id, digest, extras, cold, payload)
+        VALUES (nextval('number'), p_id, p_digest, p_extras, p_cold, p_payload) ON CONFLICT (id) DO NOTHING RETURNING b.n
+    ), gone AS (
+        DELETE FROM turn AS t USING made WHERE t.client = p_client AND t.channel = p_channel AND t.turn = p_before
+    ), kept AS (
+        INSERT INTO turn (client, channel, turn, verb, reply, mono_ms)
+        SELECT p_client, p_channel, p_turn, 'enqueue', reply, p_mono FROM made WHERE p_client IS NOT NULL
+    )
     INSERT INTO job (
         n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status, id,
         queue, lane, name
-    ) VALUES (
-        v_n, p_now, run_at, CASE WHEN run_at <= p_now THEN v_n END, p_now + p_expires[1], coalesce(p_priorities[1], 0),
-        coalesce(p_max_retries[1], 3), coalesce(p_max_lost[1], 2), octet_length(p_payloads[1]) + octet_length(p_colds[1]),
-        CASE WHEN run_at <= p_now THEN 2 ELSE 1 END, p_ids[1], p_queues[1], coalesce(p_lanes[1], ''), p_names[1]
-    );
+    )
+    SELECT m.n, p_now, run_at, CASE WHEN is_due THEN m.n END, p_now + p_expires, coalesce(p_priority, 0),
+        coalesce(p_max_retries, 3), coalesce(p_max_lost, 2), octet_length(p_payload) + octet_length(p_cold),
+        CASE WHEN is_due THEN 2 ELSE 1 END, p_id, p_queue, coalesce(p_lane, ''), p_name
+    FROM made AS m;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
     IF p_has_sleepers THEN
-        PERFORM wake_queues(p_queues);
+        PERFORM wake_queue(p_queue);
     END IF;
-    IF p_lanes[1] <> '' THEN
-        INSERT INTO lane (queue, lane) VALUES (p_queues[1], p_lanes[1]) ON CONFLICT DO NOTHING;
+    IF p_lane <> '' THEN
+        INSERT INTO lane (queue, lane) VALUES (p_queue, p_lane) ON CONFLICT DO NOTHING;
     END IF;
-    RETURN CASE WHEN run_at <= p_now THEN '1' ELSE json_build_array(json_build_array(p_ids[1], true, 1))::text END;
+    RETURN reply;
 END $$;
 
 -- The numbers of those whose ids were free. That all are is tried first: with ON CONFLICT each row is looked for before it is
