@@ -13,9 +13,8 @@ import pytest
 
 from moving.conftest import BETWEEN
 from moving.rig import content, startable_in
-from psyqueue import PsyQueue
-from psyqueue.backend import Dependency, Gate, Unique
-from psyqueue.cli.existing import as_it_is, require_store
+from psyqueue.backend import BackendAdapter, Dependency, Gate, Unique
+from psyqueue.cli.existing import as_it_is, backend_at, require_store
 from psyqueue.errors import StoreError
 from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.handle import DAY_MS, add, job, put
@@ -54,11 +53,11 @@ async def furnish(store: Store) -> None:
     await store.write(put("plain", b'{"a":1}'), add("n", 41))
 
 
-def with_stores(work: Callable[..., Awaitable[Any]], *urls: str) -> Any:
+def with_stores(work: Callable[..., Awaitable[Any]], *places: str | BackendAdapter) -> Any:
     """Look at stores from this process."""
 
     async def run() -> Any:
-        opened = [PsyQueue.from_url(url).get_exposed("backend") for url in urls]
+        opened = [backend_at(place) if isinstance(place, str) else place for place in places]
         async with contextlib.AsyncExitStack() as stack:
             for backend in opened:
                 await backend.connect()
@@ -79,8 +78,9 @@ async def count_of(store: Store) -> int:
 def jobs_in(url: str) -> int:
     """0 if the store is not there yet."""
     try:
-        require_store(url)
-        return int(with_stores(count_of, as_it_is(url)))
+        backend = as_it_is(backend_at(url))
+        require_store(backend)
+        return int(with_stores(count_of, backend))
     except StoreError:
         return 0
 
