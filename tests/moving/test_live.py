@@ -408,7 +408,7 @@ async def test_a_move_can_be_begun_again_after_it_was_rolled_back(stores):
 
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────────────
 async def test_what_is_not_begun_cannot_be_ended(stores):
-    move = live(*stores, selection=EVERYTHING)
+    move = live(stores[0], stores[1], selection=EVERYTHING)
     for step in (move.finish, move.rollback, move.move_early):
         with pytest.raises(InvalidState, match="migrate run"):
             await step()
@@ -424,7 +424,7 @@ async def test_only_an_empty_store_is_moved_into(stores):
 
 def test_single_queues_move_offline(stores):
     with pytest.raises(InvalidState, match="offline"):
-        live(*stores, selection=Selection.of((), ("mail",)))
+        live(stores[0], stores[1], selection=Selection.of((), ("mail",)))
 
 
 async def test_jobs_held_by_an_operator_stay_held(stores):
@@ -462,7 +462,7 @@ async def killed_again_and_again(stores: tuple[Store, Store], step: Any, *, is_l
     """Do a step in lives that are each one call longer than the one before; how many it took."""
     for calls in range(1, 200):
         try:
-            await step(live(*stores, Life(calls, is_late=is_late), EVERYTHING))
+            await step(live(stores[0], stores[1], Life(calls, is_late=is_late), EVERYTHING))
         except Killed:
             ids = await startable_in(*stores)
             assert len(ids) == len(set(ids)), f"startable in two stores after call {calls}"
@@ -518,7 +518,8 @@ async def test_an_application_goes_on_while_the_mover_dies(stores, at):
     """At each call of each step the mover dies once; producers and workers work before, in between and after."""
     old, new = stores
     app = await application(old, new)
-    made, ran = [], []
+    made: list[str] = []
+    ran: list[str] = []
 
     async def work(name: str) -> None:
         try:
