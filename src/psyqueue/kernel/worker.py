@@ -125,7 +125,7 @@ class Worker:
             announcer=announcer,
             wake=self._wake.set,
             stuck=self._stuck,
-            shares=self._backend.capabilities.works_apart,
+            shares=self._backend.capabilities.has_cheap_calls,
         )
         self._settler = Settler(
             self._core,

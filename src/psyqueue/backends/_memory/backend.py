@@ -77,7 +77,7 @@ class MemoryBackend:
     """All jobs of one process, gone with it. `store` and `hub` of another instance make this one a second client."""
 
     def __init__(self, *, test_clock: bool = False, shared_with: MemoryBackend | None = None) -> None:
-        self._capabilities = Capabilities(wakes_across_processes=False, works_apart=False, test_clock=test_clock)
+        self._capabilities = Capabilities(wakes_across_processes=False, test_clock=test_clock)
         self.store: Store = shared_with.store if shared_with else Store(test_clock=test_clock)
         self.hub: Hub = shared_with.hub if shared_with else Hub()
         self.lock_of_store: threading.RLock = shared_with.lock_of_store if shared_with else threading.RLock()

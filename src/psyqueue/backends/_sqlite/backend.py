@@ -93,7 +93,6 @@ class SqliteBackend:
             wakes_across_processes=not options.is_memory,
             binds=() if options.is_memory else ("sqlite3.Connection",),
             binds_in_thread=True,
-            works_apart=False,
             test_clock=options.test_clock,
         )
 
