@@ -282,9 +282,9 @@ async def test_progress_from_many_threads_ends_in_their_last_word(rig):
 
 async def test_progress_that_is_reported_all_the_time_makes_few_calls(rig, monkeypatch):
     """The store is not the place for every step of a loop: at most one call of its own in a quarter of a second."""
-    from psyqueue.kernel import slots
+    from psyqueue.kernel import progress
 
-    monkeypatch.setattr(slots, "PROGRESS_MS", 3_600_000)
+    monkeypatch.setattr(progress, "PROGRESS_MS", 3_600_000)
     reported, go_on = asyncio.Event(), asyncio.Event()
 
     @rig.q.handle("h", queue="q")
@@ -307,9 +307,9 @@ async def test_progress_that_is_reported_all_the_time_makes_few_calls(rig, monke
 
 
 async def test_later_progress_follows_when_its_time_has_come(rig, monkeypatch):
-    from psyqueue.kernel import slots
+    from psyqueue.kernel import progress
 
-    monkeypatch.setattr(slots, "PROGRESS_MS", 30)
+    monkeypatch.setattr(progress, "PROGRESS_MS", 30)
     go_on = asyncio.Event()
 
     @rig.q.handle("h", queue="q")

@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from psyqueue.backend import AnyOutcome, Delivery, Effects, Keep, Release
+from psyqueue.backend import AnyOutcome, Delivery, Keep, Release
 from psyqueue.kernel.aio import call_later_ms, next_turn, settle_down, spawn
 from psyqueue.kernel.executor import Executor
-from psyqueue.kernel.run import Run, StopReason, progress_of, with_progress
+from psyqueue.kernel.progress import Progress
+from psyqueue.kernel.run import Run, StopReason, with_progress
 
 if TYPE_CHECKING:
     from psyqueue.kernel.announcer import Announcer
@@ -28,8 +29,6 @@ log: logging.Logger = logging.getLogger(__name__)
 
 ABANDON_MS = 5_000
 """A run that ignores its stop for this long is settled without it; its slot stays taken until it really ends."""
-PROGRESS_MS = 250
-"""Progress alone makes a store call this often at most; the first one goes out at once."""
 BREATH_MS = 5.0
 """A slot whose handlers never wait lets the others, and the worker's loop, have a turn this often."""
 SHARE_MIN = 32
@@ -77,9 +76,7 @@ class Slots:
         self._alone: Run | None = None
         self._zombies: set[Run] = set()
         self._outcomes: list[Entry] = []
-        self._progressed: dict[Run, None] = {}
-        self._is_progress_due = False
-        self._progress_timer: asyncio.TimerHandle | None = None
+        self._progress = Progress(wake)
         self._full_timer: asyncio.TimerHandle | None = None
         self._slots: list[asyncio.Task[None]] = []
         self._parked: list[asyncio.Future[None]] = []
@@ -151,13 +148,13 @@ class Slots:
     # ── outcomes out ──────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def has_news(self) -> bool:
-        return bool(self._outcomes) or self._is_progress_due
+        return bool(self._outcomes) or self._progress.is_due
 
     def take_outcomes(self) -> list[Entry]:
         """What gathered for the next call, oldest first; progress of running jobs rides along."""
         entries, self._outcomes = self._outcomes[: self._batch], self._outcomes[self._batch :]
-        if self._progressed and (room := (self._batch - len(entries)) // 2) > 0:
-            entries += self._take_progress(room)
+        if (room := (self._batch - len(entries)) // 2) > 0:
+            entries += self._progress.take(room)
         return entries
 
     def put_back(self, entries: Sequence[Entry]) -> None:
@@ -165,9 +162,7 @@ class Slots:
         self._outcomes[:0] = [entry for entry in entries if not isinstance(entry[1], Keep)]
         for run, outcome in entries:
             if isinstance(outcome, Keep) and run in self.running:
-                run.has_progress = True
-                self._progressed[run] = None
-        self._is_progress_due = bool(self._progressed)
+                self._progress.put_back(run)
 
     def put(self, run: Run) -> None:
         """Hand the outcome to the loop; a run that is settled, or no longer counts, only frees its place."""
@@ -190,37 +185,10 @@ class Slots:
             for run, outcome in self._outcomes
         ]
 
-    # ── progress ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def progressed(self, run: Run) -> None:
-        if run not in self.running or run.is_lost:
-            return
-        self._progressed[run] = None
-        if self._progress_timer is None:
-            self._send_progress()
-
-    def _send_progress(self) -> None:
-        self._progress_timer = None
-        if self._progressed and not self._is_over:
-            self._is_progress_due = True
-            self._progress_timer = call_later_ms(PROGRESS_MS, self._send_progress)
-            self._wake()
-
-    def _forget_progress(self, run: Run) -> None:
-        """Nothing that is due may outlive what it is due for: the loop would look for it for ever."""
-        self._progressed.pop(run, None)
-        self._is_progress_due &= bool(self._progressed)
-
-    def _take_progress(self, count: int) -> list[Entry]:
-        """The last progress of runs that still run, as effects of a `Keep`."""
-        entries: list[Entry] = []
-        for run in list(self._progressed)[:count]:
-            del self._progressed[run]
-            delivery = run.delivery
-            effects = Effects(writes=(progress_of(run),))
-            token = delivery.completion_token
-            entries.append((run, Keep(job_id=delivery.id, completion_token=token, effects=effects)))
-        self._is_progress_due = bool(self._progressed)
-        return entries
+        """It tells of itself while it runs."""
+        if run in self.running and not run.is_lost:
+            self._progress.note(run)
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     def start_apart(self) -> None:
@@ -264,9 +232,9 @@ class Slots:
         self._is_over = True
         self.close()
         self.stop_all("release")
-        for timer in (self._progress_timer, self._full_timer):
-            if timer is not None:
-                timer.cancel()
+        self._progress.end()
+        if self._full_timer is not None:
+            self._full_timer.cancel()
         for parked in self._parked:
             if not parked.done():
                 parked.set_result(None)
@@ -344,7 +312,7 @@ class Slots:
             self._prefetch.note(run.run_ms)
         outcome = run.outcome or self._executor.stopped(run)
         if run.has_progress or run.settled is not None:
-            self._forget_progress(run)
+            self._progress.forget(run)
         if run.has_progress and run.settled is None:
             outcome = with_progress(run, outcome)
         run.outcome = outcome
@@ -402,7 +370,7 @@ class Slots:
         """This delivery is no longer ours."""
         if not run.is_lost:
             self._announcer.lease_lost(run.delivery)
-        self._forget_progress(run)
+        self._progress.forget(run)
         self.stop_run(run, "lease-lost")
 
     def lose_all(self) -> None:
@@ -412,8 +380,7 @@ class Slots:
         self._outcomes.clear()
         self._ready.clear()
         self._apart.clear()
-        self._progressed.clear()
-        self._is_progress_due = False
+        self._progress.clear()
         if self._alone not in self.running:
             self._alone = None
         self.held = len(self.running)
@@ -435,7 +402,7 @@ class Slots:
             return
         self.running.discard(run)
         self._zombies.add(run)
-        self._forget_progress(run)
+        self._progress.forget(run)
         if run is self._alone:
             self._alone = None
         log.error("handler ignores its stop", extra={"job_id": run.delivery.id, "reason": run.stop_reason})

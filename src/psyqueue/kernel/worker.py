@@ -114,7 +114,7 @@ class Worker:
             threads=self._threads,
             children=self._children,
             on_timeout=self._timed_out,
-            on_progress=self._progressed,
+            on_progress=lambda run: self._slots.progressed(run),
             session_id=lambda: self._settler.session_id,
         )
         self._slots = Slots(
@@ -348,9 +348,6 @@ class Worker:
 
     def _thread_returned(self) -> None:
         self._slots.returned()
-
-    def _progressed(self, run: Run) -> None:
-        self._slots.progressed(run)
 
     # ── sleep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def _rest(self, room: int) -> None:
