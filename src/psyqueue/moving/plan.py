@@ -87,7 +87,7 @@ async def make_plan(
     there = {} if target is None else await _counts(target)
     groups = sorted({*jobs, *there})
     rows = [Row(queue, status, jobs[queue, status], there.get((queue, status), 0)) for queue, status in groups]
-    things = {part: count async for part, count in _things(source, selection) if count}
+    things: dict[Part, int] = {part: count async for part, count in _things(source, selection) if count}
     return Plan(rows, things, barrier.obstacles, warnings, barrier.shared, jobs.total())
 
 
