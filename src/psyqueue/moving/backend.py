@@ -239,11 +239,17 @@ class MovingBackend:
             await settle_down(listeners, CLOSE_MS)
 
     # ── a move moves as a whole ───────────────────────────────────────────────────────────────────────────────────────
-    async def _refuse(self, *_arguments: Any, **_options: Any) -> NoReturn:
-        """Raises InvalidState."""
-        raise InvalidState("two stores that are one for a move cannot be moved themselves: name one of them")
+    async def set_mode(self, *_arguments: Any, **_options: Any) -> NoReturn:
+        raise _one_for_a_move()
 
-    set_mode = export_part = import_part = drop_part = _refuse
+    async def export_part(self, *_arguments: Any, **_options: Any) -> NoReturn:
+        raise _one_for_a_move()
+
+    async def import_part(self, *_arguments: Any, **_options: Any) -> NoReturn:
+        raise _one_for_a_move()
+
+    async def drop_part(self, *_arguments: Any, **_options: Any) -> NoReturn:
+        raise _one_for_a_move()
 
     # ── proof ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
@@ -259,3 +265,7 @@ def _end(inbox: asyncio.Queue[Any]) -> None:
     if inbox.full():
         inbox.get_nowait()
     inbox.put_nowait(None)
+
+
+def _one_for_a_move() -> InvalidState:
+    return InvalidState("two stores that are one for a move cannot be moved themselves: name one of them")

@@ -39,9 +39,9 @@ class Routes:
         self.old: Final = old
         self.new: Final = new
         self.clock: Clock = clock or SystemClock()
-        self.is_switched = False
-        self.is_drained = False
-        self.is_done = False
+        self.is_switched: bool = False
+        self.is_drained: bool = False
+        self.is_done: bool = False
         self._is_old_there = self._is_new_there = False
         chance = SystemRandom().random
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -43,7 +43,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.has_needs = False
+        self.has_needs: bool = False
         self._counts: defaultdict[Group, int] = defaultdict(int)
         self._sums: defaultdict[Group, int] = defaultdict(int)
 
