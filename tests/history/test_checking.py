@@ -21,11 +21,13 @@ class Tale:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.calls = 0
+        self.store = ""
+        """Where calls go to."""
 
     def tell(self, process: str, kind: Any, **facts: Any) -> int:
         if kind == "invoke":
             self.calls += 1
-            facts["call"] = self.calls
+            facts = {"store": self.store, **facts, "call": self.calls}
         self.events.append(Event(kind=kind, process=process, at_ns=len(self.events) + 1, **facts))
         return self.calls
 
@@ -64,8 +66,8 @@ def tale():
     return Tale()
 
 
-def rules(tale: Tale, folder: Path, **final_jobs: str) -> set[str]:
-    return {problem.rule for problem in check_history(tale.write(folder), final_jobs).problems}
+def rules(tale: Tale, folder: Path, *, stores: tuple[str, ...] = (), **final_jobs: str) -> set[str]:
+    return {problem.rule for problem in check_history(tale.write(folder), final_jobs, stores=stores).problems}
 
 
 A1, A2, A3 = (Run("a", 0, fence) for fence in (1, 2, 3))
@@ -344,6 +346,26 @@ def test_c7_a_call_that_follows_an_answer_is_no_repeat(tale, tmp_path):
     assert rules(tale, tmp_path, a="completed", b="completed") == {"C7"}
 
 
+def test_c7_each_gate_has_a_line_of_its_own(tale, tmp_path):
+    for job_id, gate in (("a", "g"), ("b", "g"), ("c", "h")):
+        call = tale.tell("p", "invoke", verb="enqueue", jobs=(Enqueuing(job_id, gate=gate),))
+        tale.tell("p", "ok", call=call, replies=((job_id, True),))
+    tale.run(Run("c", 0, 1))
+    tale.run(B1)
+    assert rules(tale, tmp_path, a="pending", b="completed", c="completed") == set()
+    tale.run(A1)
+    assert rules(tale, tmp_path, a="completed", b="completed", c="completed") == {"C7"}
+
+
+def test_c7_a_refused_attempt_put_nothing_in(tale, tmp_path):
+    tale.tell("p", "fail", call=tale.begin_enqueue("a"), problem="QUEUE_FULL")
+    tale.enqueue("a")
+    tale.enqueue("b")
+    tale.run(B1)
+    tale.run(A1)
+    assert rules(tale, tmp_path, a="completed", b="completed") == {"C7"}
+
+
 # ── C9 ──
 def test_c9_one_key_two_jobs(tale, tmp_path):
     tale.enqueue("a", key="k")
@@ -361,6 +383,134 @@ def test_c9_one_job_is_new_once(tale, tmp_path):
     tale.enqueue("a", key="k")
     tale.enqueue("b", key="k", is_new=True, got="a")
     assert rules(tale, tmp_path, a="pending") == {"C9"}
+
+
+# ── C15 ──
+MOVE = ("old", "new")
+
+
+def move_on(tale: Tale) -> None:
+    """From the old store to the new one, which has given out a job by now."""
+    tale.store = "old"
+    tale.enqueue("a", "b")
+    tale.run(A1)
+    tale.store = "new"
+    tale.run(B1)
+    tale.store = "old"
+
+
+def look(tale: Tale, *startable: str) -> None:
+    tale.tell("o", "ok", call=tale.tell("o", "invoke", verb="look"), startable=startable)
+
+
+def test_c15_a_quiet_move_is_clean(tale, tmp_path):
+    move_on(tale)
+    look(tale)
+    tale.deliver()
+    report = check_history(tale.write(tmp_path), {"a": "completed", "b": "completed"}, stores=MOVE)
+    assert report.is_clean, report
+    assert report.given == {"old": 1, "new": 1}
+
+
+def test_c15_a_job_that_could_be_started_in_the_old_store_when_the_new_one_had_begun(tale, tmp_path):
+    move_on(tale)
+    look(tale, "b")
+    assert rules(tale, tmp_path, stores=MOVE, a="completed", b="completed") == {"C15"}
+
+
+def test_c15_a_look_into_the_new_store_or_before_it_began_is_none_of_it(tale, tmp_path):
+    tale.store = "old"
+    tale.enqueue("a", "b")
+    look(tale, "a", "b")
+    tale.store = "new"
+    tale.run(A1)
+    look(tale, "b")
+    assert rules(tale, tmp_path, stores=MOVE, a="completed", b="pending") == set()
+
+
+def test_c15_a_delivery_by_the_old_store_when_the_new_one_had_begun(tale, tmp_path):
+    move_on(tale)
+    tale.enqueue("c")
+    tale.run(Run("c", 0, 1))
+    problems = check_history(tale.write(tmp_path), dict.fromkeys(("a", "b", "c"), "completed"), stores=MOVE).problems
+    assert [problem.words.split(" when")[0] for problem in problems] == [
+        "old took it in", "old gave it out (fence 1)", "old accepted its ack",
+    ]  # fmt: skip
+
+
+def test_c15_what_overlaps_is_not_judged(tale, tmp_path):
+    tale.store = "old"
+    tale.enqueue("a", "b")
+    call = tale.tell("v", "invoke", verb="settle")
+    tale.store = "new"
+    tale.run(A1)
+    tale.tell("v", "ok", call=call, deliveries=(B1,))
+    assert rules(tale, tmp_path, stores=MOVE, a="completed", b="pending") == set()
+
+
+def test_c15_a_repeat_is_told_what_its_first_try_did(tale, tmp_path):
+    tale.store = "old"
+    tale.deliver(A1)
+    tale.tell("p", "unknown", call=tale.begin_enqueue("a", "b"), problem="STORE_UNAVAILABLE")
+    lost = tale.tell("w", "invoke", verb="settle", endings=(Ending(A1, "ack"),))
+    tale.tell("w", "unknown", call=lost, problem="STORE_UNAVAILABLE")
+    tale.store = "new"
+    tale.run(B1, process="v")
+    tale.store = "old"
+    tale.end(A1)
+    tale.enqueue("a", "b")
+    assert rules(tale, tmp_path, stores=MOVE, a="completed", b="completed") == set()
+
+
+def test_c15_a_job_that_both_stores_took_in(tale, tmp_path):
+    tale.store = "old"
+    tale.enqueue("a")
+    tale.store = "new"
+    tale.enqueue("a")
+    assert rules(tale, tmp_path, stores=MOVE, a="pending") == {"C15"}
+
+
+def test_c15_an_enqueue_that_one_store_refused_went_to_the_other(tale, tmp_path):
+    tale.store = "old"
+    tale.tell("p", "fail", call=tale.begin_enqueue("a"), problem="NAMESPACE_MOVED")
+    tale.store = "new"
+    tale.enqueue("a")
+    assert rules(tale, tmp_path, stores=MOVE, a="pending") == set()
+
+
+def test_c15_stores_that_nobody_named(tale, tmp_path):
+    move_on(tale)
+    with pytest.raises(ValueError, match="of new: name all"):
+        check_history(tale.write(tmp_path), {}, stores=("old", "elsewhere"))
+
+
+def test_the_other_rules_hold_over_a_move(tale, tmp_path):
+    """Lost on the way, run again after its ack, run in both at once, overtaken."""
+    move_on(tale)
+    tale.store = "new"
+    tale.deliver(A2, process="v")
+    assert rules(tale, tmp_path, stores=MOVE, a="completed", b="completed") == {"C3"}
+    assert rules(tale, tmp_path, stores=MOVE, a="completed") == {"C1", "C3"}
+
+
+def test_a_start_in_the_new_store_beside_one_in_the_old_is_a_repeat_without_a_reason(tale, tmp_path):
+    tale.store = "old"
+    tale.enqueue("a")
+    tale.deliver(A1)
+    tale.tell("w", "start", run=A1)
+    tale.store = "new"
+    tale.run(A2, process="v")
+    assert rules(tale, tmp_path, stores=MOVE, a="completed") == {"C4"}
+
+
+def test_c7_a_newcomer_that_overtakes_what_was_in_the_old_store(tale, tmp_path):
+    tale.store = "old"
+    tale.enqueue("a")
+    tale.store = "new"
+    tale.enqueue("b")
+    tale.run(B1)
+    tale.run(A1)
+    assert rules(tale, tmp_path, stores=MOVE, a="completed", b="completed") == {"C7"}
 
 
 # ── files ──

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Report(Struct, frozen=True, kw_only=True):
     """What a run was, and what was wrong with it.
 
     `repeats`: starts of a job after an earlier start, by cause: "retry" (asked for), "justified" (its worker was killed
-    or stopped, or its lease was taken), "unjustified" (also a problem).
+    or stopped, or its lease was taken), "unjustified" (also a problem). `given`: deliveries by store.
     """
 
     problems: tuple[Problem, ...]
@@ -42,6 +42,7 @@ class Report(Struct, frozen=True, kw_only=True):
     unknown: int
     faults: int
     repeats: dict[str, int]
+    given: dict[str, int]
 
     @property
     def is_clean(self) -> bool:
@@ -128,13 +129,14 @@ class History:
 
     def _join_repeats(self) -> None:
         """A process sends its outcomes again until it knows what became of them."""
-        last: dict[str, Call] = {}
+        last: dict[tuple[str, str], Call] = {}
         for call in self.calls.values():
             if call.invoke.verb == "settle":
-                before = last.get(call.invoke.process)
+                line = (call.invoke.process, call.invoke.store)
+                before = last.get(line)
                 if before is not None and not before.is_ok and before.invoke.endings == call.invoke.endings:
                     call.repeats = before
-                last[call.invoke.process] = call
+                last[line] = call
 
     def _take_apart(self, call: Call) -> None:
         for job in call.invoke.jobs:
@@ -158,14 +160,23 @@ class History:
         return {job_id for done in ok if done is not None for job_id, is_new in done.replies if is_new}
 
 
-def check_history(files: Iterable[Path], final_jobs: Mapping[str, str]) -> Report:
+def check_history(files: Iterable[Path], final_jobs: Mapping[str, str], *, stores: Sequence[str] = ()) -> Report:
     """What the files of one run say, against the status that each job has in the end (after healing and draining).
 
     `final_jobs` holds every job of the store. Rules: C1 nothing acknowledged is lost, C2 nothing runs that was not put
     in, C3 nothing runs after its ack was acknowledged, C4 one accepted ack for each job and generation, and a repeat
     only where its worker was killed or stopped or its lease was taken, C6 fences grow, C7 order, C9 idempotency.
+
+    `stores`: the names of those that took over from each other while jobs were moved, in this order. All rules hold
+    over the change, and `final_jobs` are those of the last one, with what had ended in those before it. C15 one store
+    at a time: when one is known to have given out a job, every call to an earlier one that begins later finds it
+    closed. It gives out no job, shows none that could be started, takes in none and accepts no outcome. And no job is
+    new in two of them. What was startable in both is noticed if somebody looked (`RecordedBackend.look`) or was given
+    it; calls that overlap in time are not judged. Raises ValueError for a history of other stores.
     """
     history = History(read_events(files))
+    if stores and (others := {call.invoke.store for call in history.calls.values()} - {*stores, ""}):
+        raise ValueError(f"the history is also of {', '.join(sorted(others))}: name all stores of the move")
     repeats: Counter[str] = Counter()
     problems = [
         *_lost(history, final_jobs),
@@ -176,6 +187,8 @@ def check_history(files: Iterable[Path], final_jobs: Mapping[str, str]) -> Repor
         *_fences(history),
         *_out_of_order(history),
         *_keys(history),
+        *_beside_another_store(history, stores),
+        *_new_in_two(history),
     ]
     return Report(
         problems=tuple(problems),
@@ -187,6 +200,7 @@ def check_history(files: Iterable[Path], final_jobs: Mapping[str, str]) -> Repor
         ),
         faults=sum(map(len, history.faults.values())),
         repeats=dict(repeats),
+        given=dict(Counter(each.call.invoke.store for runs in history.delivered.values() for each in runs)),
     )
 
 
@@ -309,15 +323,16 @@ class _Passage(Struct, frozen=True):
 
 
 def _out_of_order(history: History) -> Iterator[Problem]:
-    lines: defaultdict[tuple[str, str, int], list[_Passage]] = defaultdict(list)
-    for job_id, attempts in history.enqueued.items():
+    lines: defaultdict[tuple[str, str, int, str], list[_Passage]] = defaultdict(list)
+    for job_id, calls in history.enqueued.items():
+        attempts = [each for each in calls if each[0].done is None or each[0].done.kind != "fail"]
         deliveries = history.delivered.get((job_id, 0), [])
         if len(attempts) != 1 or len(deliveries) != 1 or deliveries[0].run.fence != 1 or not attempts[0][0].is_ok:
             continue  # retried, released, lost, or unsure: no promise
         (call, job), out = attempts[0], deliveries[0].call
         if job.is_due and call.invoke.verb == "enqueue":
             passage = _Passage(job_id, call.invoke.at_ns, call.ok_ns, out.asked_ns, out.ok_ns)
-            lines[job.queue, job.lane, job.priority].append(passage)
+            lines[job.queue, job.lane, job.priority, job.gate].append(passage)
     for line in lines.values():
         yield from _overtaken(line)
 
@@ -352,3 +367,46 @@ def _keys(history: History) -> Iterator[Problem]:
             yield Problem("C9", ", ".join(sorted(ids[key])), f"all stand for idempotency key {key!r}")
         if created[key] > 1:
             yield Problem("C9", ", ".join(sorted(ids[key])), f"idempotency key {key!r} was new {created[key]} times")
+
+
+def _beside_another_store(history: History, stores: Sequence[str]) -> Iterator[Problem]:
+    calls = [call for call in history.calls.values() if call.is_ok]
+    over_ns = float("inf")
+    for number in range(len(stores) - 1, 0, -1):
+        given = (call.ok_ns for call in calls if call.invoke.store == stores[number] and _gives(call))
+        over_ns = min(over_ns, *given, float("inf"))
+        late = (call for call in calls if call.invoke.store == stores[number - 1] and call.asked_ns > over_ns)
+        for job_id, words in (done for call in late for done in _done_by(history, call)):
+            yield Problem("C15", job_id, f"{stores[number - 1]} {words} when {stores[number]} had given out jobs")
+
+
+def _gives(call: Call) -> bool:
+    return call.done is not None and bool(call.done.deliveries)
+
+
+def _done_by(history: History, call: Call) -> Iterator[tuple[str, str]]:
+    """What an open store does. An enqueue may repeat one of before, and is told once more what that did."""
+    done = call.done
+    assert done is not None
+    for run in done.deliveries:
+        yield run.job_id, f"gave it out (fence {run.fence})"
+    for job_id in done.startable:
+        yield job_id, "could have started it"
+    for ending, verdict in zip(call.invoke.endings, done.verdicts, strict=True):
+        if verdict == "ok":
+            yield ending.run.job_id, f"accepted its {ending.kind}"
+    for job_id, is_new in done.replies:
+        first = next((each for each, _ in history.enqueued[job_id] if each.invoke.store == call.invoke.store), call)
+        if is_new and first is call:
+            yield job_id, "took it in"
+
+
+def _new_in_two(history: History) -> Iterator[Problem]:
+    stores: defaultdict[str, set[str]] = defaultdict(set)
+    for call in history.calls.values():
+        if call.done is not None and call.is_ok and call.invoke.store:
+            for job_id in (job_id for job_id, is_new in call.done.replies if is_new):
+                stores[job_id].add(call.invoke.store)
+    for job_id, names in stores.items():
+        if len(names) > 1:
+            yield Problem("C15", job_id, f"was new in {' and in '.join(sorted(names))}")

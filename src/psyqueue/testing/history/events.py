@@ -13,7 +13,10 @@ Kind: TypeAlias = Literal["invoke", "ok", "fail", "unknown", "start", "end", "fa
 
 
 class Enqueuing(Struct, frozen=True, array_like=True):
-    """A job that a call wants to put in; `key` is its idempotency key, `is_due` says that it may run at once."""
+    """A job that a call wants to put in. `key` is its idempotency key, `gate` its place in line where it has one.
+
+    `is_due`: it may run at once, or as soon as it is its turn at its gate.
+    """
 
     job_id: str
     queue: str = "q"
@@ -21,6 +24,7 @@ class Enqueuing(Struct, frozen=True, array_like=True):
     priority: int = 0
     key: str = ""
     is_due: bool = True
+    gate: str = ""
 
 
 class Run(Struct, frozen=True, array_like=True):
@@ -44,6 +48,9 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
     invoke: `verb`, and of an enqueue `jobs`, of a settle `endings`, with `jobs` for follow-ups. ok: `replies` of the
     jobs (id, whether it is new), `verdicts` of the endings, `deliveries`; of a reap `reaped`. start, end: `run`.
     fault: what was done to process `victim` (killed, stopped). fail: `problem`, the code of what was raised.
+
+    `store`: where the call went to, of a run with several stores. A look (`verb`) brings `startable`: the ids of jobs
+    that could have been started there at some instant between the two lines.
     """
 
     kind: Kind
@@ -57,6 +64,8 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
     verdicts: tuple[str, ...] = ()
     deliveries: tuple[Run, ...] = ()
     reaped: tuple[str, ...] = ()
+    store: str = ""
+    startable: tuple[str, ...] = ()
     run: Run | None = None
     victim: str = ""
     problem: str = ""

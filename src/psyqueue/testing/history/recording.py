@@ -20,10 +20,12 @@ from psyqueue.backend import (
     Effects,
     Enqueued,
     Fetch,
+    Filter,
     NewJob,
     Op,
     SettleReply,
 )
+from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import Refused, StoreError, StoreUnavailable
 from psyqueue.testing.history.events import Ending, Enqueuing, Event, Run
 
@@ -84,11 +86,16 @@ class Recorder:
 
 
 class RecordedBackend:
-    """A backend whose `enqueue`, `settle` and `reap` are written down; every other verb goes straight through."""
+    """A backend whose `enqueue`, `settle` and `reap` are written down; every other verb goes straight through.
 
-    def __init__(self, backend: BackendAdapter, recorder: Recorder) -> None:
+    `store`: its name, where a process works with several. Each of them is recorded itself, and nothing around them,
+    so that it is known what happened where.
+    """
+
+    def __init__(self, backend: BackendAdapter, recorder: Recorder, *, store: str = "") -> None:
         self.backend = backend
         self.recorder = recorder
+        self.store = store
         self._runs: dict[str, Run] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -97,7 +104,7 @@ class RecordedBackend:
     async def enqueue(self, op: Op, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         """As the seam says."""
         wanted = (*jobs, *effects.jobs)
-        call = self.recorder.invoke("enqueue", jobs=tuple(map(enqueuing, wanted)))
+        call = self.recorder.invoke("enqueue", store=self.store, jobs=tuple(map(enqueuing, wanted)))
         reply = await self._known(call, self.backend.enqueue(op, jobs, effects))
         self.recorder.ok(call, replies=tuple((each.job_id, each.created) for each in reply))
         return reply
@@ -108,7 +115,7 @@ class RecordedBackend:
         """As the seam says."""
         endings = tuple(Ending(self._run_of(each), type(each).__name__.lower()) for each in outcomes)
         jobs = tuple(enqueuing(job) for each in outcomes for job in each.effects.jobs)
-        call = self.recorder.invoke("settle", endings=endings, jobs=jobs)
+        call = self.recorder.invoke("settle", store=self.store, endings=endings, jobs=jobs)
         reply = await self._known(call, self.backend.settle(op, session_id, outcomes, fetch))
         for delivery in reply.deliveries:
             self._runs[delivery.completion_token] = run_of(delivery)
@@ -125,10 +132,29 @@ class RecordedBackend:
 
     async def reap(self, limit: int) -> Done:
         """As the seam says."""
-        call = self.recorder.invoke("reap")
+        call = self.recorder.invoke("reap", store=self.store)
         done = await self._known(call, self.backend.reap(limit))
         self.recorder.ok(call, reaped=done.ids)
         return done
+
+    async def look(self) -> None:
+        """Write down which jobs could be started there, unless the mode of the store changes meanwhile."""
+        call = self.recorder.invoke("look", store=self.store)
+        before = await self._known(call, self.backend.info())
+        found: list[str] = []
+        cursor: str | None = None
+        while before.mode in ("open", "draining"):
+            where = Filter(statuses=("scheduled", "pending"))
+            page = await self._known(call, self.backend.list_jobs(where, cursor, ITEMS_MAX))
+            found += [view.job.id for view in page.jobs if not view.held]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        after = await self._known(call, self.backend.info())
+        if after.epoch != before.epoch:
+            self.recorder.unknown(call, f"from {before.mode} to {after.mode}")
+        else:
+            self.recorder.ok(call, startable=tuple(found))
 
     def _run_of(self, outcome: AnyOutcome) -> Run:
         return self._runs.get(outcome.completion_token, Run(outcome.job_id, 0, 0))
@@ -154,5 +180,6 @@ def run_of(delivery: Delivery) -> Run:
 def enqueuing(job: NewJob) -> Enqueuing:
     """What the history says about a new job."""
     key = job.idempotency.key if job.idempotency else ""
-    is_due = not job.delay_ms and job.run_at_ms is None and not job.needs and job.gate is None and job.unique is None
-    return Enqueuing(job.id, job.queue, job.lane, job.priority, key, is_due)
+    gate = job.gate.key if job.gate is not None else ""
+    is_due = not job.delay_ms and job.run_at_ms is None and not job.needs and job.unique is None
+    return Enqueuing(job.id, job.queue, job.lane, job.priority, key, is_due, gate)
