@@ -16,143 +16,26 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from crash.harms import harm, server_named
-from psyqueue import Kernel, PsyQueue, Retry
+from crash.nursery import Child, Nursery
+from crash.roles import FORGOTTEN, LEASE_MS, QUEUE, Place, pause_ms
 from psyqueue.backend import BackendAdapter, Filter, Limits, Op
-from psyqueue.errors import StoreError, StoreUnavailable
-from psyqueue.kernel.context import Context
-from psyqueue.testing.history import RecordedBackend, Recorder, Report, check_history
-from psyqueue.testing.history.events import Run
+from psyqueue.testing.history import Recorder, Report, check_history
 from support.servers import Server
 from support.store_at import place_on, store_at
 from support.waiting import wait_until
 
-LEASE_MS = 2_000
-QUEUE = "q"
 LIVE = ("waiting", "scheduled", "pending", "active")
 DRAIN_S = 120.0
 START_S = 60.0
-TESTS = Path(__file__).parent.parent
-STORM = (sys.executable, "-m", "crash.storm")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a storm happens."""
-
-    folder: Path
-    where: str = ""
-
-    @property
-    def store(self) -> str:
-        return self.where or str(self.folder / "jobs.db")
-
-    @property
-    def stop(self) -> Path:
-        """When this file is there, producers stop."""
-        return self.folder / "stop"
-
-    def history(self, name: str) -> Path:
-        return self.folder / f"{name}.jsonl"
-
-
-# ── children ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-class WrittenDown:
-    """The plugin that puts the recorder around the store."""
-
-    name = "history"
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def init(self, kernel: Kernel) -> None:
-        kernel.wrap_backend(self._wrap)
-
-    def _wrap(self, adapter: BackendAdapter) -> Any:
-        return RecordedBackend(adapter, self._recorder)
-
-
-def queue_at(place: Place, recorder: Recorder) -> PsyQueue:
-    return PsyQueue().use(store_at(place.store)).use(WrittenDown(recorder))
-
-
-@asynccontextmanager
-async def up_at_last(queue: PsyQueue) -> AsyncIterator[None]:
-    """Whoever starts while the server is away is started again by a supervisor."""
-    while True:
-        try:
-            await queue.start()
-            break
-        except StoreUnavailable:
-            await pause_ms(100)
-    try:
-        yield
-    finally:
-        await queue.stop()
-
-
-async def work(place: Place, name: str) -> None:
-    """A worker until SIGTERM. Handlers take some milliseconds, some a second; one run in ten asks for another."""
-    recorder = Recorder(place.history(name), name)
-    queue = queue_at(place, recorder)
-    chance = random.Random(name)
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
-
-    @queue.handle("work", queue=QUEUE, max_retries=20, backoff="fixed", backoff_base=0.05)
-    async def handler(ctx: Context, n: int) -> int:
-        run = Run(ctx.job.id, ctx.job.generation, ctx.fence)
-        recorder.start(run)
-        try:
-            await pause_ms(chance.uniform(0, 20) if chance.random() < 0.9 else chance.uniform(100, 1_500))
-            if chance.random() < 0.1:
-                raise Retry(after=0.02, reason="by chance")
-            return n
-        finally:
-            recorder.end(run)
-
-    async with up_at_last(queue):
-        queue.start_worker(QUEUE, concurrency=20, lease=LEASE_MS / 1000, name=name)
-        await asked.wait()
-
-
-async def produce(place: Place, name: str) -> None:
-    """Batches of jobs until told to stop; some with an idempotency key that all producers share."""
-    recorder = Recorder(place.history(name), name)
-    queue = queue_at(place, recorder)
-    chance = random.Random(name)
-    queue.handle("work", lambda n: n, queue=QUEUE)
-    number = 0
-    async with up_at_last(queue):
-        while not place.stop.exists():
-            items = []
-            for _ in range(chance.randint(1, 10)):
-                number += 1
-                options = {"id": f"{name}-{number:05}"}
-                if chance.random() < 0.1:
-                    options["idempotency_key"] = f"key-{chance.randint(0, 200)}"
-                items.append({"name": "work", "payload": {"n": 1}, "options": options})
-            try:
-                await queue.enqueue_bulk(items)
-            except StoreError:
-                continue  # written down as unknown or refused; these ids are not used again
-            await pause_ms(chance.uniform(20, 80))
-    recorder.close()
-
-
-async def pause_ms(duration_ms: float) -> None:
-    """What a storm is made of: time has to pass in its processes."""
-    await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=duration_ms / 1000)
 
 
 # ── nemesis ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,17 +45,19 @@ class Crowd:
 
     place: Place
     recorder: Recorder
+    nursery: Nursery
     server: Server | None = None
-    alive: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    alive: dict[str, Child] = field(default_factory=dict)
     born: int = 0
 
-    def start(self, role: str) -> str:
+    def start(self, kind: str) -> str:
+        """`kind`: a role, with what its name says of it around it."""
         self.born += 1
-        name = f"{role}-{self.born}"
+        name = f"{kind}-{self.born}"
+        role = kind.removeprefix(FORGOTTEN).split("-")[0]
         what = ["--role", role, "--name", name, "--folder", str(self.place.folder), "--store", self.place.store]
-        # Its words go to a file: a full pipe would stop it, and so would nobody reading.
-        with (self.place.folder / f"{name}.log").open("wb") as words:
-            self.alive[name] = subprocess.Popen([*STORM, *what], cwd=TESTS, stdout=words, stderr=words)
+        what += ["--new", self.place.new]
+        self.alive[name] = self.nursery.bear(what, self.place.folder / f"{name}.log")
         return name
 
     def named(self, role: str) -> list[str]:
@@ -207,13 +92,15 @@ class Crowd:
         """Ask politely. Raises if one of them does not end well."""
         for name in self.named(role):
             child = self.alive[name]
-            if role == "worker":
-                child.terminate()
+            if not role.endswith("producer"):
+                child.send_signal(signal.SIGTERM)
             code = child.wait(limit_s)
             del self.alive[name]
             if code:
-                words = (self.place.folder / f"{name}.log").read_text()
-                raise AssertionError(f"{name} ended with {code}: {words[-2_000:]}")
+                raise AssertionError(f"{name} ended with {code}: {self.words_of(name)}")
+
+    def words_of(self, name: str) -> str:
+        return (self.place.folder / f"{name}.log").read_text()[-2_000:]
 
     def kill_all(self) -> None:
         for name in list(self.alive):
@@ -227,12 +114,13 @@ def _size(path: Path) -> int:
 @contextmanager
 def crowd(place: Place, server: Server | None) -> Iterator[Crowd]:
     recorder = Recorder(place.history("nemesis"), "nemesis")
-    people = Crowd(place, recorder, server)
-    try:
-        yield people
-    finally:
-        people.kill_all()
-        recorder.close()
+    with Nursery("crash.roles") as nursery:
+        people = Crowd(place, recorder, nursery, server)
+        try:
+            yield people
+        finally:
+            people.kill_all()
+            recorder.close()
 
 
 def rage(people: Crowd, kills: int, chance: random.Random) -> None:
@@ -306,20 +194,24 @@ def final_jobs_at(place: Place, *, is_drained_first: bool = False) -> dict[str, 
     return asyncio.run(look())
 
 
-def storm(
-    place: Place, *, kills: int, seed: int, workers: int = 4, producers: int = 2, server: Server | None = None
-) -> Report:
-    """One storm from the first job to the last. Raises AssertionError if the store is not whole or not drained."""
+def prepare(place: Place) -> None:
+    """Everything is kept: what is gone in the end was lost."""
 
-    async def prepare() -> None:
+    async def put() -> None:
         backend = store_at(place.store).adapter
         await backend.connect()
-        # Everything is kept: what is gone in the end was lost.
         limits = Limits(queue=QUEUE, retain_ended=None, retain_dead=None)
         await backend.put_limits(Op("storm", 0, 1), (limits,))
         await backend.disconnect()
 
-    asyncio.run(prepare())
+    asyncio.run(put())
+
+
+def storm(
+    place: Place, *, kills: int, seed: int, workers: int = 4, producers: int = 2, server: Server | None = None
+) -> Report:
+    """One storm from the first job to the last. Raises AssertionError if the store is not whole or not drained."""
+    prepare(place)
     with crowd(place, server) as people:
         for role, count in (("worker", workers), ("producer", producers)):
             for _ in range(count):
@@ -340,13 +232,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--store", default="sqlite")
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--role", choices=["worker", "producer"])
-    parser.add_argument("--name", default="")
     options = parser.parse_args()
-    if options.role:
-        role = work if options.role == "worker" else produce
-        asyncio.run(role(Place(options.folder, options.store), options.name))
-        return 0
     folder = options.folder or Path(tempfile.mkdtemp(prefix="psyqueue-storm-"))
     print(f"seed {options.seed}, files in {folder}", flush=True)
     place, server = Place(folder, "" if options.store == "sqlite" else options.store), server_named(options.store)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crash.storm import Place, final_jobs_at, storm
+from crash.roles import Place
+from crash.storm import final_jobs_at, storm
 from psyqueue.testing.history import Report, check_history
 from support.store_at import place_on
 

@@ -24,3 +24,12 @@ def store_at(place: str | Path, **options: Any) -> BackendPlugin:
     if "://" in url:
         return redis(url=url, key_prefix=name or "psyqueue:", **options)
     return sqlite(url, **{"durability": "normal", **options})
+
+
+def url_of(place: str) -> str:
+    """The same store as the command line is told of it."""
+    url, _, name = place.partition("#")
+    if "://" not in url:
+        return f"sqlite:{url}"
+    option = "schema" if url.startswith("postgres") else "key_prefix"
+    return f"{url}?{option}={name}" if name else url
