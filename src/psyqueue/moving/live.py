@@ -22,7 +22,7 @@ from psyqueue.errors import InvalidState, KeyConflict, NamespaceMoved
 from psyqueue.moving.early import EarlyMoves
 from psyqueue.moving.house import MARK, House
 from psyqueue.moving.journal import LIVE, Journal, drop_journal, read_journal, write_journal
-from psyqueue.moving.numbering import numbers_of, shifted
+from psyqueue.moving.numbering import numbers_of, room_for, shifted
 from psyqueue.moving.plan import find_barrier
 from psyqueue.moving.quiet import Progress, be_quiet
 from psyqueue.moving.returning import give_back
@@ -119,7 +119,7 @@ class LiveMove:
             await self._source.switch("draining", self._target.address)
         if journal.span is None:
             last = await numbers_of(self._source)
-            span = Numbers(last.made + ROOM, last.ready + ROOM)
+            span = room_for(Numbers(last.made + ROOM, last.ready + ROOM))
             journal = await write_journal(self._target, replace(journal, span=span))
         await self._target.take_in([journal.above(2)])
         for part in FIRST:

@@ -11,7 +11,7 @@ from psyqueue.errors import InvalidState, NamespaceMoved
 from psyqueue.kernel.aio import next_turn
 from psyqueue.moving.house import House, each
 from psyqueue.moving.journal import LIVE, Journal, drop_journal, read_journal, write_journal
-from psyqueue.moving.numbering import is_moved, numbers_of, shifted
+from psyqueue.moving.numbering import is_moved, numbers_of, room_for, shifted
 from psyqueue.moving.plan import Plan, count_jobs, find_barrier, key_of, make_plan
 from psyqueue.moving.quiet import Progress, be_quiet
 from psyqueue.moving.selection import Selection
@@ -137,8 +137,8 @@ class Mover:
     # ── copy and verify ───────────────────────────────────────────────────────────────────────────────────────────────
     async def _copy(self, journal: Journal) -> Sums:
         """All parts, as often as it takes: what is there already stays. What was read, counted and summed up."""
-        base, last = journal.base, await numbers_of(self._source)
-        await self._target.take_in([Numbers(base.made + last.made, base.ready + last.ready)])
+        base, room = journal.base, room_for(await numbers_of(self._source))
+        await self._target.take_in([Numbers(base.made + room.made, base.ready + room.ready)])
         done, tally = 0, Tally()
 
         async def write(page: list[Moved]) -> None:

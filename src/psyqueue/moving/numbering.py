@@ -16,11 +16,20 @@ async def numbers_of(house: House) -> Numbers:
 
 
 def shifted(item: Moved, base: Numbers) -> Moved:
-    """As the destination takes it in, `base` being its last numbers before."""
+    """As the destination takes it in, `base` being its last numbers before.
+
+    Numbers of creation and of readiness alternate: a store that has one sequence for both keeps only one of them of
+    some jobs, and no number may stand for two jobs.
+    """
     if not isinstance(item, MovedJob):
         return item
-    ready = None if item.ready_number is None else item.ready_number + base.ready
-    return replace(item, number=item.number + base.made, ready_number=ready)
+    ready = None if item.ready_number is None else base.ready + 2 * item.ready_number + 1
+    return replace(item, number=base.made + 2 * item.number, ready_number=ready)
+
+
+def room_for(last: Numbers) -> Numbers:
+    """What `shifted` takes of the destination's numbers, `last` being the source's last ones."""
+    return Numbers(2 * last.made, 2 * last.ready + 1)
 
 
 def is_moved(item: Moved, base: Numbers) -> bool:

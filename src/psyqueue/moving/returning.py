@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from psyqueue.backend import Moved, MovedJob, MovedNeed, Part
+from psyqueue.backend import Moved, MovedJob, MovedNeed, Numbers, Part
 from psyqueue.errors import KeyConflict, UnknownDependency
 from psyqueue.moving.house import House
 from psyqueue.moving.journal import Journal, take_out_journal, write_journal
+from psyqueue.moving.numbering import shifted
 from psyqueue.moving.quiet import Progress
 
 _PARTS: tuple[Part, ...] = ("fires", "jobs", "needs", "keys")
@@ -52,15 +53,21 @@ async def _return(source: House, target: House, journal: Journal, tell: Callable
 
 
 def _as_of_old(item: Moved, journal: Journal) -> Moved | None:
-    """With the number that the old store gave it; newcomers keep theirs, which are above all of these."""
+    """With the number that the old store gave it; newcomers come behind all that it has given by now."""
     if not isinstance(item, MovedJob):
         return item
-    early = journal.above(1).made
+    early, newest = journal.above(1).made, journal.above(2)
     if item.number <= early:
         return None
-    if item.number > journal.above(2).made:
-        return item
-    return replace(item, number=item.number - early)
+    if item.number <= newest.made:
+        return replace(item, number=(item.number - early) // 2)
+    span = journal.span or Numbers(0, 0)
+    newcomer = replace(
+        item,
+        number=item.number - newest.made,
+        ready_number=None if item.ready_number is None else item.ready_number - newest.ready,
+    )
+    return shifted(newcomer, Numbers(span.made // 2, span.ready // 2))
 
 
 async def _take_back(source: House, items: Sequence[Moved]) -> None:
