@@ -46,13 +46,14 @@ class Routes:
         chance = SystemRandom().random
         self._loop: asyncio.AbstractEventLoop | None = None
         self._looking: asyncio.Task[bool] | None = None
+        self._one_by_one = asyncio.Lock()
         self._at_old = SharedChannel(new_token(), 0, clock=self.clock, chance=chance)
         self._at_new = SharedChannel(new_token(), 0, clock=self.clock, chance=chance)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def connect(self) -> None:
         """Raises what the store raises that has to be there: the old one, until the move is over."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._one_by_one = asyncio.get_running_loop(), asyncio.Lock()
         try:
             await self.old.connect()
             self._is_old_there = True
@@ -114,17 +115,21 @@ class Routes:
         before = (self.is_switched, self.is_drained, self.is_done)
         if not self._is_old_there:
             return False
-        mode = (await self.old.info()).mode
-        if mode == "open":
-            now = (False, False, False)
-        else:
+        async with self._one_by_one:  # what was seen first must not be remembered last
+            self.is_switched, self.is_drained, self.is_done = now = await self._look()
+        return now != before
+
+    async def _look(self) -> tuple[bool, bool, bool]:
+        info = await self.old.info()
+        while info.mode != "open":
             await self._reach_new()
             ours = await is_ours(self.new)
-            is_done = mode == "moved" and (ours.is_over or ours.is_live)
-            is_switched = is_done or ours.is_live
-            now = (is_switched, is_switched and mode != "draining", is_done)
-        self.is_switched, self.is_drained, self.is_done = now
-        return now != before
+            before, info = info, await self.old.info()
+            if info.epoch == before.epoch:  # both stores were as they say at one instant
+                is_done = info.mode == "moved" and (ours.is_over or ours.is_live)
+                is_switched = is_done or ours.is_live
+                return is_switched, is_switched and info.mode != "draining", is_done
+        return False, False, False
 
     def learn_soon(self) -> None:
         """`learn`, from any thread and without waiting."""
