@@ -345,7 +345,7 @@ async def test_after_a_move_the_old_store_may_be_gone(stores, monkeypatch):
     app = await application(old, new)
     await app.add("a")
 
-    async def refused() -> Any:
+    async def refused(*_: Any) -> Any:
         raise StoreUnavailable("nobody there", "refused")
 
     with monkeypatch.context() as patched:
@@ -354,7 +354,11 @@ async def test_after_a_move_the_old_store_may_be_gone(stores, monkeypatch):
             await application(old, new)
     await live(old, new, selection=EVERYTHING).begin()
     await live(old, new, selection=EVERYTHING).finish()
-    monkeypatch.setattr(old.backend, "connect", refused)
+    assert await app.status("a") == "pending", "it has seen the end"
+    assert await app.walk(Filter()) == ["a"]
+    for verb in ("connect", "info", "get", "settle"):
+        monkeypatch.setattr(old.backend, verb, refused)
+    assert await app.walk(Filter()) == ["a"], "a process that ran all the time"
     app = await application(old, new, "later")
     assert await app.run() == "a"
     assert (await app.add("b")).created

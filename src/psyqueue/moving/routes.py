@@ -113,8 +113,8 @@ class Routes:
     async def learn(self) -> bool:
         """Ask; whether anything is different. A mode of the old store that no move of ours set is its own affair."""
         before = (self.is_switched, self.is_drained, self.is_done)
-        if not self._is_old_there:
-            return False
+        if self.is_done or not self._is_old_there:
+            return False  # from there no way leads back
         async with self._one_by_one:  # what was seen first must not be remembered last
             self.is_switched, self.is_drained, self.is_done = now = await self._look()
         return now != before
