@@ -94,9 +94,7 @@ class Worker:
         self._waiter: asyncio.Task[None] | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._stop_timers: list[asyncio.TimerHandle] = []
-        self._is_asked = False
-        self._is_dry = False
-        self._is_resting = False
+        self._is_asked = self._is_dry = self._is_resting = False
         self._is_stopping = False
         self._is_lost = False
         self._turns = 0
@@ -114,7 +112,7 @@ class Worker:
             threads=self._threads,
             children=self._children,
             on_timeout=self._timed_out,
-            on_progress=lambda run: self._slots.progressed(run),
+            on_progress=self._progressed,
             session_id=lambda: self._settler.session_id,
         )
         self._slots = Slots(
@@ -345,6 +343,9 @@ class Worker:
 
     def _timed_out(self, run: Run) -> None:
         self._slots.stop_run(run, "timeout")
+
+    def _progressed(self, run: Run) -> None:
+        self._slots.progressed(run)
 
     def _thread_returned(self) -> None:
         self._slots.returned()
