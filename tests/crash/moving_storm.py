@@ -5,6 +5,7 @@
 Producers and workers use `moving(old, new)`, one of each only knows the old store. `psyqueue migrate run`, `finish` and
 at times `rollback` are started again whenever they were killed, until the move is over. Somebody looks all the time at
 what could be started where. In the end both stores are read: what was taken in has ended in one of them.
+With `--kills 0` it tells what producers and workers see of a move that nothing troubles.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def rage(people: Crowd, move: Move, kills: int) -> None:
         if dice < 0.5:
             if move.name and move.kills[move.step]:
                 move.kill()
-        elif dice < 0.6:
+        elif kills and dice < 0.6:
             people.stop_for(people.any_at_work("worker", chance), chance.uniform(0.5, 1.5) * LEASE_MS / 1000)
         elif kills:
             kills -= 1
@@ -126,7 +127,11 @@ def storm(place: Place, *, kills: int, seed: int, workers: int = 3, producers: i
             people.start(FORGOTTEN + role)
             for _ in range(count):
                 people.start(role)
-        rage(people, Move(people, chance, dict.fromkeys(STEPS, 1 + kills // 3), returns=1 + kills // 20), kills)
+        rage(
+            people,
+            Move(people, chance, dict.fromkeys(STEPS, (kills + 2) // 3), returns=min(kills, 1) + kills // 20),
+            kills,
+        )
         people.any_at_work("producer", chance)
         place.stop.touch()
         people.end("producer")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -100,7 +101,7 @@ def _fork(main: Callable[[Sequence[str]], int], arguments: Sequence[str], words:
     try:
         code = main(arguments)
     except BaseException:  # noqa: BLE001 - the end of a process
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
