@@ -40,6 +40,8 @@ LEASE_MS = 2_000
 QUEUE = "q"
 FAR = "far"
 """The queue of jobs that are due when the storm is long over."""
+LINE = "line-"
+"""In the ids of jobs with an order key."""
 FORGOTTEN = "forgotten-"
 """How the name of a process begins that only knows the old store."""
 STEPS = {
@@ -157,7 +159,7 @@ async def produce(place: Place, name: str) -> None:
             one_line = {"order_key": f"order-{chance.randint(0, 20)}"} if chance.random() < 0.2 else None
             for _ in range(chance.randint(1, 10)):
                 number += 1
-                options = {"id": f"{name}-{number:05}", **(one_line or some_options(chance))}
+                options = {"id": f"{name}-{LINE if one_line else ''}{number:05}", **(one_line or some_options(chance))}
                 items.append({"name": "work", "payload": {"n": 1}, "options": options})
             call = recorder.invoke("enqueue_bulk")
             try:
