@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -220,6 +221,23 @@ async def test_a_gate_is_kept_over_the_move(stores):
         for each in deliveries:
             await app.ack(each)
     assert ran == [["g2", "h1", "i1"], ["g3", "i2"]]
+
+
+async def test_who_comes_to_a_gate_while_the_rest_is_copied_waits_behind_it(stores):
+    old, new = stores
+    app = await application(old, new)
+    await app.enqueue(job("g1", gate=Gate("g")), job("g2", gate=Gate("g")))
+    await live(old, new, selection=EVERYTHING).begin()
+    with pytest.raises(Killed):
+        await live(old, new, Life(2, is_late=True), EVERYTHING).finish()
+    assert (await mode(old), await mode(new)) == ("frozen", "filling")
+    assert (await app.add("free")).created
+    with pytest.raises(StoreBusy):
+        await app.add("g3", gate=Gate("g"))
+    finishing = asyncio.create_task(live(old, new, selection=EVERYTHING).finish())
+    assert (await app.add("g3", gate=Gate("g"))).status == "waiting"
+    await finishing
+    assert await app.statuses("g1", "g2", "g3") == ["pending", "waiting", "waiting"]
 
 
 # ── operating meanwhile ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,10 +24,10 @@ class MovingBound:
     async def enqueue(self, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:
         """Raises InvalidState for what only both stores together could decide in one step."""
         if self._routes.is_switched and not self._routes.is_done:
-            keyed = [job for job in jobs if job.unique is not None or job.idempotency is not None or job.needs]
-            if keyed:
+            bound = [job for job in jobs if job.unique or job.idempotency or job.gate or job.needs]
+            if bound:
                 raise InvalidState(
-                    f"job {keyed[0].id!r} has a key or needs, which the store that is being moved from may know: that "
+                    f"job {bound[0].id!r} has a key or needs, which the store that is being moved from may know: that "
                     "cannot be decided in a transaction of yours. Enqueue it after the commit, or when the move is over"
                 )
         try:

@@ -60,9 +60,21 @@ class Intake:
         if may_be_bound or self._unsure.get((op.client, op.channel)) == op.turn:
             try:
                 return await self._ask_old(op, jobs, effects)
-            except (NamespaceFrozen, UnknownDependency):
-                pass  # not done: nothing of it belongs there, or it belongs to jobs of the new store
+            except UnknownDependency:
+                pass  # what it needs is in the new store
+            except NamespaceFrozen:
+                await self._require_lines(every)
         return await self._enqueue_new(op, jobs, effects)
+
+    async def _require_lines(self, jobs: Sequence[NewJob]) -> None:
+        """The old store did not take them: either nothing there is at their gates, or it takes nothing more.
+
+        Raises NamespaceFrozen while it is copied: at a gate of the new store they would overtake who comes from there.
+        """
+        if any(job.gate is not None for job in jobs):
+            await self._routes.learn()
+            if self._routes.is_drained and not self._routes.is_done:
+                raise NamespaceFrozen("jobs that come before these at their gates are just being moved")
 
     async def _ask_old(self, op: Op, jobs: Sequence[NewJob], effects: Effects) -> tuple[Enqueued, ...]:
         channel = (op.client, op.channel)
