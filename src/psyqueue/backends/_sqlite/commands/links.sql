@@ -52,8 +52,8 @@ ORDER BY e.child LIMIT ?;
 SELECT places FROM psyqueue_gate WHERE key = ?;
 
 -- name: is_gate_in_use
-SELECT EXISTS (SELECT 1 FROM psyqueue_gate WHERE key = :key AND places > 0) OR EXISTS (
-    SELECT 1 FROM psyqueue_job WHERE gate = :key AND gate IS NOT NULL AND status = 0 AND needs_left = 0
+SELECT EXISTS (SELECT 1 FROM psyqueue_gate WHERE key = ? AND places > 0) OR EXISTS (
+    SELECT 1 FROM psyqueue_job WHERE gate = ? AND gate IS NOT NULL AND status = 0 AND needs_left = 0
 );
 
 -- name: add_place
