@@ -22,7 +22,7 @@ from psyqueue.errors import (
 )
 from psyqueue.moving import LiveMove, Selection
 from psyqueue.testing.conformance import Store
-from psyqueue.testing.conformance.handle import DAY_MS, ack, job, put
+from psyqueue.testing.conformance.handle import DAY_MS, ack, add, job, put
 from psyqueue.testing.conformance.moving_house import furnish
 
 EVERYTHING = Selection.of(("completed", "cancelled"))
@@ -251,6 +251,10 @@ async def test_jobs_of_both_stores_are_seen_and_operated(stores):
     assert await app.count("pending") == 4
     amended = await app.cancel("a", "b", "nobody")
     assert (sorted(amended.changed), amended.skipped) == (["a", "b"], (("nobody", None),))
+    await app.amend(Change(kind="priority", priority=1), "c", "d", effects=Effects(writes=(add("changed"),)))
+    changed = await app.read("changed")
+    assert changed is not None
+    assert changed.value == b"1"
     await app.limit(active_max=1)
     assert [(await store.queue()).limits.active_max for store in (old, new)] == [1, 1]
     await live(old, new, selection=EVERYTHING).finish()

@@ -9,6 +9,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from psyqueue.backend import (
+    NO_EFFECTS,
     Amended,
     BackendAdapter,
     Change,
@@ -24,6 +25,7 @@ from psyqueue.backend import (
 )
 from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.errors import InvalidOption
+from psyqueue.job import Status
 from psyqueue.kernel.aio import settle_down, spawn
 from psyqueue.moving.routes import Routes
 
@@ -156,11 +158,14 @@ class Both:
         left = tuple(job_id for job_id in where.ids if job_id not in first.changed)
         if not left:
             return first
-        second = await _whole(new, op, replace(where, ids=left), change, limit, effects)
-        status = dict(first.skipped) | {job_id: found for job_id, found in second.skipped if found is not None}
+        once = NO_EFFECTS if first.changed else effects
+        second = await _whole(new, op, replace(where, ids=left), change, limit, once)
         changed = (*first.changed, *second.changed)
-        skipped = tuple((job_id, found) for job_id, found in status.items() if job_id not in changed)
-        return Amended(changed, skipped, None)
+        status: dict[str, Status | None] = {}
+        for job_id, found in (*first.skipped, *second.skipped):
+            status[job_id] = found or status.get(job_id)
+        left_alone: list[tuple[str, Status | None]] = [each for each in status.items() if each[0] not in changed]
+        return Amended(changed, tuple(left_alone), None)
 
 
 async def _whole(store: BackendAdapter, op: Op, where: Filter, change: Change, limit: int, effects: Effects) -> Amended:

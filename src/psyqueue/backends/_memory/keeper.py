@@ -11,6 +11,9 @@ class Keeper:
     """`renew` locks the store for itself: it may be called in any thread."""
 
     def __init__(self, renew: Callable[[str], Renewal]) -> None:
-        self.renew = renew
+        self._renew = renew
+
+    def renew(self, session_id: str) -> Renewal:
+        return self._renew(session_id)
 
     def close(self) -> None: ...

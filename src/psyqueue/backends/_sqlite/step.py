@@ -84,8 +84,7 @@ class Step:
         """It needs another job, or somebody has a place at its gate, or stands in line there."""
         if job.needs or job.gate is None:
             return bool(job.needs)
-        (is_in_use,) = self.run(SQL["links.is_gate_in_use"], (job.gate.key, job.gate.key)).fetchone()
-        return bool(is_in_use)
+        return self.run(SQL["links.is_gate_in_use"], (job.gate.key, job.gate.key)).fetchone() is not None
 
     def require_dequeue(self) -> None:
         if self.starts_nothing:

@@ -52,9 +52,9 @@ ORDER BY e.child LIMIT ?;
 SELECT places FROM psyqueue_gate WHERE key = ?;
 
 -- name: is_gate_in_use
-SELECT EXISTS (SELECT 1 FROM psyqueue_gate WHERE key = ? AND places > 0) OR EXISTS (
-    SELECT 1 FROM psyqueue_job WHERE gate = ? AND gate IS NOT NULL AND status = 0 AND needs_left = 0
-);
+SELECT 1 FROM psyqueue_gate WHERE key = ? AND places > 0
+UNION ALL SELECT 1 FROM psyqueue_job WHERE gate = ? AND gate IS NOT NULL AND status = 0 AND needs_left = 0
+LIMIT 1;
 
 -- name: add_place
 INSERT INTO psyqueue_gate (key, places) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET places = places + 1;
