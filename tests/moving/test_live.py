@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from moving.rig import Killed, Life, application, content, live, startable_in
-from psyqueue.backend import Change, Dependency, Effects, Filter, Gate, Idempotency, Schedule, Unique
+from psyqueue.backend import Change, Dependency, Effects, Filter, Gate, Idempotency, MovedJob, Schedule, Unique
 from psyqueue.errors import (
     IdConflict,
     InvalidState,
@@ -83,6 +84,27 @@ async def test_early_moves_change_nothing_either(stores):
     assert await move.move_early() > 0
     await move.finish()
     assert await content(new) == before
+
+
+async def test_an_early_move_that_changes_a_job_is_not_made(stores, monkeypatch):
+    old, new = stores
+    await old.add("a", delay_ms=DAY_MS)
+    take_in = new.backend.import_part
+
+    async def forge(op, items):
+        forged = [replace(item, attempt=7) if isinstance(item, MovedJob) else item for item in items]
+        return await take_in(op, forged)
+
+    move = live(old, new, selection=EVERYTHING)
+    await move.begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(new.backend, "import_part", forge)
+        with pytest.raises(InvalidState, match="job 'a' differs"):
+            await move.move_early()
+    assert (await old.view("a")).held
+    await move.rollback()
+    assert [await store.status("a") for store in stores] == ["scheduled", None]
+    assert not (await old.view("a")).held
 
 
 async def test_jobs_are_handed_out_in_the_old_order_and_before_newcomers(stores):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from psyqueue.backend import Change, Filter, MovedJob
+from psyqueue.backend import Change, Filter, JobView, MovedJob
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.errors import InvalidState
 from psyqueue.moving.house import House
 from psyqueue.moving.journal import Journal, write_journal
 from psyqueue.moving.numbering import shifted
@@ -55,8 +56,24 @@ class EarlyMoves:
         page = await self._source.backend.export_part("jobs", cursor, BATCH)
         items = [item for item in page.items if isinstance(item, MovedJob) and item.held and item.job.id in held]
         await self._target.take_in([shifted(item, journal.above(1)) for item in items])
+        await self._compare([item.job.id for item in items])
         count = await self._source.drop(items)
         return count, await self.mend(journal)
+
+    async def _compare(self, ids: Sequence[str]) -> None:
+        """Raises InvalidState before anything is dropped: what arrived has to be what was there."""
+        there = [await self._contents(house, ids) for house in (self._source, self._target)]
+        for job_id, before, after in zip(ids, *there, strict=True):
+            if before != after:
+                raise InvalidState(
+                    f"job {job_id!r} differs in the new store. Nothing is lost: {self._source.address} still has it. "
+                    "Roll the move back (`psyqueue migrate rollback`) and tell us"
+                )
+
+    async def _contents(self, house: House, ids: Sequence[str]) -> list[JobView | None]:
+        """Without what is each store's own."""
+        views = await house.backend.get(ids)
+        return [None if view is None else replace(view, ready_number=None, blocked_by=()) for view in views]
 
     async def mend(self, journal: Journal) -> Journal:
         """Every job of an early move is in one store afterwards, and let go."""
