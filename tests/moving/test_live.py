@@ -284,6 +284,20 @@ async def test_jobs_of_both_stores_are_seen_and_operated(stores):
     assert await app.statuses("a", "b", "d") == ["cancelled", "cancelled", "pending"]
 
 
+async def test_a_process_that_only_looks_sees_the_switch(stores):
+    old, new = stores
+    producer = await application(old, new)
+    looks, operates, reads = [await application(old, new, name) for name in ("looks", "operates", "reads")]
+    await live(old, new, selection=EVERYTHING).begin()
+    await producer.add("a")
+    assert await looks.status("a") == "pending"
+    await operates.limit(active_max=3)
+    assert (await new.queue()).limits.active_max == 3
+    await live(old, new, selection=EVERYTHING).finish()
+    await producer.write(put("k"))
+    assert await reads.read("k") is not None
+
+
 async def test_schedules_go_on_in_the_new_store(stores):
     old, new = stores
     app = await application(old, new)
@@ -432,6 +446,18 @@ async def test_a_move_is_rolled_back_with_all_that_came_since(ends):
     assert not (await app.add("n5", idempotency=Idempotency("fresh"), digest=b"n3")).created
     assert await old.broken() == []
     await move.rollback()
+
+
+async def test_more_schedules_than_a_call_takes_come_back(stores):
+    old, new = stores
+    app = await application(old, new)
+    await live(old, new, selection=EVERYTHING).begin()
+    for number in range(501):
+        await app.backend.put_schedule(app.op(), Schedule(id=f"s-{number}", spec=b"{}"))
+    await live(old, new, selection=EVERYTHING).rollback()
+    found, after = await old.backend.list_schedules(None, 500)
+    assert (len(found), after is None) == (500, False)
+    assert (await old.backend.list_schedules(after, 500))[0] != ()
 
 
 async def test_a_move_can_be_begun_again_after_it_was_rolled_back(stores):

@@ -144,6 +144,7 @@ class MovingBackend:
     async def lane_limits(
         self, queue: str, prefix: str, cursor: str | None, limit: int
     ) -> tuple[tuple[Limits, ...], str | None]:
+        await self.routes.learn()
         return await self.routes.intake.lane_limits(queue, prefix, cursor, limit)
 
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
@@ -159,13 +160,16 @@ class MovingBackend:
             for number, store in enumerate(self.routes.homes):
                 await store.put_limits(op, limits, NO_EFFECTS if number else effects)
 
+        await self.routes.learn()
         await self.routes.patiently(put)
 
     # ── schedules: they make jobs, so they live where new jobs go ─────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:
+        await self.routes.learn()
         return await self.routes.patiently(lambda: self.routes.intake.put_schedule(op, schedule, delete=delete))
 
     async def list_schedules(self, cursor: str | None, limit: int) -> tuple[tuple[Schedule, ...], str | None]:
+        await self.routes.learn()
         return await self.routes.intake.list_schedules(cursor, limit)
 
     async def fire(
@@ -206,8 +210,7 @@ class MovingBackend:
 
     async def _know_home(self) -> None:
         """A store that is closed still answers, with what was true then."""
-        if self.routes.is_switched and not self.routes.is_done:
-            await self.routes.learn()
+        await self.routes.learn()
 
     async def lock(self, op: Op, name: str, holder: str, lease_ms: int) -> Lock:
         return await self.routes.patiently(lambda: self.routes.home.lock(op, name, holder, lease_ms))

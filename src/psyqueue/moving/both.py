@@ -45,6 +45,7 @@ class Both:
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
     async def info(self) -> Info:
         """Of the store that takes new jobs; what they survive is what the weaker one promises."""
+        await self._routes.learn()
         infos = [await store.info() for store in self._routes.homes]
         last = infos[-1]
         if len(infos) == 1:
@@ -58,6 +59,7 @@ class Both:
 
     async def get(self, ids: Sequence[str]) -> tuple[JobView | None, ...]:
         """The old store first: what leaves it is in the new one by then. A copy there is the job itself."""
+        await self._routes.learn()
         views = await self._routes.homes[0].get(ids)
         for store in self._routes.homes[1:]:
             later = await store.get(ids)
@@ -80,6 +82,7 @@ class Both:
 
     async def queues(self, prefix: str, cursor: str | None, limit: int) -> tuple[tuple[QueueInfo, ...], str | None]:
         """By name, counts of both stores together: what is copied already is counted twice until the move is over."""
+        await self._routes.learn()
         homes = self._routes.homes
         if len(homes) == 1:
             return await homes[0].queues(prefix, cursor, limit)
@@ -91,6 +94,7 @@ class Both:
 
     async def sessions(self, cursor: str | None, limit: int) -> tuple[tuple[SessionInfo, ...], str | None]:
         """By id; one that is open in both stores is one."""
+        await self._routes.learn()
         homes = self._routes.homes
         if len(homes) == 1:
             return await homes[0].sessions(cursor, limit)
@@ -134,6 +138,7 @@ class Both:
         self, op: Op, where: Filter, change: Change, cursor: str | None, limit: int, effects: Effects
     ) -> Amended:
         """Named jobs in both stores in one call; others page by page, the old store first."""
+        await self._routes.learn()
         return await self._routes.patiently(lambda: self._amend(op, where, change, cursor, limit, effects))
 
     async def _amend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from secrets import SystemRandom
 from typing import TypeVar
@@ -57,6 +58,12 @@ class House:
 
     async def queues(self) -> list[QueueInfo]:
         return await all_queues(self.backend)
+
+    async def counts(self) -> Counter[tuple[str, str]]:
+        """Jobs by queue and status; none that is 0."""
+        return Counter(
+            {(info.queue, status): n for info in await self.queues() for status, n in info.counts.items() if n}
+        )
 
     async def sessions(self) -> list[SessionInfo]:
         return await all_sessions(self.backend)

@@ -81,7 +81,7 @@ class LiveMove:
         else:
             step = "over" if source.mode == "moved" and source.moved_to == self._target.address else "none"
         workers = sorted({info.session.worker for info in await self._source.sessions()})
-        counts = [await _counts(house) for house in (self._source, self._target)]
+        counts = [await house.counts() for house in (self._source, self._target)]
         return Status(step, source.mode, target.mode, counts[0], counts[1], tuple(workers))
 
     # ── the switch: producers go over ─────────────────────────────────────────────────────────────────────────────────
@@ -146,7 +146,7 @@ class LiveMove:
         return True
 
     async def _left(self) -> int:
-        counts = await _counts(self._source)
+        counts = await self._source.counts()
         return sum(count for (_, status), count in counts.items() if status in ("pending", "active"))
 
     # ── the end: workers go over ──────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +184,7 @@ class LiveMove:
 
     async def _copy(self, journal: Journal) -> Sums:
         tally, done = Tally(), 0
-        total = (await _counts(self._source)).total()
+        total = (await self._source.counts()).total()
         for part in self._selection.parts:
             async for page in self._source.pages(part):
                 items = [shifted(item, journal.base) for item in page if self._selection.takes(item)]
@@ -295,9 +295,3 @@ def _without_place(item: Moved) -> Moved:
     if isinstance(item, MovedJob) and item.job.gate is not None and item.status in ("scheduled", "pending"):
         return replace(item, status="waiting")
     return item
-
-
-async def _counts(house: House) -> Counter[tuple[str, str]]:
-    return Counter(
-        {(info.queue, status): count for info in await house.queues() for status, count in info.counts.items() if count}
-    )

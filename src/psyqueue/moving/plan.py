@@ -84,9 +84,9 @@ async def make_plan(
         warnings += _weaker(await source.backend.info(), await target.backend.info())
     warnings += [f"{part}: {len(keys)} stay as the destination has them" for part, keys in barrier.shared.items()]
     jobs.update(await _needed(source, selection))
-    there = {} if target is None else await _counts(target)
+    there = Counter() if target is None else await target.counts()
     groups = sorted({*jobs, *there})
-    rows = [Row(queue, status, jobs[queue, status], there.get((queue, status), 0)) for queue, status in groups]
+    rows = [Row(queue, status, jobs[queue, status], there[queue, status]) for queue, status in groups]
     things: dict[Part, int] = {part: count async for part, count in _things(source, selection) if count}
     return Plan(rows, things, barrier.obstacles, warnings, barrier.shared, jobs.total())
 
@@ -105,10 +105,6 @@ async def find_barrier(source: House, target: House | None, selection: Selection
     return Barrier(obstacles, shared)
 
 
-async def _counts(house: House) -> dict[tuple[str, str], int]:
-    return {(info.queue, status): n for info in await house.queues() for status, n in info.counts.items() if n}
-
-
 async def _things(source: House, selection: Selection) -> AsyncIterator[tuple[Part, int]]:
     for part in THINGS:
         if part in selection.parts:
@@ -117,7 +113,7 @@ async def _things(source: House, selection: Selection) -> AsyncIterator[tuple[Pa
 
 async def _needed(source: House, selection: Selection) -> Counter[tuple[str, str]]:
     """Ended jobs that are only taken because others need them."""
-    counts = await _counts(source)
+    counts = await source.counts()
     if all(selection.takes_status(status) for _, status in counts):
         return Counter()
     ids = {need.parent_id async for page in source.pages("needs") for need in page if isinstance(need, MovedNeed)}
@@ -162,7 +158,7 @@ async def _in_the_way(target: House, *, is_merge: bool) -> list[str]:
         return [f"{target.address} is {info.mode}, its own jobs go to {info.moved_to or 'nobody knows where'}"]
     if is_merge:
         return []
-    if jobs := sum((await _counts(target)).values()):
+    if jobs := (await target.counts()).total():
         return [f"{target.address} holds {jobs:,} jobs already. Choose an empty store, or add to it with --merge"]
     for part in THINGS:
         async for page in target.pages(part):

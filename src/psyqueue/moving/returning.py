@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
 from psyqueue.backend import Moved, MovedJob, MovedNeed, Numbers, Part
+from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import KeyConflict, UnknownDependency
 from psyqueue.moving.house import House
 from psyqueue.moving.journal import Journal, take_out_journal, write_journal
@@ -93,8 +94,18 @@ async def _return_schedules(source: House, target: House) -> None:
     """They went on in the new store: as they are there now."""
     now = {item async for page in target.pages("schedules") for item in page}
     before = {item async for page in source.pages("schedules") for item in page}
-    await source.drop(tuple(before - now))
-    await source.take_in(tuple(now - before))
+    for some in _in_calls(before - now):
+        await source.drop(some)
+    for some in _in_calls(now - before):
+        await source.take_in(some)
+
+
+def _in_calls(items: Iterable[Moved]) -> Iterator[list[Moved]]:
+    """As many at a time as a call takes."""
+    left = list(items)
+    while left:
+        yield left[:ITEMS_MAX]
+        left = left[ITEMS_MAX:]
 
 
 async def _empty(target: House, tell: Callable[[Progress], None]) -> None:
