@@ -52,6 +52,12 @@ async def lifespan():
     note("lifespan")
     yield
 
+async def noting(ctx, call_next):
+    note("middleware")
+    return await call_next()
+
+q.pipeline("enqueue", noting)
+
 @q.handle("mail", aliases=["post"])
 async def send(to: str = "") -> None: ...
 
@@ -96,6 +102,7 @@ class Application:
         (cli.folder / f"{self.module}.py").write_text(APPLICATION.format(url=cli.url))
 
     def call(self, *arguments: object, queue: str = "q") -> Any:
+        sys.modules.pop(self.module, None)  # each command is a process of its own
         return self.cli.call(*arguments, "--app", f"{self.module}:{queue}", store=False)
 
     def json(self, *arguments: object) -> Any:
@@ -238,6 +245,37 @@ def test_what_a_worker_of_another_application_knows_is_not_nobodys(local):
     assert nobodys(local)["ok"] is True, "it does not say what it knows"
 
 
+# ── as the application does it ────────────────────────────────────────────────────────────────────────────────────────
+def test_a_job_goes_in_as_the_application_would_put_it(app):
+    job_id = app.json("enqueue", "report")["id"]
+    post_id = app.json("enqueue", "post", '{"to": "ann"}', "--max-retries", "7")["id"]
+    report, mail = (app.cli.json("jobs", "show", each) for each in (job_id, post_id))
+    assert (report["queue"], report["name"]) == ("reports", "report")
+    assert (mail["queue"], mail["name"], mail["payload"]) == ("mail", "mail", {"to": "ann"})
+    assert mail["max_retries"] == 7
+    assert app.has_started
+    notes = (app.cli.folder / "started").read_text().split()
+    assert "plugin" in notes, "the application is there as a whole"
+    assert "middleware" in notes
+    assert "lifespan" not in notes, "that is for who runs jobs"
+
+
+def test_a_payload_that_its_handler_does_not_take_is_refused(local):
+    answer = local.call("enqueue", "mail", '{"who": "ann"}')
+    assert (answer.code, answer.out) == (2, ""), answer
+    assert "who" in answer.err
+    assert "Traceback" not in answer.err
+    assert local.cli.json("jobs", "ls")["items"] == []
+
+
+def test_a_name_that_the_application_does_not_know_is_told_and_enqueued(local):
+    answer = local.call("enqueue", "maill")
+    assert answer.code == 0
+    assert f"{local.target} has no handler for 'maill'; did you mean 'mail'?" in answer.err
+    assert local.cli.json("jobs", "show", answer.out.strip())["queue"] == "maill"
+    assert "has no handler" not in local.call("enqueue", "post").err
+
+
 # ── which commands, and what else names a store ───────────────────────────────────────────────────────────────────────
 def test_what_looks_or_operates_takes_an_application_and_nothing_else_does(local):
     taking = {
@@ -245,8 +283,8 @@ def test_what_looks_or_operates_takes_an_application_and_nothing_else_does(local
         for name, command in commands(root)
         if not isinstance(command, click.Group) and any("--app" in item.opts for item in command.params)
     }
-    assert taking == WITH_APP
-    for words in (["enqueue", "mail"], ["worker", local.target], ["schema", "status"], ["demo"], ["migrate"]):
+    assert taking == {*WITH_APP, "enqueue"}
+    for words in (["worker", local.target], ["schema", "status"], ["demo"], ["migrate"]):
         answer = local.cli.call("--app", local.target, *words, store=False)
         assert (answer.code, answer.out) == (2, ""), answer
         assert "--app is for commands that look at a store or change what is in it" in answer.err
@@ -292,7 +330,9 @@ def test_an_application_without_a_store_gets_the_one_that_is_named(local):
         ("{module}:q", ["--backend", "sqlite:other.db"], "{module}:q brings a store of its own; leave --backend out"),
     ],
 )
-@pytest.mark.parametrize("words", [["jobs", "ls"], ["doctor"], ["jobs", "explain", "one"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["jobs", "ls"], ["doctor"], ["jobs", "explain", "one"], ["enqueue", "mail"]], ids=" ".join
+)
 def test_an_application_that_cannot_be_meant_is_told_in_one_line(local, app_name, more, told, words):
     answer = local.cli.call(*words, "--app", app_name.format(module=local.module), *more, store=False)
     assert (answer.code, answer.out) == (2, ""), answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 
 from psyqueue import PsyQueue
 from psyqueue.cli import output
-from psyqueue.cli.surface import DONE, Surface, common, with_queue
+from psyqueue.cli.surface import DONE, Surface, as_application, work_on
 
 
 def instant(text: str) -> datetime:
@@ -28,7 +29,7 @@ def instant(text: str) -> datetime:
 @click.command()
 @click.argument("name")
 @click.argument("payload", required=False)
-@click.option("--queue", help="The name of the job by default.")
+@click.option("--queue", help="That of the handler by default; without --app, the name of the job.")
 @click.option("--delay", metavar="DURATION", help="Start no earlier than in e.g. 30s, 5m, 24h.")
 @click.option("--run-at", type=instant, metavar="ISO", help="Start no earlier than at e.g. 2026-12-01T09:00:00Z.")
 @click.option("--expires", metavar="DURATION", help="Dead if not started by then.")
@@ -42,10 +43,12 @@ def instant(text: str) -> datetime:
 @click.option("--tenant", help="Whose job it is.")
 @click.option("--lane", help="The share of the queue it belongs to; the tenant by default.")
 @click.option("--depends-on", multiple=True, metavar="ID", help="Wait for this job to complete; may be repeated.")
-@common
+@as_application
 def enqueue(surface: Surface, name: str, payload: str | None, **options: Any) -> int:
     """Enqueue the job NAME with PAYLOAD, a JSON value; - reads it from standard input."""
     value = _payload(payload)
+    queue = surface.producer()
+    _note_unknown(surface, queue, name)
     given = {option: chosen for option, chosen in options.items() if chosen not in (None, ())}
 
     async def work(queue: PsyQueue) -> int:
@@ -58,7 +61,17 @@ def enqueue(surface: Surface, name: str, payload: str | None, **options: Any) ->
                 output.say("psyqueue: this job was there before; nothing was enqueued")
         return DONE
 
-    return with_queue(surface, work, may_create=True)
+    return work_on(queue, work)
+
+
+def _note_unknown(surface: Surface, queue: PsyQueue, name: str) -> None:
+    """Another process may have the handler, so it is no error; but it may be a slip of the pen."""
+    handlers = queue._core.handlers  # noqa: SLF001 - an operator looks at what an application knows
+    if surface.app is None or handlers.find(name) is not None:
+        return
+    close = difflib.get_close_matches(name, [spec.name for spec in handlers.all()], n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    output.say(f"psyqueue: {surface.app} has no handler for {name!r}{hint}")
 
 
 def _payload(text: str | None) -> Any:

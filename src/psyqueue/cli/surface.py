@@ -16,7 +16,7 @@ from psyqueue import PsyQueue
 from psyqueue.backend import BackendAdapter
 from psyqueue.backends import BackendPlugin
 from psyqueue.cli import colour
-from psyqueue.cli._load import load_queue, url_for
+from psyqueue.cli._load import load_queue, open_queue, url_for
 from psyqueue.cli.existing import as_it_is, backend_at, is_in_memory, require_store
 from psyqueue.errors import ConfigError, JobEnded, PayloadError, PsyQueueError, Refused, ResultTimeout, TooLarge
 
@@ -59,11 +59,23 @@ class Surface:
         with contextlib.redirect_stdout(sys.stderr):
             return load_queue(self.app)
 
-    def queue(self, *, may_create: bool = False) -> PsyQueue:
-        """A queue of our own on the named store, without handlers and plugins, not started. Raises ConfigError."""
-        backend = self._backend()
-        queue = PsyQueue(name="psyqueue-cli")
-        return queue.use(BackendPlugin("backend", backend if may_create else as_it_is(backend)))
+    def queue(self) -> PsyQueue:
+        """A queue of our own on the named store as it is, without handlers and plugins, not started. Raises ConfigError."""
+        return _our_own(as_it_is(self._backend()))
+
+    def producer(self) -> PsyQueue:
+        """The queue that new jobs go through, not started: that of --app itself, else one of our own. Raises ConfigError."""
+        if self.app is None:
+            return _our_own(backend_at(self.require_url()))
+        with contextlib.redirect_stdout(sys.stderr):
+            queue = open_queue(self.app, self.url, is_url_given=self.is_url_given)
+        self._refuse_memory(queue.get_exposed("backend"))
+        return queue
+
+    def _refuse_memory(self, backend: BackendAdapter) -> None:
+        if is_in_memory(backend):
+            text = f"{self.app} keeps its jobs in its own memory, where no other process can look at them"
+            raise ConfigError(f"{text}. use() a store there that it shares, e.g. sqlite(path='./jobs.db')")
 
     def _backend(self) -> BackendAdapter:
         application = self.application()
@@ -73,10 +85,12 @@ class Surface:
         if url is not None:
             return backend_at(url)
         backend: BackendAdapter = application.get_exposed("backend")
-        if is_in_memory(backend):
-            text = f"{self.app} keeps its jobs in its own memory, where no other process can look at them"
-            raise ConfigError(f"{text}. use() a store there that it shares, e.g. sqlite(path='./jobs.db')")
+        self._refuse_memory(backend)
         return backend
+
+
+def _our_own(backend: BackendAdapter) -> PsyQueue:
+    return PsyQueue(name="psyqueue-cli").use(BackendPlugin("backend", backend))
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,14 +106,16 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def on_store(command: Callable[..., Any]) -> Callable[..., Any]:
     """As `common`, with `--app`: for commands that look at a store or change what is in it."""
-    app = click.option(
-        "--app",
-        metavar="MODULE:QUEUE",
-        expose_value=False,
-        callback=_note_app,
-        help="The store of this application, e.g. shop.jobs:q.",
-    )
-    return app(_with_options(command))
+    return _with_app("The store of this application, e.g. shop.jobs:q.")(_with_options(command))
+
+
+def as_application(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `common`, with `--app`: for commands that do what an application does."""
+    return _with_app("As this application does it, e.g. shop.jobs:q.")(_with_options(command))
+
+
+def _with_app(meaning: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--app", metavar="MODULE:QUEUE", expose_value=False, callback=_note_app, help=meaning)
 
 
 def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,14 +155,18 @@ def _note_app(context: click.Context, _: click.Parameter, value: str | None) -> 
         context.ensure_object(Surface).app = value
 
 
-def with_queue(surface: Surface, work: Callable[[PsyQueue], Awaitable[int]], *, may_create: bool = False) -> int:
-    """Run `work(q)` on the started queue and return its exit code.
+def with_queue(surface: Surface, work: Callable[[PsyQueue], Awaitable[int]]) -> int:
+    """Run `work(q)` on a started queue of our own and return its exit code.
 
     A command that only looks or changes does not create a store: StoreUnusable where there is none.
     """
-    queue = surface.queue(may_create=may_create)
-    if not may_create:
-        require_store(queue.get_exposed("backend"))
+    queue = surface.queue()
+    require_store(queue.get_exposed("backend"))
+    return work_on(queue, work)
+
+
+def work_on(queue: PsyQueue, work: Callable[[PsyQueue], Awaitable[int]]) -> int:
+    """Start `queue`, run `work(q)`, and return its exit code."""
 
     async def run() -> int:
         async with queue:
