@@ -130,31 +130,6 @@ async def test_outcomes_that_gather_while_a_call_is_away_go_out_with_the_next(ri
     assert 19 in [sent for sent, _ in settles(rig)]
 
 
-async def test_slots_work_on_one_half_of_what_is_held_while_the_store_works_on_the_other(rig):
-    ran = ran_meanwhile = 0
-
-    async def slow(call):
-        nonlocal ran_meanwhile
-        before = ran
-        await turns(5)
-        reply = await call()
-        ran_meanwhile += ran - before
-        return reply
-
-    @rig.q.handle("h", queue="q")
-    async def handler(n: int):
-        nonlocal ran
-        ran += 1
-
-    count = 2_000
-    await rig.q.enqueue_bulk([handler.build(n) for n in range(count)])
-    rig.faults.always["settle"] = slow
-    rig.worker(prefetch=400)
-    await rig.told.first("job:completed", count=count)
-    assert sum(rig.faults.calls.values()) / count <= 0.02, "halves, no crumbs"
-    assert ran_meanwhile > count / 3 or not rig.store.capabilities.has_cheap_calls, settles(rig)
-
-
 async def test_slots_that_would_find_nothing_to_do_are_not_woken(rig):
     @rig.q.handle("h", queue="q")
     async def handler(n: int): ...

@@ -225,8 +225,6 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
     `binds`: kinds of connection that `bind` takes, as `module.Class`. `binds_in_thread`: what `bind` gives never waits
     for the loop, and has to be called in the thread that owns the connection. `has_transactions`: `begin` gives one.
-    `has_cheap_calls`: twice as many calls of half the size cost the store next to nothing more, so that a worker gives
-    it half of what it holds, and runs the rest meanwhile.
     `test_clock`: the store's clock stands still at `state_rules.TEST_EPOCH_MS` and moves only by `advance_clock`.
     """
 
@@ -235,5 +233,4 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     binds: tuple[str, ...] = ()
     binds_in_thread: bool = False
     has_transactions: bool = False
-    has_cheap_calls: bool = False
     test_clock: bool = False

@@ -31,8 +31,6 @@ ABANDON_MS = 5_000
 """A run that ignores its stop for this long is settled without it; its slot stays taken until it really ends."""
 BREATH_MS = 5.0
 """A slot whose handlers never wait lets the others, and the worker's loop, have a turn this often."""
-SHARE_MIN = 32
-"""Fewer outcomes are not worth a call of their own while there is more to run."""
 JAM_MS = 1_000
 """What a delivery that waited for nothing this long tells the prefetch about the run time of its queue."""
 
@@ -43,9 +41,7 @@ class Slots:
     """`wake()` is called when there is something for the loop, `stuck()` when no slot can ever be free again.
 
     `held` counts the deliveries that the session holds: waiting, running, or not yet settled. Of a session that is lost
-    those that still run. `is_calling`: the loop waits for the store, and takes no outcomes before it has answered.
-    `shares`: while no call is away, half of what is held is enough for one, so that the store works on it and the slots
-    on the rest; else a call carries all that quick handlers have done.
+    those that still run.
     """
 
     def __init__(
@@ -58,10 +54,8 @@ class Slots:
         announcer: Announcer,
         wake: Callable[[], None],
         stuck: Callable[[], None],
-        shares: bool = False,
     ) -> None:
         self.held: int = 0
-        self.is_calling: bool = False
         self.running: set[Run] = set()
         self._executor = executor
         self._size = size
@@ -70,7 +64,6 @@ class Slots:
         self._announcer = announcer
         self._wake = wake
         self._stuck = stuck
-        self._shares = shares
         self._ready: deque[Run] = deque()
         self._apart: deque[Run] = deque()
         self._alone: Run | None = None
@@ -267,7 +260,7 @@ class Slots:
                     continue
                 await self._run(run, slot)
                 busy_ms += run.run_ms
-                if busy_ms > BREATH_MS or self._is_call_due():
+                if busy_ms > BREATH_MS:
                     busy_ms = 0.0
                     await self._breathe()
         finally:
@@ -281,9 +274,6 @@ class Slots:
         finally:
             self._breathing -= 1
             self._watch()
-
-    def _is_call_due(self) -> bool:
-        return self._shares and not self.is_calling and len(self._outcomes) >= max(SHARE_MIN, self.held // 2)
 
     async def _run(self, run: Run, slot: asyncio.Task[None]) -> None:
         run.task = slot

@@ -123,7 +123,6 @@ class Worker:
             announcer=announcer,
             wake=self._wake.set,
             stuck=self._stuck,
-            shares=self._backend.capabilities.has_cheap_calls,
         )
         self._settler = Settler(
             self._core,
@@ -312,7 +311,6 @@ class Worker:
         fetch = None
         if room > 0:
             fetch = Fetch(queues=self._all_queues(), count=min(room, self._batch), token_seed=new_token())
-        self._slots.is_calling = True
         try:
             reply = await self._settler.send(entries, fetch)
         except SessionLost:
@@ -329,8 +327,6 @@ class Worker:
                 self._spawn_beside(self._housekeeper.prune(), "prune")
             if not self._is_lost:
                 self._receive(reply, fetch)
-        finally:
-            self._slots.is_calling = False
 
     def _receive(self, reply: SettleReply, fetch: Fetch | None) -> None:
         """Take in the deliveries, and remember whether and when there may be more."""

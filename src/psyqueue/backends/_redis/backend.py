@@ -79,7 +79,7 @@ class RedisBackend:
     def __init__(self, options: RedisOptions) -> None:
         self._options = options
         self._client = Client(options)
-        self._capabilities = Capabilities(has_cheap_calls=True, test_clock=options.test_clock)
+        self._capabilities = Capabilities(test_clock=options.test_clock)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
