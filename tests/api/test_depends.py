@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -112,6 +114,25 @@ async def test_a_handler_in_a_process_is_given_what_is_made_there(q, fn, tmp_pat
     assert view.status == "completed", view.errors
     assert view.result.startswith(f"ada in {tmp_path.name}")
     assert (tmp_path / "opened").read_text() == (tmp_path / "closed").read_text() != ""
+
+
+@dataclass
+class Order:
+    number: int
+
+
+def total(order: Order, tax: int = 0, *, conf: dict[str, str] = Depends(settings)) -> Order:
+    return Order(order.number + tax)
+
+
+@pytest.mark.parametrize("fn", [total, functools.partial(total, tax=0)])
+async def test_parameters_beside_injected_ones_may_have_types_of_the_handlers_own_module(q, fn):
+    """Their annotations are text here, and mean something only where the function was defined."""
+    q.handle("total", fn, queue="work")
+    async with q:
+        job = await q.enqueue("total", {"order": Order(7)})
+        await q.process_next("work")
+        assert (await job.refresh()).result == {"number": 7}
 
 
 async def test_providers_may_be_classes_and_see_the_context(q):

@@ -34,6 +34,7 @@ class Parameters:
 
     def __init__(self, handler: str, fn: Callable[..., Any]) -> None:
         self.handler = handler
+        self._annotated = fn
         self.injected: dict[str, Callable[..., Any]] = {}
         listed = list(_signature(handler, fn).parameters.values())
         self.wants_ctx: bool = bool(listed) and is_context(listed[0])
@@ -157,7 +158,7 @@ class Parameters:
             return lambda ctx, payload: fn(ctx)  # noqa: ARG005 - the payload is ctx.job.payload
         if self.takes == "nothing":
             return self._invoke_without(fn)
-        shape = self._shape(fn)
+        shape = self._shape()
         positional = len(self._positional)
         if self._open:
             return self._invoke_open(fn, shape)
@@ -227,11 +228,11 @@ class Parameters:
             path, problem = place_of(exc)
             raise Misfit(path, f"{problem}; handler {self.handler!r} takes {self._listed()}") from exc
 
-    def _shape(self, fn: Callable[..., Any]) -> type[msgspec.Struct]:
+    def _shape(self) -> type[msgspec.Struct]:
         """A struct with the fields of the payload: msgspec checks and converts all of them in one call."""
         defined: list[tuple[str, Any, Any]] = []
         for name, parameter in self._fields.items():
-            kind = self._field_type(fn, parameter)
+            kind = self._field_type(parameter)
             if parameter.default is parameter.empty:
                 defined.append((name, kind, msgspec.NODEFAULT))
             else:
@@ -239,10 +240,10 @@ class Parameters:
                 defined.append((name, kind, msgspec.field(default_factory=_always(parameter.default))))
         return msgspec.defstruct("Payload", defined, kw_only=True, forbid_unknown_fields=not self._open)
 
-    def _field_type(self, fn: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    def _field_type(self, parameter: inspect.Parameter) -> Any:
         if parameter.annotation is parameter.empty:
             return Any
-        kind = _resolve(self.handler, fn, parameter.annotation, f"parameter {parameter.name!r}")
+        kind = _resolve(self.handler, self._annotated, parameter.annotation, f"parameter {parameter.name!r}")
         return kind if convertible(kind) else Any
 
 
@@ -296,6 +297,8 @@ def _resolve(handler: str, fn: Callable[..., Any], annotation: Any, what: str) -
     """The type that an annotation means. Raises ConfigError if its text means nothing where the function lives."""
     holder = type("_", (), {"__annotations__": {"it": annotation}})
     target = inspect.unwrap(fn)
+    while isinstance(target, functools.partial):
+        target = inspect.unwrap(target.func)
     scope = getattr(target, "__globals__", None) or getattr(getattr(target, "__call__", None), "__globals__", {})  # noqa: B004
     try:
         return typing.get_type_hints(holder, globalns=scope, localns={}, include_extras=True)["it"]
