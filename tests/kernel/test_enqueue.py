@@ -320,6 +320,28 @@ async def test_bad_item_is_refused_before_any_chunk_is_written(started, probe, h
     assert probe.store.count("enqueue") == 0
 
 
+@pytest.mark.parametrize("common", [{}, {"priority": 1}])
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        ({"name": "email.send", "payload": {"too": "x"}}, r"item 600: payload at \$\.to: is missing"),
+        ({"name": "x", "payload": {"a": {object()}}}, r"item 600: payload at \$\.a.*is not a JSON value"),
+        ({"name": "x", "options": {"delay": -1}}, "item 600: option delay=-1"),
+        (7, r"bulk item at \$\[600\]"),
+    ],
+)
+async def test_refusal_says_which_item_of_many_it_was(started, h, bad, text, common):
+    with pytest.raises((PayloadError, InvalidOption), match=text) as caught:
+        await started.enqueue_bulk([h.build(str(n)) for n in range(600)] + [bad], **common)
+    assert caught.value.context["item"] == 600
+    assert str(caught.value) == f"[{caught.value.code}] {caught.value.message}"
+
+
+async def test_refusal_of_a_lone_job_names_no_item(started, h):
+    with pytest.raises(PayloadError, match=r"\] payload at \$\.to: is missing"):
+        await started.enqueue_bulk([{"name": "email.send", "payload": {"too": "x"}}])
+
+
 async def test_one_id_for_all_jobs_is_refused(started, h):
     with pytest.raises(InvalidOption, match="id"):
         await started.enqueue_bulk([h.build("a")], id="x")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,9 @@ from psyqueue.outcome import Verdict
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -115,10 +118,10 @@ class Enqueuer:
         if not listed:
             return []
         if core.enqueue_chain is None and not options:
-            jobs = [self._plain_item(item) or self._item(number, item, options) for number, item in enumerate(listed)]
+            jobs = _each(listed, lambda number, item: self._plain_item(item) or self._item(number, item, options))
             return await self._write([job for job, _ in jobs], _one_connection([given for _, given in jobs]))
-        drafts = [self._draft_of_item(number, item, options) for number, item in enumerate(listed)]
-        return await self._enqueue_drafts(drafts, [read(draft.options) for draft in drafts])
+        drafts = _each(listed, lambda number, item: self._draft_of_item(number, item, options))
+        return await self._enqueue_drafts(drafts, _each(drafts, lambda _, draft: read(draft.options)))
 
     def _plain_item(self, item: Any) -> tuple[NewJob, Given] | None:
         """The short way of a built call without options."""
@@ -178,7 +181,7 @@ class Enqueuer:
     async def _enqueue_drafts(self, drafts: list[Draft], givens: list[Given]) -> list[JobHandle[Any]]:
         self._core.require_running()
         conn = _one_connection(givens)
-        jobs = [self._job(draft, given) for draft, given in zip(drafts, givens, strict=True)]
+        jobs = _each(drafts, lambda number, draft: self._job(draft, givens[number]))
         chain = self._core.enqueue_chain
         if chain is None:
             return await self._write(jobs, conn)
@@ -266,14 +269,14 @@ class Enqueuer:
             return self._draft(item.spec, item.spec.name, item.payload, {**common, **item.options})
         if not isinstance(item, Mapping):
             what = f"is {type(item).__name__}, neither handler.build(...) nor a mapping with name, payload, options"
-            raise PayloadError(f"$[{number}]", what, "bulk item")
+            raise _misshapen(number, "", what)
         unknown = sorted(str(key) for key in item.keys() - _ITEM_KEYS)
         if unknown or "name" not in item:
             what = f"has unknown keys {', '.join(unknown)}" if unknown else "has no name"
-            raise PayloadError(f"$[{number}]", f"{what}; it takes name, payload, options", "bulk item")
+            raise _misshapen(number, "", f"{what}; it takes name, payload, options")
         own = item.get("options") or {}
         if not isinstance(own, Mapping):
-            raise PayloadError(f"$[{number}].options", f"is {type(own).__name__}, not a mapping", "bulk item")
+            raise _misshapen(number, ".options", f"is {type(own).__name__}, not a mapping")
         name = item["name"]
         return self._draft(self._find(name), name, item.get("payload"), {**common, **own})
 
@@ -336,6 +339,27 @@ def _listed(items: Iterable[Any]) -> Iterable[Any]:
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
         raise PayloadError("$", f"is {type(items).__name__}, not a list of items", "bulk")
     return items
+
+
+def _each(items: Sequence[T], make: Callable[[int, T], R]) -> list[R]:
+    """What is made of the items. An error says which of several it was: the caller has to find it among thousands."""
+    made: list[R] = []
+    for number, item in enumerate(items):
+        try:
+            made.append(make(number, item))
+        except PsyQueueError as exc:
+            if len(items) > 1 and "item" not in exc.context:
+                exc.context["item"] = number
+                exc.message = f"item {number}: {exc.message}"
+                exc.args = (f"[{exc.code}] {exc.message}",)
+            raise
+    return made
+
+
+def _misshapen(number: int, path: str, problem: str) -> PayloadError:
+    error = PayloadError(f"$[{number}]{path}", problem, "bulk item")
+    error.context["item"] = number
+    return error
 
 
 def _one_connection(givens: Sequence[Given]) -> Any:
