@@ -88,6 +88,15 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: P
     assert file.read_bytes() == b"dear diary " * 1_000
 
 
+@pytest.mark.parametrize("text", [b"x", b"SQLite format 2\0" + b"\0" * 1_000])
+async def test_a_file_of_something_else_gets_no_files_beside_it(tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(text)
+    assert "is not an SQLite database" in await refusal(file)
+    assert file.read_bytes() == text
+    assert modes_in(tmp_path).keys() == {"notes.txt"}
+
+
 def test_an_old_sqlite_is_refused() -> None:
     check_version((3, 35, 0))
     with pytest.raises(StoreUnusable, match=r"SQLite 3\.34\.1; psyqueue needs 3\.35\.0"):
@@ -235,6 +244,41 @@ async def test_a_file_that_went_away_is_noticed_before_anything_is_written(tmp_p
         if moved is not None:
             moved.rename(file)
             assert (await store.add("b")).created
+
+
+@pytest.mark.parametrize("lost", ["-wal", "-shm"])
+async def test_a_side_file_of_sqlite_that_was_deleted_is_noticed_before_anything_is_written(
+    tmp_path: Path, lost: str
+) -> None:
+    """Whoever opens the file next gets new ones: what both accept from then on, only one of them would ever see."""
+    file = tmp_path / "jobs.db"
+    async with opened(file) as store:
+        await store.fill(1)
+        await store.open_session()
+        (tmp_path / f"jobs.db{lost}").unlink()
+        keeper = store.backend.keeper()
+        for call in (store.add("b"), store.backend.get(["q-0000"]), store.dequeue()):
+            with pytest.raises(StoreUnusable, match=rf"jobs\.db{lost}: was deleted .* restart every process"):
+                await call
+        with pytest.raises(StoreUnusable, match=f"{lost}: was deleted"):
+            keeper.renew("s")
+        keeper.close()
+    async with opened(file) as store:
+        assert await counts(store, "q") == {"pending": 1}
+        assert await store.broken() == []
+
+
+async def test_a_lease_is_not_renewed_in_another_file(tmp_path: Path) -> None:
+    """Its keeper is made after the file was replaced: it is of the file that was opened all the same."""
+    file = tmp_path / "jobs.db"
+    async with opened(file) as store, opened(tmp_path / "other.db") as other:
+        for each in (store, other):
+            await each.open_session()
+        (tmp_path / "other.db").rename(file)
+        keeper = store.backend.keeper()
+        with pytest.raises(StoreUnusable, match="was replaced"):
+            keeper.renew("s")
+        keeper.close()
 
 
 async def test_a_file_that_others_keep_locked_is_busy_and_says_why(tmp_path: Path) -> None:

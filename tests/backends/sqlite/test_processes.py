@@ -67,6 +67,37 @@ async def test_four_processes_share_the_turns_at_writing(tmp_path: Path) -> None
         assert await store.broken() == []
 
 
+GUEST = """
+    import asyncio
+    from backends.sqlite.stores import opened
+
+    async def main(path, name):
+        async with opened(path, name) as store:
+            await store.add(name)
+
+    asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+async def test_a_second_client_of_a_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    """The system drops all locks that a process has on a file when the process closes any handle on it.
+
+    Without them a guest takes itself for the last one, and removes the WAL under those who stay.
+    """
+    file = tmp_path / "jobs.db"
+    async with opened(file, "one") as one:
+        async with opened(file, "two") as two:
+            await two.add("two")
+        finish(start_child(GUEST, file, "guest"))
+        assert (tmp_path / "jobs.db-wal").exists()
+        await one.add("one")
+        finish(start_child(GUEST, file, "later"))
+        assert all(await one.backend.get(["one", "two", "guest", "later"]))
+    async with opened(file) as after:
+        assert all(await after.backend.get(["one", "two", "guest", "later"]))
+        assert await after.broken() == []
+
+
 def test_two_processes_that_make_the_file_at_once_make_it_once(tmp_path: Path) -> None:
     making = """
         import asyncio

@@ -7,7 +7,7 @@ import collections
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +47,7 @@ class Client:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._lock: FileLock | None = None
+        self._identity: Identity | None = None
         self._waiting: Waiting | None = None
         self._warnings: tuple[str, ...] = ()
         self._data_version = -1
@@ -83,16 +84,16 @@ class Client:
             connection = self._open_and_migrate()
             return Writer(options, connection, None, None, self._committed), None
         self._warnings = check_place(options.file, allow_network=options.allow_network_filesystem)
-        self._lock = FileLock(self._lock_path, options.file)
-        try:
+        with ExitStack() as opened:
+            self._lock = FileLock(self._lock_path, options.file)
+            opened.callback(self._lock.close)
             connection = self._open_and_migrate()
-        except BaseException:
-            self._lock.close()
-            raise
-        prepare(folder_for(options.file))
-        identity = Identity(options.file)
-        writer = Writer(options, connection, self._lock, identity, self._committed)
-        return writer, Reader(options, open_connection(options, read_only=True), identity)
+            opened.callback(connection.close)
+            prepare(folder_for(options.file))
+            self._identity = identity = Identity(options.file)
+            reader = Reader(options, open_connection(options, read_only=True), identity)
+            opened.pop_all()
+        return Writer(options, connection, self._lock, identity, self._committed), reader
 
     @property
     def _lock_path(self) -> str:
@@ -223,9 +224,9 @@ class Client:
     # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def keeper(self) -> SessionKeeper:
         self.require_open()
-        if self._options.is_memory:
+        if self._identity is None:
             return MemoryKeeper(self._run_blocking)
-        return FileKeeper(self._options, self._lock_path, Identity(self._options.file))
+        return FileKeeper(self._options, self._lock_path, self._identity)
 
     def _run_blocking(self, work: Callable[[Step], Renewal]) -> Renewal:
         self.require_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from psyqueue.errors import PsyQueueError, StoreBusy, StoreError, StoreFull, StoreUnavailable, StoreUnusable, TooLarge
@@ -9,13 +10,27 @@ from psyqueue.errors import PsyQueueError, StoreBusy, StoreError, StoreFull, Sto
 _BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _UNUSABLE = {
     sqlite3.SQLITE_READONLY: "cannot be written. Give this user write access to the file and to its folder",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened. Look at the rights of the file and of its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened. Look at the rights of the file and of its folder, and whether "
+    "this process has too many files open",
     sqlite3.SQLITE_PERM: "cannot be opened. Look at the rights of the file and of its folder",
     sqlite3.SQLITE_AUTH: "cannot be opened. Look at the rights of the file and of its folder",
     sqlite3.SQLITE_CORRUPT: "is damaged. Stop every process that uses it and restore it from a copy, "
     "or read what is left with `sqlite3 FILE .recover`",
     sqlite3.SQLITE_NOTADB: "is not an SQLite database. Give the path of another file; this one was left as it is",
 }
+
+
+_NO_HANDLES = frozenset((errno.EMFILE, errno.ENFILE))
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT)) if hasattr(errno, "EDQUOT") else frozenset((errno.ENOSPC,))
+
+
+def way_out_of(exc: OSError) -> str:
+    """What to do about a file that the system does not open."""
+    if exc.errno in _NO_HANDLES:
+        return "Raise the limit of open files, or find what leaves them open"
+    if exc.errno in _NO_ROOM:
+        return "Free some room on the disk"
+    return "Give this user access to it"
 
 
 def translate(exc: sqlite3.Error, file: str) -> PsyQueueError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from psyqueue.backends._sqlite.faults import way_out_of
 from psyqueue.errors import StoreUnusable
 
 NETWORK = frozenset(
@@ -20,7 +23,8 @@ NETWORK = frozenset(
 """File systems of other machines: the locks and the shared memory of SQLite's WAL do not hold on them."""
 DOUBTFUL = frozenset(("virtiofs", "fuse.grpcfuse", "fuse.osxfs", "vboxsf", "prl_fs", "fuse.vmhgfs-fuse"))
 """Shared with a host: good inside one guest, not between host and guest."""
-_HEADER = b"SQLite format 3\0"
+_BYTES_MIN = 512
+"""SQLite's smallest page, which it writes whole. One byte it would take for an empty database, and write over it."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -37,15 +41,41 @@ def check_place(file: str, *, allow_network: bool) -> tuple[str, ...]:
     warnings = check_file_system(file, file_system_of(file), allow_network=allow_network)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise _unusable(file, "its folder cannot be written (SQLite keeps its -wal file there). Give this user access")
-    try:
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        with path.open("rb") as opened:
-            head = opened.read(len(_HEADER))
-    except OSError as exc:
-        raise _unusable(file, f"cannot be opened for writing ({exc.strerror}). Give this user access") from exc
-    if head and head != _HEADER:
+    _create(file)
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise _unusable(file, "cannot be opened for writing. Give this user access to it")
+    if not _is_database(path):
         raise _unusable(file, "is not an SQLite database. Give the path of another file; this one was left as it is")
     return warnings
+
+
+def _create(file: str) -> None:
+    """If it is missing. One that is there is never opened here.
+
+    Closing any handle on a file takes all locks from it that this process has: another client of the process, or the
+    application's own connection, would stand without them, and the next process that leaves would remove the WAL.
+    """
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+    except OSError as exc:
+        raise _unusable(file, f"cannot be created ({exc.strerror}). {way_out_of(exc)}") from exc
+
+
+def _is_database(path: Path) -> bool:
+    """Asked through SQLite, which looks after its locks. Any other trouble is told by who really opens it."""
+    if 0 < path.stat().st_size < _BYTES_MIN:
+        return False
+    with contextlib.suppress(sqlite3.Error):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+        try:
+            connection.execute("PRAGMA schema_version")
+        except sqlite3.DatabaseError as exc:
+            return exc.sqlite_errorcode != sqlite3.SQLITE_NOTADB
+        finally:
+            connection.close()
+    return True
 
 
 def check_file_system(file: str, kind: str | None, *, allow_network: bool) -> tuple[str, ...]:
@@ -87,25 +117,38 @@ def kind_at(path: str, mounts: Iterable[str]) -> str | None:
 
 
 class Identity:
-    """The file that was opened: `path` must go on leading to it, or two worlds of jobs come to be."""
+    """The file that was opened, and SQLite's files beside it: the paths must go on leading to them.
+
+    Whoever opens a file that is not the same any more, or gets a WAL of its own, works in another world of jobs. Made
+    after the first look at the file: the files beside it are there then, and stay while anybody has it open.
+    """
 
     def __init__(self, file: str) -> None:
+        """Raises StoreUnusable."""
         self._file = file
-        found = Path(file).stat()
-        self._inode = (found.st_dev, found.st_ino)
+        self._paths = (file, f"{file}-wal", f"{file}-shm")
+        self._inodes = tuple(map(self._find, self._paths))
 
     def check(self) -> None:
-        """Raises StoreUnusable once the path leads to another file, or to none."""
+        """Raises StoreUnusable once a path leads to another file, or to none."""
+        for path, inode in zip(self._paths, self._inodes, strict=True):
+            if self._find(path) != inode:
+                raise self._gone(path, "was replaced by another file")
+
+    def _find(self, path: str) -> tuple[int, int]:
         try:
-            found = os.stat(self._file)  # noqa: PTH116 - on the hot path; Path costs four times as much
-            if (found.st_dev, found.st_ino) == self._inode:
-                return
-            problem = "was replaced by another file"
-        except FileNotFoundError:
-            problem = "was deleted or moved away"
+            found = os.stat(path)  # noqa: PTH116 - on the hot path; Path costs four times as much
+        except FileNotFoundError as exc:
+            raise self._gone(path, "was deleted or moved away") from exc
         except OSError as exc:
-            problem = f"cannot be reached any more ({exc.strerror})"
-        raise _unusable(self._file, f"{problem} while it was open. Put it back, or restart with the right path")
+            raise self._gone(path, f"cannot be reached any more ({exc.strerror})") from exc
+        return found.st_dev, found.st_ino
+
+    def _gone(self, path: str, problem: str) -> StoreUnusable:
+        way_out = "Put it back, or restart with the right path"
+        if path != self._file:
+            way_out = "Put it back, or stop and restart every process that uses it"
+        return StoreUnusable(f"{path}: {problem} while it was open. {way_out}", file=self._file)
 
 
 def _unusable(file: str, problem: str) -> StoreUnusable:
