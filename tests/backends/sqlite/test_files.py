@@ -97,6 +97,63 @@ async def test_a_file_of_something_else_gets_no_files_beside_it(tmp_path: Path, 
     assert modes_in(tmp_path).keys() == {"notes.txt"}
 
 
+async def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db-lock").mkdir()
+    assert "jobs.db-lock cannot be opened" in await refusal(tmp_path / "jobs.db")
+
+
+HANDLES = """
+    import asyncio, os, resource
+    from backends.sqlite.stores import opened
+    from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions
+    from psyqueue.errors import StoreUnusable
+
+    def used():
+        names = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
+        return sorted(os.readlink(each) for each in names if os.path.lexists(each))
+
+    def without(path, names):
+        # SQLite keeps handles on it for later, so that its locks stay, and uses them again.
+        return [each for each in names if each != path]
+
+    async def main(path):
+        async with opened(path) as store:
+            await store.add("before")
+            await store.open_session()
+            keeper = store.backend.keeper()
+            before = used()
+            for free in range(1, 12):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + free, HARD))
+                other = SqliteBackend(SqliteOptions(path=path))
+                try:
+                    await other.connect()
+                    await other.disconnect()
+                except StoreUnusable as exc:
+                    assert "files" in str(exc), exc
+                for _ in range(2):
+                    try:
+                        keeper.renew("s")
+                    except StoreUnusable as exc:
+                        assert "files" in str(exc), exc
+                keeper.close()
+                await store.add(f"during-{free}")
+                resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT, HARD))
+                assert without(path, used()) == without(path, before), (free, before, used())
+            assert keeper.renew("s").open
+            keeper.close()
+            print(await store.broken())
+
+    SOFT, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted there")
+def test_a_process_that_runs_out_of_handles_says_so_keeps_none_and_goes_on(tmp_path: Path) -> None:
+    """With one handle left, with two, …: each opening fails at another place."""
+    assert finish(start_child(HANDLES, tmp_path / "jobs.db")) == "[]\n"
+
+
 def test_an_old_sqlite_is_refused() -> None:
     check_version((3, 35, 0))
     with pytest.raises(StoreUnusable, match=r"SQLite 3\.34\.1; psyqueue needs 3\.35\.0"):

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 if sys.platform != "win32":
     import fcntl
 
-from psyqueue.backends._sqlite.faults import busy
+from psyqueue.backends._sqlite.faults import busy, way_out_of
 from psyqueue.backends._sqlite.forks import closes_in_child
+from psyqueue.errors import StoreUnusable
 
 MODE = 0o600
 
@@ -26,9 +27,10 @@ class FileLock:
     """One open handle on the side file: one holder at a time, also among the threads of a process."""
 
     def __init__(self, path: str, db_file: str) -> None:
+        """Raises StoreUnusable."""
         self._path = path
         self._db_file = db_file
-        self._handle = -1 if sys.platform == "win32" else _open(path)
+        self._handle = -1 if sys.platform == "win32" else self._open()
         closes_in_child(self)
 
     def acquire(self) -> None:
@@ -42,7 +44,7 @@ class FileLock:
 
     @contextlib.contextmanager
     def held(self, timeout_ms: int) -> Iterator[None]:
-        """The turn, for a caller that may block at most `timeout_ms`. Raises StoreBusy."""
+        """The turn, for a caller that may block at most `timeout_ms`. Raises StoreBusy, StoreUnusable."""
         if not self._is_free():
             self._wait(timeout_ms)
         try:
@@ -66,16 +68,19 @@ class FileLock:
         back without touching what the caller does by then.
         """
         turn = _Turn()
+        handle = self._open()
 
         def ask() -> None:
-            handle = _open(self._path)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if not turn.give(handle):
+            if not turn.give():
                 os.close(handle)
 
-        threading.Thread(target=ask, name="psyqueue-sqlite-turn", daemon=True).start()
-        handle = turn.wait(timeout_ms)
-        if handle is None:
+        try:
+            threading.Thread(target=ask, name="psyqueue-sqlite-turn", daemon=True).start()
+        except BaseException:
+            os.close(handle)
+            raise
+        if not turn.wait(timeout_ms):
             raise busy(self._db_file)
         os.close(self._handle)
         self._handle = handle
@@ -89,9 +94,12 @@ class FileLock:
             os.close(self._handle)
             self._handle = -1
 
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+        except OSError as exc:
+            text = f"{self._path} cannot be opened ({exc.strerror}): turns at writing need it"
+            raise StoreUnusable(f"{text}. {way_out_of(exc)}", file=self._db_file) from exc
 
 
 class _Turn:
@@ -100,19 +108,20 @@ class _Turn:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._came = threading.Event()
-        self._handle: int | None = None
-        self._is_given_up = False
+        self._has_come = self._is_given_up = False
 
-    def give(self, handle: int) -> bool:
+    def give(self) -> bool:
+        """False: nobody waits for it any more."""
         with self._mutex:
             if self._is_given_up:
                 return False
-            self._handle = handle
+            self._has_come = True
             self._came.set()
             return True
 
-    def wait(self, timeout_ms: int) -> int | None:
+    def wait(self, timeout_ms: int) -> bool:
+        """False: it did not come in time, and will not be taken."""
         self._came.wait(timeout_ms / 1000)
         with self._mutex:
-            self._is_given_up = self._handle is None
-            return self._handle
+            self._is_given_up = not self._has_come
+            return self._has_come

@@ -36,12 +36,16 @@ class FileKeeper:
         self._guard.check()
         with self._mutex:
             self._identity.check()
-            if self._connection is None:
-                self._lock = FileLock(self._lock_path, self._options.file)
-                self._connection = open_connection(self._options)
-            assert self._lock is not None
-            with self._lock.held(self._options.busy_timeout_ms):
-                return self._renew(self._connection, session_id)
+            lock, connection = self._opened()
+            with lock.held(self._options.busy_timeout_ms):
+                return self._renew(connection, session_id)
+
+    def _opened(self) -> tuple[FileLock, sqlite3.Connection]:
+        if self._lock is None:
+            self._lock = FileLock(self._lock_path, self._options.file)
+        if self._connection is None:
+            self._connection = open_connection(self._options)
+        return self._lock, self._connection
 
     def _renew(self, connection: sqlite3.Connection, session_id: str) -> Renewal:
         try:
