@@ -136,7 +136,9 @@ def error_json(error: BaseException, attempt: int, at_ms: int, note: str = "") -
         return _fitted(dict(error.fields))
     kind = type(error)
     fields: dict[str, Any] = {
-        "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
+        "type": _clean(
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        ),
         "message": _message(error),
         "traceback": "",
         "attempt": attempt,
@@ -147,7 +149,7 @@ def error_json(error: BaseException, attempt: int, at_ms: int, note: str = "") -
     if note:
         fields["note"] = _clean(note)[:MESSAGE_CHARS_MAX]
     if not isinstance(error, Verdict):
-        fields["traceback"] = _clean("".join(traceback.format_exception(error)))
+        fields["traceback"] = _clean(_printed(error))
     return _fitted(fields)
 
 
@@ -204,16 +206,24 @@ def _own_delay(policy: Policy, attempt: int, error: BaseException) -> tuple[int 
     try:
         wanted: Any = policy.own_backoff(attempt, error)
         return min(to_ms("backoff", wanted), policy.cap_ms), ""
-    except Exception as exc:  # noqa: BLE001 - the job's own failure must not be lost behind its back-off's
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - the job's own failure must not be lost behind its back-off's
         return None, f"the handler's own back-off failed, {policy.strategy} was used: {exc!r}"
 
 
 def _message(error: BaseException) -> str:
     try:
-        text = error.message if isinstance(error, PsyQueueError) else str(error)
-    except Exception:  # noqa: BLE001 - any code may run in a foreign __str__
+        text = str(error.message if isinstance(error, PsyQueueError) else error)
+    except (Exception, SystemExit):  # noqa: BLE001 - any code may run in a foreign __str__
         text = "(its text cannot be made: __str__ raises)"
     return _clean(text)[:MESSAGE_CHARS_MAX]
+
+
+def _printed(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - it reads what foreign code left in the error
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return f"(the error itself cannot be printed: {type(exc).__name__})\n{frames}"
 
 
 def _clean(text: str) -> str:

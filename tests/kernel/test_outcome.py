@@ -219,3 +219,34 @@ def test_error_whose_text_cannot_be_made_or_written_is_still_recorded():
 
     assert "__str__" in json.loads(error_json(Broken(), 1, 1))["message"]
     assert json.loads(error_json(ValueError("\udc80"), 1, 1))["message"] == "\\udc80"
+
+
+def test_error_json_of_an_error_whose_traceback_cannot_be_printed_keeps_what_can_be_told():
+    """A SyntaxError made by hand, by a template engine for example, may hold anything where its line should be."""
+
+    def render():
+        broken = SyntaxError("bad template")
+        broken.text = 5
+        broken.lineno = broken.offset = object()
+        raise broken
+
+    with pytest.raises(SyntaxError) as caught:
+        render()
+    kept = json.loads(error_json(caught.value, 1, 1))
+    assert (kept["type"], kept["message"].startswith("bad template")) == ("SyntaxError", True)
+    assert "in render" in kept["traceback"]
+    assert "cannot be printed" in kept["traceback"]
+
+
+def test_error_json_takes_whatever_a_class_calls_itself_and_whatever_its_text_raises():
+    class Leaves(Exception):
+        def __str__(self):
+            raise SystemExit(3)
+
+    Leaves.__module__ = "app.\udc80"
+    kept = json.loads(error_json(Leaves(), 1, 1))
+    assert kept["type"].startswith("app.\\udc80.")
+    assert "__str__ raises" in kept["message"]
+    odd = PayloadError("$", "bad")
+    odd.message = 5
+    assert json.loads(error_json(odd, 1, 1))["message"] == "5"

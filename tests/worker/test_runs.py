@@ -126,6 +126,40 @@ async def test_payload_that_does_not_fit_is_dead_at_once(rig):
 
 
 # ── errors that are no Exception ──────────────────────────────────────────────────────────────────────────────────────
+async def test_what_would_close_a_coroutine_raised_by_a_handler_fails_the_run(rig):
+    @rig.q.handle("plain", queue="q", max_retries=1, backoff_base=0.001)
+    async def plain():
+        raise GeneratorExit("mine")
+
+    @rig.q.handle("ctx", queue="q", max_retries=1, backoff_base=0.001)
+    async def with_ctx(ctx):
+        await asyncio.sleep(0)
+        raise GeneratorExit("mine")
+
+    worker = rig.worker()
+    jobs = [await rig.q.enqueue(name) for name in ("plain", "ctx")]
+    assert await rig.ended(*jobs) == ["dead"] * 2
+    views = [await rig.view(job) for job in jobs]
+    assert [(view.reason, view.attempt) for view in views] == [("exhausted", 2)] * 2
+    assert all("GeneratorExit('mine')" in view.errors[0]["message"] for view in views)
+    assert worker.is_running
+
+
+async def test_own_backoff_that_leaves_the_process_leaves_the_worker_alone(rig):
+    def leave(attempt, error):
+        raise SystemExit(3)
+
+    @rig.q.handle("fails", queue="q", max_retries=1, backoff=leave, backoff_base=0.001)
+    async def fails():
+        raise ValueError("first")
+
+    worker = rig.worker()
+    job = await rig.q.enqueue("fails")
+    assert await rig.ended(job) == ["dead"]
+    assert ["SystemExit" in each["note"] for each in (await rig.view(job)).errors] == [True, True]
+    assert worker.is_running
+
+
 async def test_sys_exit_in_a_handler_fails_the_run_and_not_the_worker(rig):
     @rig.q.handle("async", queue="q")
     async def on_the_loop():

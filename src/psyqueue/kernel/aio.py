@@ -60,6 +60,7 @@ class Isolated:
 
     What the coroutine sets in context variables is gone when it ends, as if it had had a task of its own; timeouts and
     task groups inside still find the task that really runs them. A third of the cost of a task (docs/adr/0005).
+    A GeneratorExit of its own arrives as a RuntimeError: it would mean that the awaiting task is being closed.
     """
 
     __slots__ = ("_coro", "_run")
@@ -77,6 +78,10 @@ class Isolated:
                     waits_for = run(step, value)
                 except StopIteration as end:
                     return end.value
+                except GeneratorExit as exc:
+                    if isinstance(value, GeneratorExit):
+                        raise  # we are being closed
+                    raise RuntimeError(f"a coroutine raised {exc!r}") from exc
                 try:
                     step, value = coro.send, (yield waits_for)
                 except BaseException as exc:  # noqa: BLE001 - whatever is thrown at us is meant for the coroutine
