@@ -416,6 +416,36 @@ def test_a_disk_that_fails_in_the_middle_of_a_commit_leaves_nothing_half_there(t
     assert lines[1:] == ["{}", "{'pending': 500} []"]
 
 
+DEAF_DISK = """
+    import asyncio, os
+    from backends.sqlite.stores import opened
+    from psyqueue.errors import StoreError
+
+    async def main(path):
+        async with opened(path) as store:
+            ids = await store.fill(1_000)
+            names = [int(each) for each in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{each}")]
+            for each in names:
+                if os.readlink(f"/proc/self/fd/{each}").startswith((path, path + "-wal")):
+                    os.close(each)
+            try:
+                await store.backend.get(ids[:500])
+            except StoreError as exc:
+                print(type(exc).__name__, exc.outcome, str(exc), flush=True)
+            os._exit(0)
+
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are found there")
+def test_a_disk_that_fails_under_a_reader_is_told_as_that(tmp_path: Path) -> None:
+    """SQLite ends the transaction by itself then: there is nothing to roll back."""
+    told = finish(start_child(DEAF_DISK, tmp_path / "jobs.db"))
+    assert told.startswith("StoreUnavailable unknown")
+    assert "SQLITE_IOERR" in told
+
+
 async def test_calls_after_the_end_are_refused(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as store:
         pass

@@ -62,7 +62,9 @@ class Reader:
             try:
                 call.reply = call.work(Step(self._connection))
             finally:
-                self._connection.execute("ROLLBACK")
+                # Not so when the disk failed: SQLite gave the transaction up by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
         except sqlite3.Error as exc:
             call.error = translate(exc, self._options.file)
             call.error.__cause__ = exc
