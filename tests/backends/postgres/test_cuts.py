@@ -11,6 +11,7 @@ import pytest
 
 from backends.postgres.stores import connected, opened
 from psyqueue.backend import AnyOutcome, Effects
+from psyqueue.backends._postgres import listening
 from psyqueue.errors import StoreUnavailable
 from psyqueue.testing.conformance.handle import Store, ack, add, job
 from support.servers import Server
@@ -88,6 +89,26 @@ async def test_a_wait_survives_a_cut(postgres_server: Server, namespace: str) ->
                 assert not waiting.done()
             await killer.fetchval(_CUT, namespace)
             await other.add("a")
+            assert await waiting
+
+
+async def test_whoever_sleeps_is_written_down_again_when_the_server_forgot_him(
+    postgres_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is not logged: a crash empties it, and a standby never had it. What is sure then is that we were cut."""
+    monkeypatch.setattr(listening, "SLEEP_AGAIN_MS", 3_600_000)
+    url = postgres_server.url
+    sleepers = f'select count(*) from "{namespace}".sleeper, pg_sleep(0.01)'
+    async with opened(url, namespace, application_name=namespace) as store, connected(url) as admin:
+        waiting = asyncio.ensure_future(store.backend.wait(("q",), (), 60_000))
+        async with asyncio.timeout(30):
+            while not await admin.fetchval(sleepers):
+                assert not waiting.done()
+            await admin.execute(f'truncate "{namespace}".sleeper')
+            assert await admin.fetchval(f"{_CUT} and query ilike 'listen %'", namespace) == 1
+            while not await admin.fetchval(sleepers):
+                assert not waiting.done()
+            await store.add("a")
             assert await waiting
 
 

@@ -181,6 +181,7 @@ class Listening:
     def _on_lost(self, connection: Any) -> None:
         if connection is self._connection:
             self._connection = None
+            self._known.clear()  # a server that crashed has emptied the list, and so has a standby that took over
             self._listens.clear()
             self._listen_at = 0.0
             self._news.set()
