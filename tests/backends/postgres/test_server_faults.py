@@ -198,6 +198,24 @@ async def test_sessions_that_were_made_read_only_are_not_kept(server, admin, mon
         await running.end_well()
 
 
+async def test_an_isolation_that_was_set_under_a_worker_is_told_and_healed_from(server, admin, monkeypatch):
+    """Sessions that are made under it would take their locks, and not see what was done before they got them."""
+    count_effects(monkeypatch)
+    async with started(Rig(store_at(place_on(server.url, SCHEMA), max_size=1))) as rig:
+        running = Running(rig)
+        await running.begin()
+        await admin.execute("alter database postgres set default_transaction_isolation = 'repeatable read'")
+        await admin.fetchval(_THROW_OUT)
+        with pytest.raises(StoreUnusable, match="default_transaction_isolation is 'repeatable read'"):
+            await running.held.handler.enqueue(3)
+        with pytest.raises(StoreUnusable, match="default_transaction_isolation"):
+            await rig.store.reap(10)
+        running.held.go.set()
+        await told_of_trouble(rig, "default_transaction_isolation")
+        await admin.execute("alter database postgres reset default_transaction_isolation")
+        await running.end_well()
+
+
 # ── nobody is let in ──────────────────────────────────────────────────────────────────────────────────────────────────
 async def refused(rig: Rig, admin: asyncpg.Connection) -> StoreUnavailable:
     """What a question is told once the connection of the one before it is gone."""

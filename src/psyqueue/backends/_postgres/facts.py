@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from psyqueue.backend import Survives
+from psyqueue.backends._postgres.faults import isolated
 from psyqueue.backends._postgres.options import PostgresOptions
 from psyqueue.errors import StoreUnavailable, StoreUnusable
 
@@ -83,8 +84,7 @@ def require_usable(found: Facts, options: PostgresOptions) -> None:
     if found.is_replica:
         raise StoreUnavailable(f"{place} is a replica and takes no writes. Point psyqueue to the primary", "refused")
     if found.isolation != "read committed":
-        text = f"{place}: default_transaction_isolation is {found.isolation!r} for this user or database"
-        raise StoreUnusable(f"{text}; each step of psyqueue takes its own locks and needs 'read committed'. Set it so")
+        raise isolated(place, found.isolation)
 
 
 def survives(found: Facts) -> dict[Literal["server_crash", "power_loss", "failover"], Survives]:

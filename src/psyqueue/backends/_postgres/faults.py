@@ -22,6 +22,7 @@ from psyqueue.errors import (
 )
 
 REFUSED: Final = "PQ001"
+_ISOLATED: Final = "PQ003"
 AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 """The step was taken back whole, and may be done again at once."""
 
@@ -91,6 +92,8 @@ def _of_state(code: str, said: str, detail: str | None, place: str) -> PsyQueueE
     if code == REFUSED:
         name, *facts = json.loads(detail or "[]")
         return refusal(name, facts)
+    if code == _ISOLATED:
+        return isolated(place, said)
     if code in ("53100", "53400"):
         return StoreFull(f"{place}: the server's disk is full; nothing was written. Free some room", server=place)
     if words := _found(_REFUSED_NOW, code):
@@ -197,11 +200,18 @@ def leaves_in_doubt(exc: BaseException) -> bool:
     """Whether the connection must not be used again: who waited for a reply has gone, or its session is out of date.
 
     The driver would let the next caller wait for the old reply, for ever where the network swallows it. A session that
-    was made while the server took no writes may stay so.
+    was made while the server took no writes, or under a setting that is of no use here, may stay so.
     """
     if isinstance(exc, asyncpg.PostgresError):
-        return exc.sqlstate in ("25006", "0A000")
+        return exc.sqlstate in ("25006", "0A000", _ISOLATED)
     return not isinstance(exc, UnicodeEncodeError)
+
+
+def isolated(place: str, isolation: str) -> StoreUnusable:
+    """A step is no step in another isolation than read committed: nothing was done."""
+    text = f"{place}: default_transaction_isolation is {isolation!r} for this user or database"
+    advice = "each step of psyqueue takes its own locks and needs 'read committed'. Set it so"
+    return StoreUnusable(f"{text}; {advice}", server=place)
 
 
 def exhausted(place: str, size: int, wait_s: float) -> StoreBusy:

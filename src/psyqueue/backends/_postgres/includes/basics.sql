@@ -15,6 +15,15 @@ BEGIN
     PERFORM set_config('psyqueue.changed', '1', true);
 END $$;
 
+-- A step takes its locks, and then has to see what was done before it got them. Where a role or database got another default,
+-- nothing is done, and the client is told.
+CREATE FUNCTION @schema@.require_isolation() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PQ003', MESSAGE = current_setting('transaction_isolation');
+    END IF;
+END $$;
+
 -- Now, and the monotone clock: wall + kept offset, so that it stands still while the wall goes back. How far it came is
 -- written once a second by whoever comes first. `p_is_quiet`: not in a transaction of somebody else's, which may be long.
 CREATE FUNCTION @schema@.read_clock(p_is_quiet boolean, OUT now_ms bigint, OUT mono_ms bigint) LANGUAGE plpgsql AS $$
@@ -30,6 +39,9 @@ BEGIN
     IF c.test_clock_ms IS NULL AND NOT p_is_quiet
         AND (c.wall + c.shift_ms < c.reached OR c.wall + c.shift_ms > c.reached + 1000) THEN
         PERFORM keep_clock(c.wall);
+    END IF;
+    IF NOT p_is_quiet THEN
+        PERFORM require_isolation();
     END IF;
 END $$;
 
@@ -157,6 +169,9 @@ DECLARE
 BEGIN
     IF p_client IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel));
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            PERFORM require_isolation();
+        END IF;
     END IF;
     wall := floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
     -- Straight into what is returned: an assignment in plpgsql costs several times what a column does here.
