@@ -228,7 +228,7 @@ BEGIN
         FROM generate_series(1, cardinality(p_ids)) AS i;
         RETURN p_numbers;
     EXCEPTION WHEN unique_violation THEN
-        NULL;  -- taken back; now each by itself
+        PERFORM drop_orphans(p_ids);  -- taken back; now each by itself
     END;
     WITH made_now AS (
         INSERT INTO body AS b (n, id, digest, extras, cold, payload)

@@ -20,7 +20,7 @@ BEGIN
     ) AS p;
     IF coalesce(cardinality(numbers), 0) < jsonb_array_length(s->'needs') THEN
         SELECT w.need->>0 INTO missing FROM jsonb_array_elements(s->'needs') WITH ORDINALITY AS w (need, place)
-        WHERE NOT EXISTS (SELECT 1 FROM body AS b WHERE b.id = w.need->>0) ORDER BY w.place LIMIT 1;
+        WHERE NOT EXISTS (SELECT 1 FROM body AS b JOIN job AS t ON t.n = b.n WHERE b.id = w.need->>0) ORDER BY w.place LIMIT 1;
         PERFORM refuse('UNKNOWN_DEPENDENCY', jsonb_build_array(s->>'id', missing));
     END IF;
 END $$;
@@ -92,7 +92,25 @@ BEGIN
         IF FOUND AND EXISTS (SELECT 1 FROM unique_key AS u WHERE u.key = p_key AND u.n = holder) THEN
             RETURN j;
         END IF;
+        PERFORM free_key(p_key);
     END LOOP;
+END $$;
+
+-- Whoever deletes a job by hand leaves what stands beside it. Its unique key is let go …
+CREATE FUNCTION @schema@.free_key(p_key text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM unique_key AS u WHERE u.key = p_key AND NOT EXISTS (SELECT 1 FROM job AS t WHERE t.n = u.n OFFSET 0);
+END $$;
+
+-- … and its id.
+CREATE FUNCTION @schema@.drop_orphans(p_ids text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    orphans bigint[] := ARRAY(SELECT b.n FROM body AS b
+        WHERE b.id = ANY (p_ids) AND NOT EXISTS (SELECT 1 FROM job AS t WHERE t.n = b.n OFFSET 0));
+BEGIN
+    IF orphans <> '{}' THEN
+        PERFORM drop_rest(orphans);
+    END IF;
 END $$;
 
 -- status NULL: the job is gone, its key still counts.
@@ -156,8 +174,11 @@ BEGIN
         INSERT INTO body AS b (n, id, digest, extras, cold, payload)
         VALUES (nextval('number'), s->>'id', p_digest, p_extras, p_cold, p_payload)
         ON CONFLICT (id) DO NOTHING RETURNING b.n INTO v_n;
-        -- Else the id was taken in this moment: look at that job.
-        CONTINUE WHEN NOT FOUND;
+        IF NOT FOUND THEN
+            -- The id was taken in this moment: look at that job; or by one that is gone.
+            PERFORM drop_orphans(ARRAY[s->>'id']);
+            CONTINUE;
+        END IF;
         INSERT INTO job AS t (
             n, created_at_ms, run_at_ms, expires_at_ms, priority, max_retries, max_lost, size, status, links, id,
             queue, lane, name, unique_key, unique_mask, gate, gate_max
@@ -195,6 +216,7 @@ DECLARE
     holder bigint;
 BEGIN
     IF j.unique_key IS NOT NULL THEN
+        PERFORM free_key(j.unique_key);
         INSERT INTO unique_key (key, n) VALUES (j.unique_key, j.n) ON CONFLICT DO NOTHING;
         SELECT u.n INTO holder FROM unique_key AS u WHERE u.key = j.unique_key;
         IF holder <> j.n THEN
