@@ -1,11 +1,12 @@
 """A move without a pause while everybody who takes part in it is killed at random; the history has the last word.
 
-    cd tests; python -m crash.moving_storm --old sqlite --new redis --kills 100 --seed 7
+    cd tests; python -m crash.moving_storm --old sqlite --new redis --kills 100 --harms 30 --seed 7
 
 Producers and workers use `moving(old, new)`, one of each only knows the old store. `psyqueue migrate run`, `finish` and
-at times `rollback` are started again whenever they were killed, until the move is over. Somebody looks all the time at
-what could be started where. In the end both stores are read: what was taken in has ended in one of them.
-With `--kills 0` it tells what producers and workers see of a move that nothing troubles.
+at times `rollback` are started again whenever they were killed, until the move is over. `--harms`: while one of them is
+at work, the server of either store dies and comes back, or throws its clients out; around a file everybody dies at
+once. Somebody looks all the time at what could be started where. In the end both stores are read: what was taken in has
+ended in one of them. With neither kills nor harms it tells what producers and workers see of a move without trouble.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from crash.harms import server_named
+from crash.harms import harm, server_named
 from crash.pauses import Pauses, pauses_in
 from crash.roles import FORGOTTEN, LEASE_MS, STEPS, Place
 from crash.storm import LIVE, Crowd, crowd, final_jobs_at, prepare
 from psyqueue.testing.history import Report, check_history, read_events
+from support.servers import Server
 from support.store_at import place_on, store_at
 
+Servers: TypeAlias = tuple[Server | None, Server | None]
 STORES = ("old", "new")
 MOVES_S = 300.0
 """However often it is killed, a move comes to its end."""
@@ -36,12 +40,17 @@ MOVES_S = 300.0
 
 @dataclass
 class Move:
-    """The commands of a move, one after the other; `step` is "" when it is over. `kills`: left for each command."""
+    """The commands of a move, one after the other; `step` is "" when it is over.
+
+    `kills`, `harms`: left for each command. `servers`: of the two stores, None for a file.
+    """
 
     people: Crowd
     chance: random.Random
     kills: dict[str, int]
+    harms: dict[str, int]
     returns: int
+    servers: Servers = (None, None)
     step: str = "run"
     name: str = ""
 
@@ -64,6 +73,21 @@ class Move:
         if self.step in ("run", "finish"):
             self.step = self._or_back(self.step)
 
+    def harm(self) -> None:
+        """One of the two stores, when the command has begun."""
+        self.people.any_at_work(self.name, self.chance)
+        threading.Event().wait(self.chance.uniform(0, 0.3))
+        self.harms[self.step] -= 1
+        server = self.chance.choice(self.servers)
+        if server is not None:
+            harm(server, self.people.recorder, self.chance, self.chance.uniform(0, 1) * LEASE_MS / 1000)
+            return
+        kinds = [name.rpartition("-")[0] for name in self.people.alive if name != self.name]
+        self.people.kill_all()
+        self.name = ""
+        for kind in kinds:
+            self.people.start(kind)
+
     def _or_back(self, step: str) -> str:
         if self.returns and self.chance.random() < 0.3:
             self.returns -= 1
@@ -78,6 +102,8 @@ class Move:
             return "run"  # it had not begun, or was done, or it was over
         if self.step == "finish" and "still running" in words:
             return "finish"
+        if '"STORE_UNAVAILABLE"' in words and any(self.servers):
+            return self.step if self.step == "rollback" else self._or_back(self.step)
         raise AssertionError(f"{self.name} ended with {code}: {words}")
 
 
@@ -90,7 +116,10 @@ def rage(people: Crowd, move: Move, kills: int) -> None:
     for _ in _until_over(move, kills):
         tick.wait(chance.uniform(0.05, 0.3))
         dice = chance.random()
-        if dice < 0.5:
+        if dice < 0.25:
+            if move.name and move.harms[move.step]:
+                move.harm()
+        elif dice < 0.5:
             if move.name and move.kills[move.step]:
                 move.kill()
         elif kills and dice < 0.6:
@@ -117,7 +146,16 @@ def _until_over(move: Move, kills: int) -> Iterator[int]:
         timer.cancel()
 
 
-def storm(place: Place, *, kills: int, seed: int, workers: int = 3, producers: int = 2) -> tuple[Report, Pauses]:
+def storm(
+    place: Place,
+    *,
+    kills: int,
+    seed: int,
+    harms: int = 0,
+    servers: Servers = (None, None),
+    workers: int = 3,
+    producers: int = 2,
+) -> tuple[Report, Pauses]:
     """One move from the first job to the last. Raises AssertionError if a store is not whole or not drained."""
     chance = random.Random(seed)
     prepare(place)
@@ -127,11 +165,15 @@ def storm(place: Place, *, kills: int, seed: int, workers: int = 3, producers: i
             people.start(FORGOTTEN + role)
             for _ in range(count):
                 people.start(role)
-        rage(
+        move = Move(
             people,
-            Move(people, chance, dict.fromkeys(STEPS, (kills + 2) // 3), returns=min(kills, 1) + kills // 20),
-            kills,
+            chance,
+            kills=dict.fromkeys(STEPS, (kills + 2) // 3),
+            harms=dict.fromkeys(STEPS, (harms + 2) // 3),
+            returns=min(kills + harms, 1) + (kills + harms) // 20,
+            servers=servers,
         )
+        rage(people, move, kills)
         people.any_at_work("producer", chance)
         place.stop.touch()
         people.end("producer")
@@ -161,23 +203,27 @@ async def modes(place: Place) -> tuple[str, ...]:
     return tuple(found)
 
 
+def place_of(folder: Path, name: str, server: Server | None) -> str:
+    """Of one of the two stores: a file, or a namespace on its server."""
+    return str(folder / f"{name}.db") if server is None else place_on(server.url, "storm")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--old", default="sqlite")
     parser.add_argument("--new", default="redis")
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--harms", type=int, default=0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="psyqueue-storm-"))
     print(f"seed {options.seed}, files in {folder}", flush=True)
     with ExitStack() as stack:
-        places: list[str] = []
-        for store in (options.old, options.new):
-            server = server_named(store)
-            if server is not None:
-                stack.callback(server.stop)
-            places.append(str(folder / f"{len(places)}.db") if server is None else place_on(server.url, "storm"))
-        report, pauses = storm(Place(folder, *places), kills=options.kills, seed=options.seed)
+        servers = (server_named(options.old), server_named(options.new))
+        for server in filter(None, servers):
+            stack.callback(server.stop)
+        place = Place(folder, *(place_of(folder, name, server) for name, server in zip(STORES, servers, strict=True)))
+        report, pauses = storm(place, kills=options.kills, seed=options.seed, harms=options.harms, servers=servers)
     print(report, pauses, sep="\n")
     return 0 if report.is_clean else 1
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,19 +105,24 @@ def queue_at(place: Place, recorder: Recorder) -> PsyQueue:
     return PsyQueue().use(Moving(MovingBackend(*stores_at(place, recorder))))
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def up_at_last(queue: PsyQueue) -> AsyncIterator[None]:
-    """Whoever starts while the server is away is started again by a supervisor."""
-    while True:
-        try:
-            await queue.start()
-            break
-        except StoreUnavailable:
-            await pause_ms(100)
+    await at_last(queue.start)
     try:
         yield
     finally:
         await queue.stop()
+
+
+async def at_last(start: Callable[[], Awaitable[object]]) -> None:
+    """Whoever starts while the server is away is started again by a supervisor."""
+    while True:
+        try:
+            await start()
+        except StoreUnavailable:
+            await pause_ms(100)
+        else:
+            return
 
 
 async def work(place: Place, name: str) -> None:
@@ -193,10 +198,11 @@ async def look_on(place: Place, name: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     stores = stores_at(place, recorder)
     for store in stores:
-        await store.connect()
+        await at_last(store.connect)
     while not asked.is_set():
         for store in stores:
-            await store.look()
+            with contextlib.suppress(StoreUnavailable):
+                await store.look()
         await pause_ms(100)
     for store in stores:
         await store.disconnect()
@@ -207,7 +213,7 @@ def move(place: Place, name: str) -> int:
     recorder = Recorder(place.history(name), name)
     step = name.split("-")[1]
     call = recorder.invoke(step)
-    code = run(["migrate", step, "--from", url_of(place.store), "--to", url_of(place.new), *STEPS[step]])
+    code = run(["migrate", step, "--from", url_of(place.store), "--to", url_of(place.new), "--json", *STEPS[step]])
     if code:
         recorder.fail(call, str(code))
     else:

@@ -14,6 +14,7 @@ from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.moving_house import exported
 
 CHANGES = ("set_mode", "import_part", "drop_part", "close_session", "write_state", "amend")
+EVERYTHING = Selection.of(("completed", "cancelled"))
 
 
 Call: TypeAlias = tuple[str, str, str]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from moving.rig import Killed, Life, application, content, live, startable_in
+from moving.rig import EVERYTHING, Killed, Life, application, content, live, startable_in
 from psyqueue.backend import Change, Dependency, Effects, Filter, Gate, Idempotency, MovedJob, Schedule, Unique
 from psyqueue.errors import (
     IdConflict,
@@ -25,8 +25,6 @@ from psyqueue.moving import LiveMove, Selection
 from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.handle import DAY_MS, ack, add, job, put
 from psyqueue.testing.conformance.moving_house import furnish
-
-EVERYTHING = Selection.of(("completed", "cancelled"))
 
 
 async def mode(store: Store) -> str:

@@ -156,12 +156,19 @@ class MovingBackend:
         return await self._both.amend(op, where, change, cursor, limit, effects)
 
     async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+        """In every store that has a part in the move, also in one that comes in meanwhile; effects in the first."""
+        having: list[BackendAdapter] = []
+
         async def put() -> None:
-            for number, store in enumerate(self.routes.homes):
-                await store.put_limits(op, limits, NO_EFFECTS if number else effects)
+            for store in self.routes.homes:
+                if store not in having:
+                    await store.put_limits(op, limits, NO_EFFECTS if having else effects)
+                    having.append(store)
 
         await self.routes.learn()
         await self.routes.patiently(put)
+        while await self.routes.learn():  # the switch has copied what was there before
+            await self.routes.patiently(put)
 
     # ── schedules: they make jobs, so they live where new jobs go ─────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:

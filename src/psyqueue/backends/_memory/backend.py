@@ -285,7 +285,7 @@ class MemoryBackend:
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:
         def act(store: Store, now_ms: int) -> Schedule:
-            fence.require_change(store)
+            fence.require_enqueue(store)
             return operating.put_schedule(store, schedule, delete=delete)
 
         return self._once(op, "put_schedule", act)
@@ -300,7 +300,7 @@ class MemoryBackend:
         check_jobs(jobs, NO_EFFECTS)
 
         def act(store: Store, now_ms: int) -> bool:
-            fence.require_enqueue(store, jobs)
+            fence.require_enqueue(store)
             return operating.fire(store, schedule, nominal_ms, jobs, next_at_ms, now_ms)[0]
 
         return self._once(op, "fire", act)

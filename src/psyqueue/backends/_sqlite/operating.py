@@ -116,7 +116,7 @@ def _meet_ended_needs(step: Step, row: Row) -> None:
 # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def put_schedule(step: Step, schedule: Schedule, *, delete: bool) -> Schedule:
     """Raises StateConflict."""
-    step.require_change()
+    step.require_enqueue()
     row = step.run(SQL["operate.schedule"], (schedule.id,)).fetchone()
     version = row[2] if row is not None else 0
     if schedule.version != version:

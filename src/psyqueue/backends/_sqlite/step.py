@@ -72,7 +72,7 @@ class Step:
         """(number, closed at) of the session that the step is about."""
 
     # ── the fence ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    def require_enqueue(self, jobs: Sequence[NewJob], effects: Effects = NO_EFFECTS) -> None:
+    def require_enqueue(self, jobs: Sequence[NewJob] = (), effects: Effects = NO_EFFECTS) -> None:
         """While draining only calls are taken that belong to jobs there."""
         if self.mode in ("open", "filling"):
             return

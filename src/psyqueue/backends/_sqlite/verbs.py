@@ -56,7 +56,7 @@ def set_limits(step: Step, limits: Sequence[Limits], effects: Effects) -> None:
 
 def fire(step: Step, schedule: Schedule, nominal_ms: int, jobs: Sequence[NewJob], next_at_ms: int | None) -> bool:
     """Enqueue once per (schedule, nominal time)."""
-    step.require_enqueue(jobs)
+    step.require_enqueue()
     if not operating.note_fire(step, schedule, nominal_ms, next_at_ms):
         return False
     apply_effects(step, Effects(jobs=tuple(jobs)))

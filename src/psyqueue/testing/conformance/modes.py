@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from psyqueue.backend import Change, Dependency, Effects, Filter, Gate, Limits, Mode, Record, Schedule
 from psyqueue.errors import NamespaceFrozen, NamespaceMoved, StateConflict, UnknownDependency
@@ -105,14 +106,9 @@ async def test_draining_takes_follow_ups_that_belong_to_jobs_there(store: Store)
 
 
 async def test_draining_looks_at_the_jobs_of_every_verb(store: Store) -> None:
-    await store.add("p")
-    schedule = await store.backend.put_schedule(store.op(), Schedule(id="n", spec=b"{}"))
+    await store.enqueue(job("p"), job("bound", needs=(Dependency("p"),)))
     await switch(store, "draining")
-    bound, free = job("bound", needs=(Dependency("p"),)), job("free")
-    for jobs in ((free,), ()):
-        with pytest.raises(NamespaceFrozen):
-            await store.backend.fire(store.op(), schedule, 1, jobs, 2)
-    assert await store.backend.fire(store.op(), schedule, 1, (bound,), 2)
+    free = job("free")
     with pytest.raises(NamespaceFrozen):
         await store.backend.write_state(store.op(), Effects((free,), (put("k"),)))
     with pytest.raises(NamespaceFrozen):
@@ -204,6 +200,24 @@ async def test_nothing_is_operated_while_it_is_frozen(
     with pytest.raises(NamespaceFrozen):
         await act(store)
     assert await store.view("q-0000") == before
+
+
+async def test_draining_takes_no_schedule_and_fires_none(store: Store) -> None:
+    """They make new jobs: also where those belong to a line there, or the schedule would fire in two stores."""
+    await store.add("a", gate=Gate("g"))
+    schedule = await store.backend.put_schedule(store.op(), Schedule(id="n", spec=b"{}", next_at_ms=5))
+    await switch(store, "draining")
+    acts: list[Callable[[], Awaitable[Any]]] = [
+        lambda: store.backend.put_schedule(store.op(), Schedule(id="other", spec=b"{}")),
+        lambda: store.backend.put_schedule(store.op(), replace(schedule, paused=True)),
+        lambda: store.backend.put_schedule(store.op(), schedule, delete=True),
+        lambda: store.backend.fire(store.op(), schedule, 5, (job("fired", gate=Gate("g")),), 9),
+    ]
+    for act in acts:
+        with pytest.raises(NamespaceFrozen):
+            await act()
+    assert (await store.backend.list_schedules(None, 9))[0] == (schedule,)
+    assert await store.status("fired") is None
 
 
 @pytest.mark.parametrize("mode", ["draining", "filling", "frozen", "moved"])

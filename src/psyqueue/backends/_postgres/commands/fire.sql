@@ -17,7 +17,7 @@ BEGIN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    PERFORM require_enqueue(p_jobs);
+    PERFORM require_new();
     PERFORM lock_keys(coalesce(p_keys, '{}') || (' schedule ' || p_id));
     UPDATE schedule AS s SET next_at_ms = p_next, last_nominal_ms = greatest(s.last_nominal_ms, p_nominal)
     WHERE s.id = p_id AND s.version = p_version

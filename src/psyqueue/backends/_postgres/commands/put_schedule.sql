@@ -20,7 +20,7 @@ BEGIN
         RETURN t.reply;
     END IF;
     c := read_clock(false);
-    PERFORM require_change();
+    PERFORM require_new();
     PERFORM lock_keys(ARRAY[' schedule ' || p_id]);
     v_version := coalesce((SELECT s.version FROM schedule AS s WHERE s.id = p_id), 0);
     IF v_version <> p_version THEN

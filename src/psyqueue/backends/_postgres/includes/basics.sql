@@ -71,6 +71,12 @@ BEGIN
     PERFORM require_mode('{open,draining,filling}');
 END $$;
 
+-- New jobs and schedules.
+CREATE FUNCTION @schema@.require_new() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM require_mode('{open,filling}');
+END $$;
+
 -- While draining only calls are taken that belong to jobs there. p_jobs: as includes/intake.sql has them, all of the call.
 CREATE FUNCTION @schema@.require_enqueue(p_jobs jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

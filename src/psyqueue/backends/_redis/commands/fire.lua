@@ -7,7 +7,7 @@
 local id, version, nominal_ms = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 return once('fire', function()
   local jobs = cmsgpack.unpack(ARGV[6])
-  require_enqueue(jobs)
+  require_new()
   local packed = field('schedules', id)
   local found = packed and cmsgpack.unpack(packed)
   local member = text_of(nominal_ms) .. ':' .. id

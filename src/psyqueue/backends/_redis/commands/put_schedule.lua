@@ -6,7 +6,7 @@
 --- @include head hashes wake bodies rows flush turn
 local id, version = ARGV[2], tonumber(ARGV[3])
 return once('put_schedule', function()
-  require_change()
+  require_new()
   local packed = field('schedules', id)
   local found = packed and cmsgpack.unpack(packed)[1] or 0
   if found ~= version then

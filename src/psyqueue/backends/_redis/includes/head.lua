@@ -89,6 +89,16 @@ local function refuse_mode()
   refuse('NAMESPACE_FROZEN', mode)
 end
 
+local function takes_new()
+  return mode == 'open' or mode == 'filling'
+end
+
+local function require_new()
+  if not takes_new() then
+    refuse_mode()
+  end
+end
+
 local function require_change()
   if stands_still() then
     refuse_mode()

@@ -204,7 +204,7 @@ do
   -- to jobs there: one of theirs needs another job, or stands at a gate that is in use.
   function require_enqueue(jobs, followers)
     local is_bound = mode == 'draining' and (belong_here(jobs or {}) or belong_here(followers or {}))
-    if mode ~= 'open' and mode ~= 'filling' and not is_bound then
+    if not takes_new() and not is_bound then
       refuse_mode()
     end
   end
