@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -225,7 +226,7 @@ def test_error_json_of_an_error_whose_traceback_cannot_be_printed_keeps_what_can
     """A SyntaxError made by hand, by a template engine for example, may hold anything where its line should be."""
 
     def render():
-        broken = SyntaxError("bad template")
+        broken: Any = SyntaxError("bad template")
         broken.text = 5
         broken.lineno = broken.offset = object()
         raise broken
@@ -247,6 +248,6 @@ def test_error_json_takes_whatever_a_class_calls_itself_and_whatever_its_text_ra
     kept = json.loads(error_json(Leaves(), 1, 1))
     assert kept["type"].startswith("app.\\udc80.")
     assert "__str__ raises" in kept["message"]
-    odd = PayloadError("$", "bad")
+    odd: Any = PayloadError("$", "bad")
     odd.message = 5
     assert json.loads(error_json(odd, 1, 1))["message"] == "5"

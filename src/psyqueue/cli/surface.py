@@ -60,11 +60,11 @@ class Surface:
             return load_queue(self.app)
 
     def queue(self) -> PsyQueue:
-        """A queue of our own on the named store as it is, without handlers and plugins, not started. Raises ConfigError."""
+        """One of our own on the named store as it is, without handlers and plugins, not started. Raises ConfigError."""
         return _our_own(as_it_is(self._backend()))
 
     def producer(self) -> PsyQueue:
-        """The queue that new jobs go through, not started: that of --app itself, else one of our own. Raises ConfigError."""
+        """Where new jobs go through, not started: the queue of --app itself, or one of our own. Raises ConfigError."""
         if self.app is None:
             return _our_own(backend_at(self.require_url()))
         with contextlib.redirect_stdout(sys.stderr):

@@ -344,15 +344,13 @@ def _listed(items: Iterable[Any]) -> Iterable[Any]:
 def _each(items: Sequence[T], make: Callable[[int, T], R]) -> list[R]:
     """What is made of the items. An error says which of several it was: the caller has to find it among thousands."""
     made: list[R] = []
-    for number, item in enumerate(items):
-        try:
+    try:
+        for number, item in enumerate(items):
             made.append(make(number, item))
-        except PsyQueueError as exc:
-            if len(items) > 1 and "item" not in exc.context:
-                exc.context["item"] = number
-                exc.message = f"item {number}: {exc.message}"
-                exc.args = (f"[{exc.code}] {exc.message}",)
-            raise
+    except PsyQueueError as exc:
+        if len(items) > 1:
+            exc.tell_item(len(made))
+        raise
     return made
 
 

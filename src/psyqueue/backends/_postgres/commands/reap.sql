@@ -14,7 +14,9 @@ DECLARE
     v_session bigint;
     j job;
 BEGIN
-    PERFORM require_isolation();
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM refuse_isolation();
+    END IF;
     c := read_clock(true);
     SELECT c.mono_ms - reaped_mono_ms INTO silence FROM clock FOR NO KEY UPDATE;
     UPDATE clock SET reaped_mono_ms = c.mono_ms, mono_ms = greatest(mono_ms, c.mono_ms);

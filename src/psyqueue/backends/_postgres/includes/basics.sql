@@ -15,13 +15,12 @@ BEGIN
     PERFORM set_config('psyqueue.changed', '1', true);
 END $$;
 
--- A step takes its locks, and then has to see what was done before it got them. Where a role or database got another default,
--- nothing is done, and the client is told.
-CREATE FUNCTION @schema@.require_isolation() RETURNS void LANGUAGE plpgsql AS $$
+-- A step takes its locks, and then has to see what was done before it got them. Where a role or database got another default
+-- than read committed, nothing is done, and the client is told. The question stands where it is asked: a call costs as much
+-- as a statement.
+CREATE FUNCTION @schema@.refuse_isolation() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PQ003', MESSAGE = current_setting('transaction_isolation');
-    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'PQ003', MESSAGE = current_setting('transaction_isolation');
 END $$;
 
 -- Now, and the monotone clock: wall + kept offset, so that it stands still while the wall goes back. How far it came is
@@ -40,8 +39,8 @@ BEGIN
         AND (c.wall + c.shift_ms < c.reached OR c.wall + c.shift_ms > c.reached + 1000) THEN
         PERFORM keep_clock(c.wall);
     END IF;
-    IF NOT p_is_quiet THEN
-        PERFORM require_isolation();
+    IF NOT p_is_quiet AND current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM refuse_isolation();
     END IF;
 END $$;
 
@@ -176,7 +175,7 @@ BEGIN
     IF p_client IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel));
         IF current_setting('transaction_isolation') <> 'read committed' THEN
-            PERFORM require_isolation();
+            PERFORM refuse_isolation();
         END IF;
     END IF;
     wall := floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
