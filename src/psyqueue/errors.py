@@ -421,6 +421,10 @@ class ResultTimeout(_Coded, TimeoutError):
     CODE: ClassVar[str] = "RESULT_TIMEOUT"
 
     def __init__(self, job_id: str, status: str, timeout_ms: int) -> None:
-        super().__init__(f"job {job_id!r} is still {status} after {timeout_ms} ms", job_id=job_id, status=status)
+        super().__init__(
+            f"job {job_id!r} is still {status} after {timeout_ms} ms; q.explain(job_id) says why",
+            job_id=job_id,
+            status=status,
+        )
         self.job_id = job_id
         self.status = status

@@ -120,7 +120,7 @@ def test_a_worker_that_fails_ends_the_process_with_70(shop):
     ("target", "told"),
     [
         ("shop", "'shop' does not name a queue; write module:queue"),
-        ("shop.py:q", "no module 'shop.py'"),
+        ("shop.py:q", "Write 'shop', no .py"),
         ("shop:", "does not name a queue"),
         ("shop/jobs:q", "does not name a queue"),
         ("missing:q", "no module 'missing' in"),
@@ -185,7 +185,7 @@ def test_the_environment_does_not_overrule_the_store_of_the_queue(shop):
         (("--grace", "soon"), "option grace='soon': is not a duration"),
         (("--lease", "1"), "option lease='1': is not a duration"),
         (("--lease", "10ms"), "option lease='10ms': is less than"),
-        (("--queues", "a:0"), "option queues=0: is outside 1 to"),
+        (("--queues", "a:0"), "option queues='a:0': the number is outside 1 to"),
         (("--queues", "a,b:2,a"), "names 'a' twice"),
         (("--concurrency", "0"), "option concurrency=0: is outside 1 to"),
         (("--processes", "0"), "Invalid value for '--processes'"),

@@ -160,3 +160,17 @@ async def test_drain_does_not_wait_for_a_subscriber_that_hangs(bus):
 def test_wrong_subscription_is_refused(bus, pattern, fn):
     with pytest.raises(ConfigError, match="event"):
         bus.on(pattern, fn)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("job:compleated", "no event 'job:compleated'; there are job:enqueued, .*job:completed"),
+        ("worker:*:x", "there are worker:started, worker:stopped, worker:error"),
+    ],
+)
+def test_event_of_ours_that_never_comes_is_refused_with_what_there_is(bus, pattern, text):
+    with pytest.raises(ConfigError, match=text):
+        bus.on(pattern, print)
+    bus.publish("job:completed", {})
+    assert not bus.wants("job:completed"), "nothing of it was kept"

@@ -68,6 +68,12 @@ async def test_queue_is_the_option_then_the_handlers_then_the_name(started, h):
     assert (await started.enqueue("other")).queue == "other"
 
 
+@pytest.mark.parametrize("wrong", [send, "h"])
+async def test_a_function_or_handler_in_the_place_of_the_name_is_told_what_to_write(started, h, wrong):
+    with pytest.raises(InvalidOption, match=r"not text\. Await handler\.enqueue.*handler\.build"):
+        await started.enqueue(h if wrong == "h" else wrong, {"to": "a"})
+
+
 async def test_alias_is_enqueued_under_the_handlers_name(started):
     started.handle("new", send, aliases=("old",))
     assert (await started.enqueue("old", {"to": "a"})).name == "new"

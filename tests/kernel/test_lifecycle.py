@@ -73,14 +73,14 @@ async def test_handler_object_before_start_is_refused(q):
 
 
 async def test_second_start_is_refused(started):
-    with pytest.raises(LifecycleError, match="is running"):
+    with pytest.raises(LifecycleError, match="is running already: leave this"):
         await started.start()
 
 
 async def test_start_after_stop_is_refused(q):
     async with q:
         pass
-    with pytest.raises(LifecycleError, match="is stopped"):
+    with pytest.raises(LifecycleError, match="is stopped.*make a new PsyQueue"):
         await q.start()
 
 

@@ -199,6 +199,14 @@ def test_unknown_option_names_the_one_that_was_meant():
         read({"zzz": 1})
 
 
+@pytest.mark.parametrize(
+    ("theirs", "text"), [("countdown", "mean delay"), ("eta", "mean run_at"), ("cron", "no schedules")]
+)
+def test_option_of_another_queue_leads_to_ours(theirs, text):
+    with pytest.raises(InvalidOption, match=text):
+        read({theirs: 1})
+
+
 def test_meta_is_checked_like_a_payload_and_copied():
     meta = {"a": [1]}
     given = read({"meta": meta})

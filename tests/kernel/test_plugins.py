@@ -64,6 +64,7 @@ def plugin(**attributes):
         (plugin(name="x", start=lambda self, other: None), r"'x'.*start must be callable as start\(\)"),
         (plugin(name="x", stop=7), "'x'.*stop must be callable"),
         (Told, "is a type, not a plugin; call it"),
+        ("sqlite:./jobs.db", r"text is no plugin.*PsyQueue\.from_url"),
         (memory, r"is a function, not a plugin; call it: use\(memory"),
     ],
 )

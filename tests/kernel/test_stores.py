@@ -93,6 +93,13 @@ def test_unknown_scheme_lists_what_there_is(third_party):
         stores.plugin_for("mongo://host", {})
 
 
+def test_address_of_sqlalchemy_is_told_what_to_leave_out(third_party):
+    with pytest.raises(ConfigError, match=r"there is 'made', so leave \+driver out"):
+        stores.plugin_for("made+driver://host/x", {})
+    with pytest.raises(ConfigError, match=r"no backend for 'mongo\+srv://host': there are made"):
+        stores.plugin_for("mongo+srv://host", {})
+
+
 def test_two_packages_that_bring_one_scheme_are_an_error(third_party):
     third_party.append(Point("made", "other:made", made))
     with pytest.raises(ConfigError, match=r"several packages.*made:made, other:made"):

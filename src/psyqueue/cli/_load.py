@@ -37,7 +37,8 @@ def _import(name: str, folder: str) -> object:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(exc.name + ".")):
-            text = f"no module {exc.name!r} in {folder} nor among the installed packages. Start in the folder it is in"
+            text = f"no module {exc.name!r} in {folder} nor among the installed packages. "
+            text += f"Write {name[:-3]!r}, no .py" if name.endswith(".py") else "Start in the folder it is in"
             raise ConfigError(text, module=name) from exc
         raise ConfigError(_failure(name, exc), module=name) from exc
     except PsyQueueError:

@@ -51,7 +51,7 @@ def read_pools(text: str | None, concurrency: int) -> tuple[Pool, ...]:
     for item in (part.strip() for part in (text or "").split(",") if part.strip()):
         queue, colon, slots = item.rpartition(":")
         if colon and slots.isdigit():
-            own.append(Pool(queues=(_queue(queue),), concurrency=_check("queues", int(slots))))
+            own.append(Pool(queues=(_queue(queue),), concurrency=_check("queues", int(slots), item)))
         else:
             common.append(_queue(item))
     named = [*common, *(pool.queues[0] for pool in own)]
@@ -71,7 +71,8 @@ def _queue(name: str) -> str:
     return read_name("queues", name)
 
 
-def _check(option: str, slots: int) -> int:
+def _check(option: str, slots: int, given: str | None = None) -> int:
     if not 1 <= slots <= CONCURRENCY_MAX:
-        raise InvalidOption(option, slots, f"is outside 1 to {CONCURRENCY_MAX}")
+        value = slots if given is None else given
+        raise InvalidOption(option, value, f"{'' if given is None else 'the number '}is outside 1 to {CONCURRENCY_MAX}")
     return slots

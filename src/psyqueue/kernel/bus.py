@@ -12,13 +12,16 @@ from typing import Any, TypeAlias
 
 from psyqueue.clock import Clock
 from psyqueue.errors import ConfigError
-from psyqueue.events import Event
+from psyqueue.events import EVENTS, Event
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.pipeline import is_async, label, takes
 
 log: logging.Logger = logging.getLogger(__name__)
 
 Subscriber: TypeAlias = Callable[[Event], Any]
+
+_FAMILIES = frozenset(name.partition(":")[0] for name in EVENTS)
+"""Of the kernel's own events; plugins tell theirs under names of their own, which nobody can know."""
 
 BACKLOG_MAX = 1_000
 """Events waiting for one async subscriber; the oldest go (and are counted), so that a stuck one costs no memory."""
@@ -46,6 +49,10 @@ class EventBus:
             raise ConfigError(f"event subscriber {fn!r} must be a function of one argument, the event", pattern=pattern)
         kind = _Background if is_async(fn) else _Subscription
         subscription = kind(self, pattern, fn)
+        family, colon, _ = pattern.partition(":")
+        if colon and family in _FAMILIES and not any(map(subscription.matches, EVENTS)):
+            known = ", ".join(name for name in EVENTS if name.startswith(f"{family}:"))
+            raise ConfigError(f"there is no event {pattern!r}; there are {known}", pattern=pattern)
         self._subscriptions.append(subscription)
         self._routes = {}
 

@@ -250,6 +250,9 @@ class Enqueuer:
     # ── drafts ────────────────────────────────────────────────────────────────────────────────────────────────────
     def _find(self, name: Any) -> HandlerSpec | None:
         """The handler; None (warned about once) where another process will know it."""
+        if callable(name):
+            way_out = "Await handler.enqueue(...), or give the call handler.build(...), or the handler's name"
+            raise InvalidOption("name", name, f"is {type(name).__name__}, not text", way_out)
         read_name("name", name)
         spec = self._core.handlers.find(name)
         if spec is None and name not in self._warned:

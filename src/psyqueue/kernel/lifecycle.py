@@ -13,7 +13,7 @@ from psyqueue.kernel.pipeline import compose
 from psyqueue.kernel.services import Services
 
 if TYPE_CHECKING:
-    from psyqueue.kernel.core import Core
+    from psyqueue.kernel.core import Core, State
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Lifecycle:
         if self._is_rehearsed_by_other():
             return
         if core.state != "new":
-            raise LifecycleError(f"queue {core.name!r} is {core.state}; start() is for a new one")
+            raise LifecycleError(_started_again(core.name, core.state))
         registry = core.registry
         ordered = registry.order()
         forget = registry.checkpoint()
@@ -126,3 +126,9 @@ async def _attempt(failures: list[Exception], what: str, close: Callable[[], Awa
     except Exception as exc:
         log.exception("failed to stop", extra={"part": what})
         failures.append(exc)
+
+
+def _started_again(name: str, state: State) -> str:
+    if state in ("starting", "running"):
+        return f"queue {name!r} is {state} already: leave this start() out"
+    return f"queue {name!r} is {state}, and a queue starts only once: make a new PsyQueue"

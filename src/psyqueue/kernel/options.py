@@ -351,6 +351,22 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
+_FOREIGN = {
+    "countdown": "Did you mean delay?",
+    "eta": "Did you mean run_at?",
+    "defer_by": "Did you mean delay?",
+    "defer_until": "Did you mean run_at?",
+    "task_id": "Did you mean id?",
+    "args": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
+    "kwargs": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
+    "tags": "Did you mean meta?",
+    "cron": "There are no schedules yet: let cron run `psyqueue enqueue`",
+}
+"""What other queues call it, and nothing of ours looks like."""
+
+
 def _did_you_mean(option: str) -> str:
+    if option in _FOREIGN:
+        return _FOREIGN[option]
     close = difflib.get_close_matches(option, _READERS, n=1)
     return f"Did you mean {close[0]}?" if close else f"There are {', '.join(_READERS)}"

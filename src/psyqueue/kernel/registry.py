@@ -275,6 +275,8 @@ def _checked(plugin: Any) -> Installed:
     if _is_uncalled(plugin):
         kind = str(getattr(plugin, "__name__", repr(plugin)))
         raise PluginError(kind, f"is a {type(plugin).__name__}, not a plugin; call it: use({kind}(...))")
+    if isinstance(plugin, str):
+        raise PluginError("str", "text is no plugin; for the address of a store there is PsyQueue.from_url(...)")
     name = getattr(plugin, "name", None)
     if name is None:
         raise PluginError(type(plugin).__name__, "has no `name`")
