@@ -113,7 +113,7 @@ def test_dead_workers_waiting_jobs_and_dead_jobs_are_found(doctor):
     assert wait_until(lambda: any(info.expires_in_ms < 0 for info in doctor.cli.sessions()))
     found = doctor.failed()
     assert found["queues without worker"] == "mail (1)"
-    assert found["dead in the last day"] == "1 jobs"
+    assert found["dead in the last day"] == "1 job"
     assert found["stranded jobs"] == "1 held by late sessions"
 
 

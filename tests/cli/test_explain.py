@@ -129,7 +129,7 @@ def test_a_job_that_is_too_late_says_so(stored):
 def test_workers_of_other_queues_are_counted_but_are_none(stored):
     job_id = stored.enqueue("mail")
     work(stored, "other")
-    assert "(1 take other queues)" in why(stored, job_id)["no_worker"]
+    assert "(1 takes other queues)" in why(stored, job_id)["no_worker"]
 
 
 def test_workers_that_are_all_late_are_named(stored):

@@ -70,7 +70,7 @@ def test_top_is_one_document_or_one_look_on_every_store(stored):
     assert (lines["slow"]["state"], lines["slow"]["active"], lines["slow"]["workers"]) == ("running", 1, 1)
     assert document["workers"][0]["held"] == 1
     told = stored.call("top").out
-    assert "2 queues, 1 workers; 1 pending, 1 active, 0 dead" in told
+    assert "2 queues, 1 worker; 1 pending, 1 active, 0 dead" in told
     assert "\x1b" not in told
 
 

@@ -348,4 +348,4 @@ async def test_who_counts_and_then_changes_is_told_once(cli, monkeypatch, capsys
         selection = await Selection.open(q, check_terms("text:mail"))
         assert await selection.count() == 1
         assert (await selection.change(Change(kind="cancel"))).count == 1
-    assert capsys.readouterr().err.count("looking through up to 1 jobs") == 1
+    assert capsys.readouterr().err.count("looking through up to 1 job") == 1

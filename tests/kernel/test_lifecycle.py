@@ -80,7 +80,7 @@ async def test_second_start_is_refused(started):
 async def test_start_after_stop_is_refused(q):
     async with q:
         pass
-    with pytest.raises(LifecycleError, match="is stopped.*make a new PsyQueue"):
+    with pytest.raises(LifecycleError, match=r"is stopped.*make a new PsyQueue"):
         await q.start()
 
 

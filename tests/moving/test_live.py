@@ -123,7 +123,7 @@ async def test_a_running_job_ends_in_the_old_store_and_what_it_makes_moves(store
     move = live(old, new, selection=EVERYTHING)
     await move.begin()
     await app.ack(a, effects=Effects((job("follow"),), (put("k"),)))
-    with pytest.raises(InvalidState, match="1 jobs are still running"):
+    with pytest.raises(InvalidState, match="1 job is still running"):
         await move.finish()
     assert ((await move.status()).step, await mode(old)) == ("draining", "draining")
     assert await app.read("k") is not None
@@ -489,7 +489,7 @@ async def test_what_is_not_begun_cannot_be_ended(stores):
 async def test_only_an_empty_store_is_moved_into(stores):
     old, new = stores
     await new.add("there")
-    with pytest.raises(InvalidState, match="holds 1 jobs already"):
+    with pytest.raises(InvalidState, match="holds 1 job already"):
         await live(old, new, selection=EVERYTHING).begin()
     assert (await mode(old), await mode(new)) == ("open", "open")
 

@@ -91,7 +91,7 @@ async def test_running_jobs_stop_a_move_and_leave_all_as_it_was(stores, before):
     await old.enqueue(job("a"), job("b"))
     await old.dequeue_one()
     await switch(old, before)
-    with pytest.raises(InvalidState, match=r"1 jobs are still running \(workers: worker of s\).*--take-over"):
+    with pytest.raises(InvalidState, match=r"1 job is still running \(workers: worker of s\).*--take-over"):
         await mover(old, new).run()
     assert (await mode(old), await mode(new)) == (before, "open")
     assert await old.run(session="t") == "b"
@@ -481,8 +481,8 @@ async def test_a_plan_says_what_would_move_and_changes_nothing(stores):
     assert plan.jobs == sum(moving.values())
     assert plan.things["schedules"] == 1
     assert plan.obstacles == []
-    assert any("1 jobs are running" in text for text in plan.warnings)
-    assert any("workers are at work" in text for text in plan.warnings)
+    assert any("1 job is running" in text for text in plan.warnings)
+    assert any("worker is at work" in text for text in plan.warnings)
 
 
 async def test_a_plan_warns_of_clocks_that_differ(stores):

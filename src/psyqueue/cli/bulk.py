@@ -16,6 +16,7 @@ from psyqueue.cli.query import Term, check_terms
 from psyqueue.cli.selection import Selection
 from psyqueue.cli.surface import DONE, Surface, confirm, with_queue
 from psyqueue.job import STATUSES, Status
+from psyqueue.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +72,17 @@ def change_all(
         selection = await Selection.open(queue, terms, tuple(status for status in STATUSES if status in deed.statuses))
         if dry_run:
             count = await selection.count()
-            _tell(surface, {"dry_run": True, "matching": count}, f"{number(count)} would be {deed.done}")
+            _tell(surface, {"dry_run": True, "matching": count}, f"{counted(count, 'job')} would be {deed.done}")
             return DONE
         if not yes and (count := await selection.count()):
-            confirm(f"{deed.question.format(jobs=number(count))}?", is_confirmed=False)
+            confirm(f"{deed.question.format(jobs=counted(count, 'job'))}?", is_confirmed=False)
         changed = await selection.change(deed.change, pace)
-        left = f"; {number(changed.skipped)} left as they are" if changed.skipped else ""
+        left = f"; {counted(changed.skipped, 'job')} left as they are" if changed.skipped else ""
         answer = {"dry_run": False, deed.key: changed.count, "skipped": changed.skipped}
-        _tell(surface, answer, f"{number(changed.count)} {deed.done}{left}")
+        _tell(surface, answer, f"{counted(changed.count, 'job')} {deed.done}{left}")
         return DONE
 
     return with_queue(surface, work)
-
-
-def number(count: int) -> str:
-    """`1 job`, `2,000 jobs`."""
-    return f"{count:,} job{'' if count == 1 else 's'}"
 
 
 def _tell(surface: Surface, document: dict[str, Any], text: str) -> None:

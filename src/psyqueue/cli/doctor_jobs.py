@@ -15,6 +15,7 @@ from psyqueue.cli.reading import is_paused
 from psyqueue.clock import span
 from psyqueue.job import Status
 from psyqueue.kernel.presence import presence_of
+from psyqueue.words import counted
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -257,7 +258,7 @@ def _runs_ms(stored: StoredJob, now_ms: int) -> int:
 # ── dead ones ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _dead(look: Look) -> Iterator[Finding]:
     advice = "Look at their errors with `psyqueue dead ls`, mend the cause, then `psyqueue dead replay`"
-    yield finding("dead in the last day", not look.dead, f"{len(look.dead):,} jobs", advice)
+    yield finding("dead in the last day", not look.dead, counted(len(look.dead), "job"), advice)
     dead = Counter(stored.job.queue for stored in look.dead)
     many: list[str] = []
     for info in look.queues:

@@ -22,6 +22,7 @@ from psyqueue.cli.surface import DONE, NO, Surface, confirm, on_store, with_queu
 from psyqueue.cli.tail import jobs_tail
 from psyqueue.errors import InvalidState, JobNotFound, PsyQueueError, Refused
 from psyqueue.job import LIVE, STATUSES, TERMINAL, UNSTARTED, Status
+from psyqueue.words import counted
 
 IDS_MAX = ITEMS_MAX
 _SUMMARY = ("id", "queue", "name", "status", "attempt", "priority", "created_at", "run_at")
@@ -164,7 +165,7 @@ def jobs_rm(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     _require_ids_alone({**bulk, "yes": False})
     if len(job_ids) > IDS_MAX:
         raise click.UsageError(f"{len(job_ids)} ids; at most {IDS_MAX} at once")
-    confirm(f"Delete {len(job_ids)} job(s) for good?", is_confirmed=is_sure)
+    confirm(f"Delete {counted(len(job_ids), 'job')} for good?", is_confirmed=is_sure)
 
     async def work(queue: PsyQueue) -> int:
         async def delete(job_id: str) -> None:

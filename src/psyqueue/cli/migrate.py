@@ -15,6 +15,7 @@ from psyqueue.cli.progress import ProgressLine
 from psyqueue.cli.surface import DONE, NO, Surface, common, confirm
 from psyqueue.clock import to_ms
 from psyqueue.moving import House, LiveMove, Mover, Selection, reopen
+from psyqueue.words import counted
 
 
 @click.group(invoke_without_command=True)
@@ -103,7 +104,7 @@ async def _run(surface: Surface, source: End, target: End, selection: Selection,
     wait_ms = to_ms("wait", options["wait"])
     async with opened(source, may_create=False) as old:
         jobs = sum(sum(info.counts.values()) for info in await old.queues())
-        question = f"Move up to {jobs:,} jobs from {old.address} to {target.shown} and close the old store?"
+        question = f"Move up to {counted(jobs, 'job')} from {old.address} to {target.shown} and close the old store?"
         await asyncio.to_thread(confirm, question, is_confirmed=options["yes"])
         async with opened(target, may_create=True) as new:
             with ProgressLine() as line:

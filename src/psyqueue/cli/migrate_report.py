@@ -11,6 +11,7 @@ from psyqueue.cli.migrate_ends import End, opened
 from psyqueue.cli.surface import Surface
 from psyqueue.errors import StoreUnusable
 from psyqueue.moving import Plan, Selection, Verified, make_plan
+from psyqueue.words import counted
 
 
 async def planned(
@@ -40,7 +41,7 @@ def document_of_plan(plan: Plan) -> dict[str, Any]:
 
 
 def show_plan(plan: Plan, source: str, target: str) -> None:
-    click.echo(output.clean(f"{source} → {target}: {plan.jobs:,} jobs would move"))
+    click.echo(output.clean(f"{source} → {target}: {counted(plan.jobs, 'job')} would move"))
     rows = [(row.queue, row.status, row.source, row.destination) for row in plan.rows]
     output.print_table(("queue", "status", "moves", "there now"), rows, empty="No jobs.")
     for part, count in plan.things.items():
@@ -66,4 +67,6 @@ def show_verified(surface: Surface, verified: Verified, source: str, target: str
         return
     output.print_table(("queue", "status", "source", "destination"), rows, empty="Nothing was left to move.")
     closed = f"{source} is closed: whoever still uses it is told {target}"
-    click.echo(output.clean(f"Moved {moved:,} jobs, contents compared and equal. {closed if is_closed else ''}"))
+    click.echo(
+        output.clean(f"Moved {counted(moved, 'job')}, contents compared and equal. {closed if is_closed else ''}")
+    )

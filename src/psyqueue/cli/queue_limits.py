@@ -13,6 +13,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import span
+from psyqueue.words import counted
 
 NONE = "none"
 _OF_LANE = ("lane", "weight", "active_max", "starts_per_minute", "starts_burst", "pending_max")
@@ -109,5 +110,5 @@ def _shown(limits: Limits) -> list[tuple[str, Any]]:
     told: list[tuple[str, Any]] = []
     for field, value in fields:
         rule = getattr(limits, field) if field in _RETENTION else None
-        told.append((field, value if rule is None else f"{span(rule[0])}, {rule[1]:,} jobs"))
+        told.append((field, value if rule is None else f"{span(rule[0])}, {counted(rule[1], 'job')}"))
     return told

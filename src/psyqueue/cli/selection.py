@@ -19,6 +19,7 @@ from psyqueue.errors import InvalidState, JobNotFound
 from psyqueue.job import STATUSES, Status
 from psyqueue.kernel.job_handle import tell_holders
 from psyqueue.kernel.views import view_of
+from psyqueue.words import counted
 
 SAID_FROM = 5_000
 """From so many jobs on, it is said that they are looked through one by one."""
@@ -161,7 +162,7 @@ class Selection:
             return
         fields = ", ".join(dict.fromkeys(self._query.tested))
         how = f"; {fields}: here, not in the store" if fields else ""
-        output.say(f"psyqueue: looking through up to {number:,} jobs{how}. status: and queue: make it shorter")
+        output.say(f"psyqueue: looking through up to {counted(number, 'job')}{how}. status: and queue: make it shorter")
 
 
 def _on_queues(query: Query, infos: list[QueueInfo]) -> Query:

@@ -20,6 +20,7 @@ from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import SystemClock, span, to_datetime, to_ms
 from psyqueue.job import TERMINAL
 from psyqueue.kernel.presence import presence_of
+from psyqueue.words import counted
 
 INTERVAL_MS_MIN = 100
 HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -152,7 +153,8 @@ def frame(seen: Snapshot, before: Snapshot | None, *, width: int | None) -> list
     pending, active, dead = (sum(getattr(line, name) for line in lines) for name in ("pending", "active", "dead"))
     at = to_datetime(seen.now_ms).isoformat(sep=" ", timespec="seconds")
     head = f"psyqueue top  {seen.store}  {at}  {seen.mode if seen.mode != 'open' else ''}".rstrip()
-    facts = f"{len(lines)} queues, {len(seen.sessions)} workers; {pending:,} pending, {active:,} active, {dead:,} dead"
+    who = f"{counted(len(lines), 'queue')}, {counted(len(seen.sessions), 'worker')}"
+    facts = f"{who}; {pending:,} pending, {active:,} active, {dead:,} dead"
     shown = [colour.bold(output.clean(head)), facts, ""]
     cells = [[output.cell(value) for value in _queue_row(line)] for line in lines]
     shown += output.table_lines(_QUEUES, cells, width=width) if cells else ["No queue has jobs."]

@@ -17,6 +17,7 @@ from psyqueue.clock import SystemClock, span, to_datetime, to_ms
 from psyqueue.errors import InvalidState
 from psyqueue.kernel.orders import Order, give_order, read_orders
 from psyqueue.kernel.presence import presence_of
+from psyqueue.words import counted
 
 _COLUMNS = ("worker", "state", "held", "slots", "queues", "opened_at", "lease", "version", "host", "pid")
 LOOK_AGAIN_MS = 250
@@ -88,7 +89,7 @@ def _order(surface: Surface, names: Sequence[str], order: Order, *, wait: str | 
         meant = _meant(names, await all_sessions(backend))
         ids = [info.session.id for info in meant]
         held = sum(info.held for info in meant)
-        count = f"{len(meant)} worker{'' if len(meant) == 1 else 's'} with {held:,} jobs"
+        count = f"{counted(len(meant), 'worker')} with {counted(held, 'job')}"
         if not dry_run:
             confirm(f"Tell {count} to {order.kind}?", is_confirmed=yes)
             await give_order(queue._core, ids, order)  # noqa: SLF001 - operators alone do this

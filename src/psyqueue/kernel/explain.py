@@ -12,6 +12,7 @@ from psyqueue.kernel.job_handle import get_view
 from psyqueue.kernel.presence import presence_of
 from psyqueue.kernel.surroundings import Surroundings, gate_name, look_around
 from psyqueue.kernel.views import Explanation, JobView, Reason
+from psyqueue.words import counted
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
@@ -140,7 +141,7 @@ def _of_workers(view: JobView, around: Surroundings) -> list[Reason]:
     """Whether anybody takes jobs of its queue, knows its handler, and has a hand free."""
     serving = [info for info in around.sessions if view.queue in info.session.queues]
     if not serving:
-        others = f" ({len(around.sessions)} take other queues)" if around.sessions else ""
+        others = f" ({counted(len(around.sessions), 'takes', 'take')} other queues)" if around.sessions else ""
         text = f"no running worker takes jobs of queue {view.queue!r}{others}: start one"
         return [Reason("no_worker", f"{text}, q.start_worker({view.queue!r})")]
     alive = [info for info in serving if info.expires_in_ms >= 0]
@@ -177,7 +178,7 @@ def _has_room(view: JobView, alive: Sequence[SessionInfo]) -> list[Reason]:
     if view.status != "pending" or not slots or held < slots:
         return []
     who = f"the one worker of queue {view.queue!r} holds" if len(alive) == 1 else f"{len(alive)} workers hold"
-    return [Reason("busy", f"every slot is taken: {who} {held} jobs, for {slots} slots")]
+    return [Reason("busy", f"every slot is taken: {who} {counted(held, 'job')}, for {counted(slots, 'slot')}")]
 
 
 def _last_error(view: JobView) -> Reason:

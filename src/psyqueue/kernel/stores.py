@@ -38,9 +38,9 @@ def plugin_for(url: str, options: Mapping[str, Any]) -> Plugin:
 def _factory(scheme: str, shown: str) -> Callable[..., Plugin]:
     found = tuple(entry_points(group=GROUP, name=scheme))
     if not found:
-        plain, plus, driver = scheme.partition("+")
+        plain, plus, library = scheme.partition("+")
         if plus and entry_points(group=GROUP, name=plain):
-            way_out = f"leave +{driver} out; psyqueue brings its own driver"
+            way_out = f"leave +{library} out: how the server is spoken to is psyqueue's own"
             raise ConfigError(f"no backend for {shown!r}: there is {plain!r}, so {way_out}", scheme=scheme)
         known = ", ".join(sorted(point.name for point in entry_points(group=GROUP))) or "none"
         raise ConfigError(

@@ -28,6 +28,7 @@ from psyqueue.backend import (
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.moving.house import House
 from psyqueue.moving.selection import Selection
+from psyqueue.words import counted
 
 SHARED_MAX = 10_000
 CLOCK_SKEW_MS = 2_000
@@ -159,7 +160,9 @@ async def _in_the_way(target: House, *, is_merge: bool) -> list[str]:
     if is_merge:
         return []
     if jobs := (await target.counts()).total():
-        return [f"{target.address} holds {jobs:,} jobs already. Choose an empty store, or add to it with --merge"]
+        return [
+            f"{target.address} holds {counted(jobs, 'job')} already. Choose an empty store, or add to it with --merge"
+        ]
     for part in THINGS:
         async for page in target.pages(part):
             if page:
@@ -215,11 +218,14 @@ def key_of(item: Moved) -> str:
 async def _at_work(source: House, active: int) -> list[str]:
     words = []
     if active:
-        words.append(f"{active} jobs are running: their end is waited for (--wait), or they are --take-over")
+        words.append(
+            f"{counted(active, 'job is', 'jobs are')} running: the end is waited for (--wait), or they are --take-over"
+        )
     if workers := await source.sessions():
         names = ", ".join(sorted({each.session.worker for each in workers})[:3])
         words.append(
-            f"{len(workers)} workers are at work ({names}): they get nothing more, and are told the new address"
+            f"{counted(len(workers), 'worker is', 'workers are')} at work ({names}): "
+            "nothing more is given out here, and who asks is told the new address"
         )
     return words
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import InvalidState
 from psyqueue.moving.house import House
+from psyqueue.words import counted
 
 LOOK_EVERY_MS = 200
 
@@ -47,8 +48,9 @@ async def _active(house: House) -> int:
 
 async def _still_running(house: House, active: int) -> str:
     workers = sorted({each.session.worker for each in await house.sessions() if each.held})
+    running = counted(active, "job is", "jobs are")
     return (
-        f"{active} jobs are still running (workers: {', '.join(workers) or 'none is left'}). Give them more time "
+        f"{running} still running (workers: {', '.join(workers) or 'none is left'}). Give them more time "
         f"(--wait), stop the workers, or take the jobs over (--take-over: they run again in the new store)"
     )
 

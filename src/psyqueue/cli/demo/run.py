@@ -28,6 +28,7 @@ from psyqueue.cli.waits import on_signal
 from psyqueue.clock import SystemClock
 from psyqueue.errors import Refused
 from psyqueue.kernel.stores import plugin_for
+from psyqueue.words import counted
 
 TICK_MS = 40
 STALL_MS = 60_000
@@ -193,9 +194,8 @@ class Demo:
             return
         report.kill = kill
         ids = ", ".join(kill.held_ids[:2]) + (", …" if len(kill.held_ids) > 2 else "")
-        self._display.line(
-            f"  ✗ kill -9 of worker {kill.worker} (pid {kill.pid}) while it held {_jobs(len(kill.held_ids))}: {ids}"
-        )
+        held = counted(len(kill.held_ids), "job")
+        self._display.line(f"  ✗ kill -9 of worker {kill.worker} (pid {kill.pid}) while it held {held}: {ids}")
         name = await fleet.start_one()
         self._display.line(f"  + {name} (pid {fleet.pid(name)}) started in its place")
 
@@ -206,7 +206,7 @@ class Demo:
             return
         report.recovered_after_ms = self._elapsed_ms() - kill.killed_after_ms
         self._display.line(
-            f"  ↺ its lease ended: {_jobs(len(kill.held_ids))} taken back by the other workers "
+            f"  ↺ its lease ended: {counted(len(kill.held_ids), 'job')} taken back by the other workers "
             f"{report.recovered_after_ms / 1000:.1f} s after the kill"
         )
 
@@ -273,10 +273,6 @@ def _introduction(selection: Selection) -> list[str]:
             1, f"({selection.left_out:,} more are left out: not to be read, or beyond what a demo should take)"
         )
     return texts
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count:,} jobs"
 
 
 @contextlib.contextmanager
