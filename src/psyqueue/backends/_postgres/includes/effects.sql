@@ -29,7 +29,7 @@ BEGIN
     END IF;
     reply := (found_version + 1)::text;
     IF k = 'add' THEN
-        IF encode(cell.value, 'escape') !~ '^[-+]?\d+$' THEN
+        IF encode(cell.value, 'escape') !~ '^[-+]?[0-9]+$' THEN
             PERFORM refuse('STATE_CONFLICT', jsonb_build_array(v_key, NULL, found_version));
         END IF;
         reply := (coalesce(encode(cell.value, 'escape')::numeric, 0) + (w->>3)::numeric)::text;

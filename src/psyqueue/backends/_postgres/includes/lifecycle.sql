@@ -53,7 +53,7 @@ DECLARE
 BEGIN
     j.status := p_status;
     j.reason := p_reason;
-    j.result := CASE WHEN p_result <> '\x6e756c6c' THEN p_result END;
+    j.result := CASE WHEN p_result <> convert_to('null', 'UTF8') THEN p_result END;
     j.completed_at_ms := p_now;
     j.session := NULL;
     j.cancel_requested := false;
