@@ -14,7 +14,8 @@ import asyncpg
 import pytest
 
 from backends.postgres.stores import connected, opened
-from backends.postgres.test_costs import cost, enqueueing_lone, settling
+from backends.postgres.test_costs import cost, enqueueing_lone, functions_called, settling
+from psyqueue.backend import UNTIL_RESUMED
 from psyqueue.testing.conformance.handle import DAY_MS, LEASE_MS, PAGE_MAX, Store, ack, job
 from support.servers import Server
 
@@ -68,6 +69,54 @@ async def test_a_limit_on_what_runs_counts_up_to_itself(
         pages = [await cost(connection, namespace, "settle", *each) for each in calls]
         assert await store.status("q-0003") == ("pending" if queue == "q" else "active")
     assert min(pages) < 120
+
+
+@statistics
+async def test_what_is_paused_is_looked_for_by_itself(
+    postgres_server: Server, namespace: str, has_statistics: bool
+) -> None:
+    """When a lane may start again is of interest if it has jobs: the crowd waits in another lane."""
+    crowd = crowded(postgres_server.url, namespace, PENDING, "q", has_statistics=has_statistics)
+    async with crowd as (store, connection):
+        await store.limit(lane="tenant", paused_until_ms=UNTIL_RESUMED)
+        calls = [settling(turn, (), f"seed-{turn}", 0) for turn in range(1, 5)]
+        pages = [await cost(connection, namespace, "settle", *each) for each in calls]
+    assert min(pages) < 120
+
+
+async def test_a_fetch_looks_at_as_many_lanes_as_it_has_room_for(postgres_server: Server, namespace: str) -> None:
+    """A function is called for each that it looks at: its limits, its head."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store:
+        await store.open_session()
+        for first in range(0, 2_000, PAGE_MAX):
+            await store.enqueue(*(job(f"{n}", lane=f"{n:04}") for n in range(first, first + PAGE_MAX)))
+        calls = await functions_called(url, namespace, "settle", *settling(1, (), "seed", 10))
+        assert await store.count("active") == 10
+    assert sum(calls.values()) < 200, calls
+
+
+async def test_a_lane_that_was_pruned_while_its_first_job_came_in_has_its_turn(
+    postgres_server: Server, namespace: str
+) -> None:
+    """Without a row it would get none before all others had theirs."""
+    async with opened(postgres_server.url, namespace) as store, connected(postgres_server.url) as connection:
+        await store.fill(10, lane="a")
+        await store.add("late", lane="b")
+        assert await store.run() == "q-0000"
+        await connection.execute(f"""DELETE FROM "{namespace}".lane WHERE lane = 'b'""")
+        await store.backend.prune(PAGE_MAX)
+        assert await store.run() == "late"
+
+
+async def test_a_lane_without_a_row_is_served_when_the_others_are_empty(
+    postgres_server: Server, namespace: str
+) -> None:
+    async with opened(postgres_server.url, namespace) as store, connected(postgres_server.url) as connection:
+        await store.fill(2, lane="a")
+        await store.add("late", lane="b")
+        await connection.execute(f"""DELETE FROM "{namespace}".lane WHERE lane = 'b'""")
+        assert await store.dequeue_ids() == ["q-0000", "q-0001", "late"]
 
 
 @statistics

@@ -4,7 +4,7 @@
 -- Index: job_ended, and the one by age of each table; lane and gate by key.
 -- Cost: some ten statements for all jobs of a queue; limit rows of each kind. What a queue keeps is counted once
 --   (includes/tally.sql): queues until 50,000 jobs are counted, and the next call goes on there; 10 lanes and gates for each
---   of the limit.
+--   of the limit, and 100 lanes with jobs.
 -- Differs from the others: jobs are counted when they are pruned, not when they move; nothing is too much in a queue that
 --   somebody else prunes just now.
 CREATE FUNCTION @schema@.prune(p_limit int) RETURNS text @settings@ AS $$
@@ -46,6 +46,7 @@ BEGIN
     END LOOP;
     PERFORM go_on_at('ended', coalesce(q, ''), '');
     PERFORM prune_gates(p_limit);
+    PERFORM restore_lanes(100);
     DELETE FROM sleeper WHERE until_ms < extract(epoch FROM clock_timestamp()) * 1000;
     RETURN json_build_array(ids, prune_aged(p_limit, c.mono_ms) OR prune_lanes(p_limit) OR q IS NOT NULL)::text;
 END $$;

@@ -51,55 +51,85 @@ BEGIN
     END IF;
 END $$;
 
--- Lanes with pending jobs, one look into the index for each.
-CREATE FUNCTION @schema@.pending_lanes(p_queue text) RETURNS TABLE (lane text) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    last text;
+-- Lanes with pending jobs that have no row, one look into the index for each that has any: one may be pruned while its first
+-- job comes in.
+CREATE FUNCTION @schema@.stray_lanes(p_queue text) RETURNS text[] LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT t.lane INTO last FROM job AS t WHERE t.queue = p_queue AND t.status = 2 AND NOT t.held ORDER BY t.lane LIMIT 1;
-    WHILE FOUND LOOP
-        lane := last;
-        RETURN NEXT;
-        SELECT t.lane INTO last FROM job AS t
-        WHERE t.queue = p_queue AND t.lane > last AND t.status = 2 AND NOT t.held ORDER BY t.lane LIMIT 1;
-    END LOOP;
+    RETURN ARRAY(
+        WITH RECURSIVE used (lane) AS (
+            SELECT '' COLLATE "C"
+            UNION ALL
+            SELECT n.lane FROM used AS u CROSS JOIN LATERAL (
+                SELECT t.lane FROM job AS t
+                WHERE t.queue = p_queue AND t.lane > u.lane AND t.status = 2 AND NOT t.held ORDER BY t.lane LIMIT 1
+            ) AS n
+        )
+        SELECT u.lane FROM used AS u
+        WHERE u.lane <> '' AND NOT EXISTS (SELECT 1 FROM lane AS l WHERE l.queue = p_queue AND l.lane = u.lane OFFSET 0)
+    );
 END $$;
 
 -- Start-time fair queueing: a lane that was idle starts at the queue's time and saves up no claim.
+-- Lanes are looked at in the order of their turns, as far as there is room, since there may be very many. (OFFSET 0, here and
+-- elsewhere: a look for each, where the planner would join, in any order or with all of a table.)
 CREATE FUNCTION @schema@.start_by_turn(
     p_session bigint, p_queue text, p_room bigint, p_wanted int, p_seed text, p_bytes bigint, p_is_first boolean,
     p_now bigint, p_mono bigint, OUT numbers bigint[], OUT bytes_left bigint, OUT is_cut boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    lanes text[];
-    turns bigint[];
-    rooms bigint[];
-    weights bigint[];
-    starts int[];
+    by_turn CURSOR FOR SELECT w.lane, w.turn FROM (
+        SELECT l.lane, l.turn FROM lane AS l WHERE l.queue = p_queue
+        UNION ALL
+        SELECT '', 0 WHERE NOT EXISTS (SELECT 1 FROM lane AS l WHERE l.queue = p_queue AND l.lane = '')
+        ORDER BY turn, lane
+    ) AS w
+    WHERE EXISTS (SELECT 1 FROM job AS t WHERE t.queue = p_queue AND t.lane = w.lane AND t.status = 2 AND NOT t.held
+        AND (t.expires_at_ms IS NULL OR t.expires_at_ms > p_now) OFFSET 0);
+    ahead record;  -- the first lane that is not among these
+    lanes text[] := '{}';
+    turns bigint[] := '{}';
+    rooms bigint[] := '{}';
+    starts int[] := '{}';
+    more text[];
     queue_time bigint;
-    i int;
+    room bigint;
+    o record;
     s record;
-    is_open boolean;
 BEGIN
     numbers := '{}';
     bytes_left := p_bytes;
     is_cut := false;
     INSERT INTO queue_turn (queue, turn) VALUES (p_queue, 0) ON CONFLICT DO NOTHING;
     SELECT turn INTO queue_time FROM queue_turn WHERE queue = p_queue FOR NO KEY UPDATE;
-    SELECT array_agg(p.lane), array_agg(coalesce(l.turn, 0)), array_agg(room_of(p_queue, p.lane, p_now, p_mono)),
-        array_agg(coalesce((limits_of(p_queue, p.lane)).weight, 1)), array_agg(0)
-    INTO lanes, turns, rooms, weights, starts
-    FROM pending_lanes(p_queue) AS p LEFT JOIN lane AS l ON l.queue = p_queue AND l.lane = p.lane;
+    OPEN by_turn;
+    FETCH by_turn INTO ahead;
     WHILE cardinality(numbers) < least(p_room, p_wanted) LOOP
-        SELECT u.place INTO i FROM unnest(lanes, turns, rooms) WITH ORDINALITY AS u (lane, turn, room, place)
+        SELECT u.lane, u.turn, u.place INTO o FROM unnest(lanes, turns, rooms) WITH ORDINALITY AS u (lane, turn, room, place)
         WHERE u.room > 0 ORDER BY u.turn, u.lane COLLATE "C" LIMIT 1;
-        EXIT WHEN NOT FOUND;
-        s := pick(p_queue, lanes[i], NULL, 1, bytes_left, p_is_first AND numbers = '{}', p_now);
+        IF ahead.lane IS NOT NULL AND (o.place IS NULL OR (ahead.turn, ahead.lane COLLATE "C") < (o.turn, o.lane)) THEN
+            room := room_of(p_queue, ahead.lane, p_now, p_mono);
+            IF room > 0 THEN
+                lanes := lanes || ahead.lane;
+                turns := turns || ahead.turn;
+                rooms := rooms || room;
+                starts := starts || 0;
+            END IF;
+            FETCH by_turn INTO ahead;
+            CONTINUE;
+        ELSIF o.place IS NULL THEN
+            EXIT WHEN more IS NOT NULL;
+            more := stray_lanes(p_queue);
+            lanes := lanes || more;
+            turns := turns || array_fill(0::bigint, ARRAY[cardinality(more)]);
+            rooms := rooms || ARRAY(SELECT room_of(p_queue, m.lane, p_now, p_mono) FROM unnest(more) AS m (lane));
+            starts := starts || array_fill(0, ARRAY[cardinality(more)]);
+            CONTINUE;
+        END IF;
+        s := pick(p_queue, o.lane, NULL, 1, bytes_left, p_is_first AND numbers = '{}', p_now);
         is_cut := s.is_cut;
         EXIT WHEN is_cut;
         IF s.numbers = '{}' THEN
-            rooms[i] := 0;
+            rooms[o.place] := 0;
             CONTINUE;
         END IF;
         -- As `settle` starts the others; here at once, so that the next look at this lane finds the next job.
@@ -108,11 +138,12 @@ BEGIN
         WHERE t.ctid = ANY (s.tids);
         numbers := numbers || s.numbers;
         bytes_left := s.bytes_left;
-        queue_time := greatest(turns[i], queue_time);
-        turns[i] := queue_time + 1048576 / weights[i];
-        rooms[i] := rooms[i] - 1;
-        starts[i] := starts[i] + 1;
+        queue_time := greatest(o.turn, queue_time);
+        turns[o.place] := queue_time + 1048576 / coalesce((limits_of(p_queue, o.lane)).weight, 1);
+        rooms[o.place] := rooms[o.place] - 1;
+        starts[o.place] := starts[o.place] + 1;
     END LOOP;
+    CLOSE by_turn;
     IF numbers <> '{}' THEN
         UPDATE queue_turn SET turn = queue_time WHERE queue = p_queue;
         INSERT INTO lane AS l (queue, lane, turn)

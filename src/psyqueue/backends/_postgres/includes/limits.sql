@@ -95,10 +95,11 @@ BEGIN
     END IF;
     FOR l IN SELECT t.* FROM limits AS t
         WHERE t.queue = ANY (p_queues) AND (t.paused_until_ms IS NOT NULL OR t.starts_per_minute IS NOT NULL)
-            AND EXISTS (
-                SELECT 1 FROM job AS p WHERE p.queue = t.queue AND p.status = 2 AND p.status <= 2
-                    AND (NOT t.is_lane OR p.lane = t.lane)
-            )
+            -- A look into an index for each; as one condition it would be a walk over all pending jobs.
+            AND CASE WHEN t.is_lane
+                THEN EXISTS (SELECT 1 FROM job AS p WHERE p.queue = t.queue AND p.lane = t.lane AND p.status = 2 AND NOT p.held)
+                ELSE EXISTS (SELECT 1 FROM job AS p WHERE p.queue = t.queue AND p.status = 2 AND p.status <= 2)
+            END
     LOOP
         IF l.paused_until_ms > p_now THEN
             first_ms := least(first_ms, l.paused_until_ms - p_now);

@@ -158,6 +158,34 @@ BEGIN
     RETURN gone >= p_limit;
 END $$;
 
+-- A lane that was pruned while its first job came in has its row again: else it would get no turn before all others had one.
+-- One look into the index for each lane with jobs, `p_limit` of them.
+CREATE FUNCTION @schema@.restore_lanes(p_limit int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    r round;
+    queues text[];
+    lanes text[];
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM round WHERE what = 'stray') THEN
+        INSERT INTO round (what) VALUES ('stray') ON CONFLICT DO NOTHING;
+    END IF;
+    SELECT * INTO r FROM round WHERE what = 'stray';
+    WITH RECURSIVE used (queue, lane) AS (
+        SELECT r.queue COLLATE "C", r.key COLLATE "C"
+        UNION ALL
+        SELECT n.queue, n.lane FROM used AS u CROSS JOIN LATERAL (
+            SELECT j.queue, j.lane FROM job AS j
+            WHERE (j.queue, j.lane) > (u.queue, u.lane) AND j.lane <> '' AND j.status <= 3 ORDER BY j.queue, j.lane LIMIT 1
+        ) AS n
+    )
+    SELECT array_agg(w.queue), array_agg(w.lane) INTO queues, lanes FROM (
+        SELECT u.queue, u.lane FROM used AS u OFFSET 1 LIMIT p_limit
+    ) AS w;
+    INSERT INTO lane (queue, lane) SELECT u.queue, u.lane FROM unnest(queues, lanes) AS u (queue, lane)
+    WHERE NOT EXISTS (SELECT 1 FROM lane AS l WHERE l.queue = u.queue AND l.lane = u.lane OFFSET 0) ON CONFLICT DO NOTHING;
+    PERFORM go_on_at('stray', queues[p_limit], lanes[p_limit]);
+END $$;
+
 -- Gates where nobody has a place or waits for one.
 CREATE FUNCTION @schema@.prune_gates(p_limit int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
