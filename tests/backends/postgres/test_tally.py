@@ -114,6 +114,17 @@ async def test_deleted_jobs_are_taken_off_whoever_deletes_them(
         assert await store.count("completed") == 10
 
 
+async def test_truncated_jobs_are_not_counted_on(postgres_server: Server, namespace: str) -> None:
+    """No trigger of a release tells of it: the jobs that ended since would be too many, and deleted."""
+    async with counted(postgres_server.url, namespace, kept=12) as (store, connection):
+        await connection.execute("TRUNCATE job, body, error")
+        ids = await finish(store, 6)
+        await store.advance(FINAL_MS)
+        assert await pruned(store) == []
+        assert await store.statuses(*ids) == ["completed"] * 6
+        assert await tally(connection) == 6
+
+
 async def test_cancelled_and_completed_jobs_count_together(postgres_server: Server, namespace: str) -> None:
     async with counted(postgres_server.url, namespace, 10) as (store, connection):
         await store.add("unwanted")

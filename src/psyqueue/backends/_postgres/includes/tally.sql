@@ -1,7 +1,7 @@
 -- How many ended jobs a queue keeps. They were counted until `at_ms`; what ended later is counted anew each time, which is
 -- little, and added once no step is likely to bring an older end. A step that takes longer is missed, so that a few too many
 -- may be kept; for that, everything is counted again every hour, in pieces. Deleted jobs are taken off by a trigger, so that
--- the count is never too high, whoever deletes them. Dead jobs have no tally: replay takes them away, too.
+-- the count is never too high, whoever deletes them; truncated ones are noticed. Dead jobs have no tally: replay takes them away, too.
 
 -- Count on to where ends are final. The tally is the caller's until the step is over; count NULL: somebody else has it.
 -- is_cut: there is more to count. looked_at: entries of the index.
@@ -20,8 +20,12 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    -- The wall clock went back: what ended since stands before what was counted.
-    IF t.at_ms > p_now OR p_mono - t.since_mono_ms > 3600000 THEN
+    -- The wall clock went back: what ended since stands before what was counted. Or somebody has truncated the jobs.
+    IF t.at_ms > p_now OR p_mono - t.since_mono_ms > 3600000 OR t.count > 0 AND (
+        SELECT j.completed_at_ms FROM job AS j
+        WHERE j.queue = p_queue AND j.status = p_status AND j.status >= 4 AND j.completed_at_ms <= t.at_ms
+        ORDER BY j.completed_at_ms DESC LIMIT 1
+    ) IS NULL THEN
         t.at_ms := -9223372036854775808;
         t.count := 0;
         t.since_mono_ms := p_mono;
