@@ -426,7 +426,7 @@ DEAF_DISK = """
             ids = await store.fill(1_000)
             names = [int(each) for each in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{each}")]
             for each in names:
-                if os.readlink(f"/proc/self/fd/{each}").startswith((path, path + "-wal")):
+                if os.readlink(f"/proc/self/fd/{each}") in (path, path + "-wal"):
                     os.close(each)
             try:
                 await store.backend.get(ids[:500])
