@@ -83,6 +83,52 @@ async def test_a_sleeper_that_changed_its_name_in_between_is_still_reached(
         box.close()
 
 
+async def test_a_sleeper_whose_socket_was_cleared_away_is_reached_again(short_tmp: Path) -> None:
+    """Sockets that look old are removed from temporary folders by many systems."""
+    folder = short_tmp / "wake"
+    inbox = Inbox()
+    listening, sending = Mailbox(str(folder), "w", inbox.put), Mailbox(str(folder), "w", lambda _: None)
+    for masks in ((EVERYTHING, mask_of("a")), (EVERYTHING, 0, EVERYTHING)):
+        listening.listen(masks[0])
+        for each in folder.iterdir():
+            each.unlink()
+        folder.rmdir()
+        for mask in masks[1:]:
+            listening.listen(mask)
+        sending.send(EVERYTHING, b"found you")
+        assert await inbox.first() == b"found you"
+    for box in (listening, sending):
+        box.close()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_sender_without_a_free_handle_says_nothing_until_it_has_one(short_tmp: Path) -> None:
+    """It speaks after the commit: an error would be taken for one of the commit."""
+    told = """
+        import asyncio, os, resource
+        from psyqueue.backends._sqlite.wake import EVERYTHING, Mailbox
+
+        async def main(folder):
+            received = asyncio.Queue()
+            listening, sending = Mailbox(folder, "w", received.put_nowait), Mailbox(folder, "w", print)
+            listening.listen(EVERYTHING)
+            os.utime(folder, (1, 1))  # quiet for so long that what is found in it is kept
+            assert sending.is_anybody_there(EVERYTHING)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            spare = os.open(os.devnull, os.O_RDONLY)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, hard))
+            sending.send(EVERYTHING, b"unheard")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            sending.send(EVERYTHING, b"heard")
+            print((await received.get()).decode())
+            for box in (listening, sending):
+                box.close()
+
+        asyncio.run(main(sys.argv[1]))
+    """
+    assert finish(start_child(told, short_tmp / "wake")) == "heard\n"
+
+
 async def test_sockets_of_the_dead_are_removed(short_tmp: Path) -> None:
     folder = short_tmp / "wake"
     left = """

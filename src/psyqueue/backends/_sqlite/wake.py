@@ -88,10 +88,8 @@ class Mailbox:
         with contextlib.suppress(OSError, NotImplementedError):
             if self._socket is None:
                 self._open(mask)
-            elif self._name:
-                renamed = self._path(mask)
-                os.rename(self._name, renamed)  # noqa: PTH104 - on the way to sleep and back
-                self._name = renamed
+            else:
+                self._rename(mask)
             self._mask = mask
 
     def _path(self, mask: int) -> str:
@@ -117,6 +115,17 @@ class Mailbox:
             raise
         self._socket, self._name = opened, path
 
+    def _rename(self, mask: int) -> None:
+        renamed = self._path(mask)
+        try:
+            os.rename(self._name, renamed)  # noqa: PTH104 - on the way to sleep and back
+        except FileNotFoundError:
+            # Somebody cleared it away: nobody would ever find this socket again.
+            self._hang_up()
+            self._open(mask)
+        else:
+            self._name = renamed
+
     def _read(self) -> None:
         assert self._socket is not None
         with contextlib.suppress(OSError):
@@ -131,16 +140,20 @@ class Mailbox:
 
     def close(self) -> None:
         self._is_closed = True
-        if self._socket is not None:
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            with contextlib.suppress(OSError):
-                os.unlink(self._name)  # noqa: PTH108
-            self._socket = None
+        self._hang_up()
         if self._sender is not None:
             self._sender.close()
             self._sender = None
+
+    def _hang_up(self) -> None:
+        if self._socket is None:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._name)  # noqa: PTH108
+        self._socket = None
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def send(self, mask: int, datagram: bytes) -> None:
@@ -177,10 +190,10 @@ class Mailbox:
 
     def _send(self, path: str, datagram: bytes) -> bool:
         """False: there is no socket of this name."""
-        if self._sender is None:
-            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._sender.setblocking(False)
         try:
+            if self._sender is None:
+                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._sender.setblocking(False)
             self._sender.sendto(datagram, path)
         except FileNotFoundError:
             return False
@@ -189,7 +202,7 @@ class Mailbox:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
         except OSError:
-            # Full: it has enough to wake up for.
+            # Full: it has enough to wake up for. Or no handle is free for a socket of ours: it looks by itself.
             pass
         return True
 
