@@ -108,6 +108,29 @@ def test_a_loop_that_hangs_ends_the_process_with_70_and_says_where(shop):
     assert shop.show(job_id)["status"] == "active", "the lease gives it back, not the dying process"
 
 
+RUDE = """
+from shop import q
+
+@q.handle("rude")
+async def rude():
+    raise KeyboardInterrupt("mine")
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--processes", "2")])
+def test_a_handler_that_plays_a_ctrl_c_fails_its_run_and_does_not_end_the_worker(shop, options):
+    """Handed back as if the user had interrupted it, it would take down one worker after the other, for ever."""
+    (shop.folder / "rude.py").write_text(RUDE)
+    rude = shop.enqueue("rude", queue="note")
+    polite = shop.enqueue("note", {"text": "hello"})
+    worker = shop.start("worker", "rude:q", *options)
+    assert shop.wait_for_status(polite, "completed")["result"] == "HELLO"
+    view = shop.wait_for_status(rude, "dead")
+    assert (view["reason"], view["attempt"], view["errors"][0]["type"]) == ("fatal", 1, "KeyboardInterrupt")
+    worker.send(signal.SIGINT)
+    assert worker.end() == 0
+
+
 def test_a_worker_that_fails_ends_the_process_with_70(shop):
     shop.enqueue("stubborn")
     worker = shop.start("worker", "shop:q", "--queues", "stubborn", "--concurrency", "1", "--grace", "1s")

@@ -56,6 +56,7 @@ def worker(surface: Surface, target: str, **options: Any) -> int:
         return asyncio.run(_supervise(surface, plan, options))
     queue = open_queue(target, surface.url, is_url_given=surface.is_url_given)
     queue._core.on_hang = exit_hanging  # noqa: SLF001 - a process of its own may exit; a library may not
+    queue._core.takes_interrupts = True  # noqa: SLF001 - WorkerProcess does
     code = asyncio.run(WorkerProcess(queue, plan).run(is_json=surface.is_json))
     exit_soon(code)
     return code

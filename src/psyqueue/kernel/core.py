@@ -37,6 +37,7 @@ class Core:
     """`backend`, `process_chain`, `enqueue_chain` and channels exist from the start of the queue on.
 
     `on_hang` is called in the lease thread when the event loop stands still: a worker process of its own exits there.
+    `takes_interrupts`: Ctrl-C raises nothing in this process, so that a KeyboardInterrupt is a handler's own.
     `on_failure` is told of every run that failed, with the error itself, before the store knows.
     `client` identifies this process's calls to the store; it is new with every start. `portal` leads into the loop from
     threads without one.
@@ -57,6 +58,7 @@ class Core:
         self.enqueue_chain: Chain | None = None
         self.process_chain: Chain | None = None
         self.on_hang: Callable[[], None] = _stay
+        self.takes_interrupts: bool = False
         self.on_failure: Callable[[Delivery, BaseException], None] = _pass_by
         self.rehearsal: Rehearsal | None = None
         self.state: State = "new"

@@ -82,9 +82,11 @@ class Executor:
             if run.stop_reason is None and run.task is not None and run.task.cancelling():
                 run.stop_reason = "unasked"
             run.outcome = self._failed(run, spec, exc)
-        except (KeyboardInterrupt, GeneratorExit):
+        except GeneratorExit:
             raise
-        except BaseException as exc:  # noqa: BLE001 - a handler's failure, SystemExit too, never escapes its run
+        except BaseException as exc:  # a handler's failure, SystemExit too, never escapes its run
+            if isinstance(exc, KeyboardInterrupt) and not self._core.takes_interrupts:
+                raise
             run.outcome = self._failed(run, spec, exc)
         run.run_ms = self._mono_ms() - started_ms
 
