@@ -142,7 +142,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
             "            # Writes",
         ),
     ),
-    "filling starts jobs": (("fence", '_STARTS_NOTHING = ("filling", *STILL)', "_STARTS_NOTHING = STILL"),),
+    "filling starts jobs": (("fence", 'in ("filling", "frozen", "moved")', 'in ("frozen", "moved")'),),
     "draining takes no job at all": (("fence", "is_bound = store.mode", "is_bound = False and store.mode"),),
     "a holder of a closed window is told": (
         ("operating", "if k and k.expires_mono_ms > store.mono_ms() else None", "if k else None"),

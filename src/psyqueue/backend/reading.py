@@ -12,8 +12,8 @@ from psyqueue.job import Status
 
 Mode: TypeAlias = Literal["open", "draining", "filling", "frozen", "moved"]
 """Of the namespace. draining: no enqueue, apart from calls with a job that needs another one, or whose gate is in use
-there, and no schedule is written or fired. filling: no dequeue. frozen: no enqueue, no dequeue, no operating, no writes
-to the shared state, no locks; no job becomes due, expires or is pruned. moved: as frozen, for good.
+there, and no schedule is written or fired. filling: no dequeue; no job becomes due, expires or is pruned. frozen: as
+filling, and no enqueue, no operating, no writes to the shared state, no locks. moved: as frozen, for good.
 
 Outcomes of deliveries are taken in every mode, with their effects: what was accepted is finished.
 """

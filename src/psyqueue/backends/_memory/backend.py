@@ -211,7 +211,7 @@ class MemoryBackend:
         check_limit(limit)
 
         def act(store: Store, now_ms: int) -> Done:
-            if fence.is_still(store):
+            if fence.starts_nothing(store):
                 return Done(more=lifecycle.follow_through(store, now_ms, limit))
             expired, more_expired = lifecycle.expire(store, queues, now_ms, limit)
             due, more_due = lifecycle.promote(store, queues, now_ms, limit)
@@ -223,8 +223,9 @@ class MemoryBackend:
 
     async def prune(self, limit: int) -> Done:
         check_limit(limit)
-        is_still = fence.is_still(self._open())
-        return Done() if is_still else self._step(lambda store, now_ms: maintenance.prune(store, limit, now_ms))
+        if fence.starts_nothing(self._open()):
+            return Done()
+        return self._step(lambda store, now_ms: maintenance.prune(store, limit, now_ms))
 
     # ── reading and operating ─────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, ids: Sequence[str]) -> tuple[JobView | None, ...]:

@@ -8,17 +8,10 @@ from psyqueue.backend import NewJob
 from psyqueue.backends._memory.state import Store
 from psyqueue.errors import NamespaceFrozen, NamespaceMoved
 
-STILL = ("frozen", "moved")
-"""Nothing may change but what comes of outcomes."""
-_STARTS_NOTHING = ("filling", *STILL)
-
 
 def starts_nothing(store: Store) -> bool:
-    return store.mode in _STARTS_NOTHING
-
-
-def is_still(store: Store) -> bool:
-    return store.mode in STILL
+    """Nothing becomes due, expires or is pruned either: jobs may be on their way into it."""
+    return store.mode in ("filling", "frozen", "moved")
 
 
 def require_enqueue(store: Store, jobs: Sequence[NewJob] = ()) -> None:
@@ -42,7 +35,7 @@ def require_dequeue(store: Store) -> None:
 
 def require_change(store: Store) -> None:
     """Raises NamespaceFrozen or NamespaceMoved."""
-    if is_still(store):
+    if store.mode in ("frozen", "moved"):
         _refuse(store)
 
 

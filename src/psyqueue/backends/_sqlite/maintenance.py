@@ -18,7 +18,7 @@ _FOR_EVER_MS = 1 << 62
 
 
 def prune(step: Step, limit: int) -> Done:
-    if step.is_still:
+    if step.starts_nothing:
         return Done()
     ids = _prune_jobs(step, limit)
     is_more = len(ids) >= limit

@@ -91,17 +91,13 @@ class Step:
             self._refuse()
 
     def require_change(self) -> None:
-        if self.is_still:
+        if self.mode in ("frozen", "moved"):
             self._refuse()
 
     @property
     def starts_nothing(self) -> bool:
+        """Nothing becomes due, expires or is pruned either: jobs may be on their way into it."""
         return self.mode in ("filling", "frozen", "moved")
-
-    @property
-    def is_still(self) -> bool:
-        """Nothing may change but what comes of outcomes."""
-        return self.mode in ("frozen", "moved")
 
     def _refuse(self) -> None:
         if self.mode == "moved" or self.moved_to:

@@ -28,7 +28,7 @@ def enqueue(step: Step, jobs: Sequence[NewJob], effects: Effects) -> tuple[Enque
 
 
 def promote(step: Step, queues: Sequence[str], limit: int) -> Done:
-    if step.is_still:
+    if step.starts_nothing:
         return Done(more=lifecycle.follow_through(step, limit))
     expired, more_expired = lifecycle.expire(step, queues, limit)
     due, more_due = lifecycle.promote(step, queues, limit)

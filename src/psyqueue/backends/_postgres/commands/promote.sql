@@ -1,4 +1,4 @@
--- Due jobs become pending, expired ones end, left-over follow-through is done; while frozen or moved only the last.
+-- Due jobs become pending, expired ones end, left-over follow-through is done; while filling, frozen or moved only the last.
 -- Params: queues, limit 1..500 of each.
 -- Returns: JSON [ids, more, ms until the next scheduled job of the queues is due].
 -- Index: job_expiring, job_due, follower.

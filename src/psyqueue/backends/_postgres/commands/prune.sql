@@ -1,4 +1,4 @@
--- Delete what no rule keeps; while frozen or moved nothing.
+-- Delete what no rule keeps; while filling, frozen or moved nothing.
 -- Params: limit 1..500 of each kind.
 -- Returns: JSON [ids of the jobs, more].
 -- Index: job_ended, and the one by age of each table; lane and gate by key.

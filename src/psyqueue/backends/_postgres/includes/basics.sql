@@ -124,10 +124,10 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- True: nothing may change by itself, since it is being copied, or was.
+-- True: nothing may change by itself, since it is being copied, or a copy, or was copied.
 CREATE FUNCTION @schema@.is_still() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT mode IN ('frozen', 'moved') FROM meta);
+    RETURN (SELECT mode IN ('filling', 'frozen', 'moved') FROM meta);
 END $$;
 
 -- ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,11 +1,11 @@
--- Make due jobs pending, end expired ones, move what is left over from earlier steps; while frozen or moved that alone.
+-- Make due jobs pending, end expired ones, move what is left over from earlier steps; while filling, frozen or moved that alone.
 -- Params: 1 queues, packed; 2 limit of each kind.
 -- Returns: { ids, 1 if there is more, milliseconds until the next job is due or false }.
 -- Index: d: and x: of each queue by time. Cost: that of the jobs moved.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush lifecycle limits follow times
 local queues, limit = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
-if stands_still() then
+if starts_nothing() then
   local is_left_over = follow_through(limit)
   arm_touched()
   return { {}, is_left_over and 1 or 0, false }

@@ -1,10 +1,10 @@
--- Delete what no rule keeps: ended jobs, keys, state, records, ops, sessions, lanes. Nothing while frozen or moved.
+-- Delete what no rule keeps: ended jobs, keys, state, records, ops, sessions, lanes. Nothing while filling, frozen or moved.
 -- Params: 1 limit of each kind.
 -- Returns: { ids of the jobs, 1 if there is more }.
 -- Index: e: and D: of each queue by time of end; the others by expiry. Cost: four keys a job, 200 queues a call.
 -- flags: allow-oom
 --- @include head hashes wake bodies rows flush lifecycle limits amending pruning
-if stands_still() then
+if starts_nothing() then
   return { {}, 0 }
 end
 local limit, ids = tonumber(ARGV[1]), {}

@@ -68,13 +68,9 @@ local function refuse(...)
   error({ refused = { ... } })
 end
 
--- Nothing becomes due, expires or is pruned by itself.
-local function stands_still()
-  return mode == 'frozen' or mode == 'moved'
-end
-
+-- Nothing becomes due, expires or is pruned either: jobs may be on their way into it.
 local function starts_nothing()
-  return mode == 'filling' or stands_still()
+  return mode == 'filling' or mode == 'frozen' or mode == 'moved'
 end
 
 local function moved_to_of()
@@ -100,7 +96,7 @@ local function require_new()
 end
 
 local function require_change()
-  if stands_still() then
+  if mode == 'frozen' or mode == 'moved' then
     refuse_mode()
   end
 end
