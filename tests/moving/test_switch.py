@@ -1,4 +1,4 @@
-"""What a process asks of the old store in the very moment of the switch, when it does not know of it yet."""
+"""What a process has begun when the switch comes, or asks of the old store since it does not know of it yet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,39 @@ from typing import Any
 import pytest
 
 from moving.rig import EVERYTHING, application, live
-from psyqueue.backend import Effects, Gate, Limits, Schedule
+from psyqueue.backend import Effects, Filter, Gate, Limits, Schedule
+from psyqueue.errors import InvalidOption
 from psyqueue.testing.conformance import Store
 from psyqueue.testing.conformance.handle import add, job
+
+
+async def rest_of_list(app: Store, cursor: str | None) -> list[str]:
+    found: list[str] = []
+    while cursor is not None:
+        page = await app.backend.list_jobs(Filter(), cursor, 1)
+        found += [view.job.id for view in page.jobs]
+        cursor = page.cursor
+    return found
+
+
+async def test_a_list_that_was_begun_before_the_switch_goes_on_through_both_stores(stores):
+    app = await application(*stores)
+    await app.enqueue(job("a"), job("b"), job("c"))
+    page = await app.backend.list_jobs(Filter(), None, 1)
+    await live(*stores, selection=EVERYTHING).begin()
+    await app.add("d")
+    seen = [view.job.id for view in page.jobs]
+    assert sorted(seen + await rest_of_list(app, page.cursor)) == ["a", "b", "c", "d"]
+
+
+async def test_a_list_of_two_stores_has_to_begin_anew_when_there_is_one(stores):
+    app = await application(*stores)
+    await app.enqueue(job("a"), job("b"))
+    await live(*stores, selection=EVERYTHING).begin()
+    page = await app.backend.list_jobs(Filter(), None, 1)
+    await live(*stores, selection=EVERYTHING).finish()
+    with pytest.raises(InvalidOption, match="first page"):
+        await app.backend.list_jobs(Filter(), page.cursor, 1)
 
 
 async def switched_meanwhile(stores: tuple[Store, Store], verb: str, monkeypatch: pytest.MonkeyPatch) -> None:

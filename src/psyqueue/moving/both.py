@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from psyqueue.backend import (
@@ -34,6 +35,20 @@ SLICE_MS = 1_000
 """Who waits for news of two stores looks for itself this often: the news may come from the one that it left."""
 _OLD, _NEW = "old:", "new:"
 _WEAKEST: tuple[Survives, ...] = ("lost", "unknown", "bounded_loss", "safe")
+
+
+class _Place(Struct, frozen=True):
+    """Where a cursor stands: the store, and its own cursor there. `prefix`: of its cursors; "" where it is alone."""
+
+    store: BackendAdapter
+    cursor: str | None
+    prefix: str
+
+    def onward(self, after: str | None) -> str | None:
+        """The cursor to give out: after the old store comes the new one."""
+        if after is None:
+            return _NEW if self.prefix == _OLD else None
+        return self.prefix + after
 
 
 class Both:
@@ -69,16 +84,13 @@ class Both:
     async def list_jobs(self, where: Filter, cursor: str | None, limit: int) -> Page:
         """All of the old store, then what only the new one has."""
         await self._routes.learn()
-        homes = self._routes.homes
-        if len(homes) == 1:
-            return await homes[0].list_jobs(where, _rest(cursor, _NEW if self._routes.is_done else _OLD), limit)
-        if cursor is None or cursor.startswith(_OLD):
-            page = await homes[0].list_jobs(where, _rest(cursor, _OLD), limit)
-            return Page(page.jobs, _NEW if page.cursor is None else _OLD + page.cursor)
-        page = await homes[1].list_jobs(where, _rest(cursor, _NEW), limit)
-        there = await homes[0].get([view.job.id for view in page.jobs])
-        jobs = tuple(view for view, old in zip(page.jobs, there, strict=True) if old is None)
-        return Page(jobs, None if page.cursor is None else _NEW + page.cursor)
+        place = self._place_of(cursor)
+        page = await place.store.list_jobs(where, place.cursor, limit)
+        jobs = page.jobs
+        if place.prefix == _NEW:
+            there = await self._routes.old.get([view.job.id for view in jobs])
+            jobs = tuple(view for view, old in zip(jobs, there, strict=True) if old is None)
+        return Page(jobs, place.onward(page.cursor))
 
     async def queues(self, prefix: str, cursor: str | None, limit: int) -> tuple[tuple[QueueInfo, ...], str | None]:
         """By name, counts of both stores together: what is copied already is counted twice until the move is over."""
@@ -106,15 +118,19 @@ class Both:
         return _page_by(sorted(found), found, cursor, limit)
 
     async def check(self, cursor: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
+        await self._routes.learn()
+        place = self._place_of(cursor)
+        broken, after = await place.store.check(place.cursor, limit)
+        return broken, place.onward(after)
+
+    def _place_of(self, cursor: str | None) -> _Place:
+        """What was given out before there were two stores goes on in the old one."""
         homes = self._routes.homes
         if len(homes) == 1:
-            return await homes[0].check(_rest(cursor, _NEW if self._routes.is_done else _OLD), limit)
-        is_old = cursor is None or cursor.startswith(_OLD)
-        prefix = _OLD if is_old else _NEW
-        broken, after = await homes[0 if is_old else 1].check(_rest(cursor, prefix), limit)
-        if after is None:
-            return broken, _NEW if is_old else None
-        return broken, prefix + after
+            return _Place(homes[0], _rest(cursor, _NEW if self._routes.is_done else _OLD), "")
+        if cursor is not None and cursor.startswith(_NEW):
+            return _Place(homes[1], _rest(cursor, _NEW), _NEW)
+        return _Place(homes[0], _rest(cursor, _OLD), _OLD)
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
         """True if either store has news."""
@@ -144,17 +160,11 @@ class Both:
     async def _amend(
         self, op: Op, where: Filter, change: Change, cursor: str | None, limit: int, effects: Effects
     ) -> Amended:
-        homes = self._routes.homes
-        if len(homes) == 1:
-            after = _rest(cursor, _NEW if self._routes.is_done else _OLD)
-            return await homes[0].amend(op, where, change, after, limit, effects)
-        if where.ids:
+        place = self._place_of(cursor)
+        if place.prefix and where.ids:
             return await self._amend_named(op, where, change, limit, effects)
-        is_old = cursor is None or cursor.startswith(_OLD)
-        prefix = _OLD if is_old else _NEW
-        amended = await homes[0 if is_old else 1].amend(op, where, change, _rest(cursor, prefix), limit, effects)
-        after = (_NEW if is_old else None) if amended.cursor is None else prefix + amended.cursor
-        return replace(amended, cursor=after)
+        amended = await place.store.amend(op, where, change, place.cursor, limit, effects)
+        return replace(amended, cursor=place.onward(amended.cursor))
 
     async def _amend_named(self, op: Op, where: Filter, change: Change, limit: int, effects: Effects) -> Amended:
         """Those that the old store did not change are looked for in the new one."""
