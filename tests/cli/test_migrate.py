@@ -12,9 +12,11 @@ import sys
 import pytest
 
 from psyqueue import PsyQueue
+from psyqueue.cli.existing import backend_at
 from psyqueue.cli.migrate_ends import address_of
 from psyqueue.cli.progress import line_of
 from psyqueue.moving import Progress
+from psyqueue.testing.conformance import Store
 from support.waiting import wait_until
 
 
@@ -264,6 +266,29 @@ def test_a_move_without_a_pause_is_rolled_back_by_the_same_command_as_any(shop, 
     produce(shop, 5, 6)
     assert len(shop.json("jobs", "ls")["items"]) == 6
     assert shop.json("migrate", "status", *ends)["step"] == "none"
+
+
+def test_status_names_the_jobs_that_hold_up_the_end(shop):
+    fill(shop.url, 5)
+    ends = ("--from", shop.url, "--to", "sqlite:./new.db")
+    shop.json("migrate", "run", *ends, "--yes", "--drain", "0s")
+
+    async def start(count: int) -> list[str]:
+        backend = backend_at(shop.url)
+        await backend.connect()
+        ids = await Store(backend).dequeue_ids("note", count=count)
+        await backend.disconnect()
+        return ids
+
+    ids = asyncio.run(start(4))
+    found = shop.json("migrate", "status", *ends)["running_in_source"]
+    assert sorted(each["id"] for each in found) == sorted(ids)
+    assert all(each["for_ms"] >= 0 for each in found)
+    told = shop.run("migrate", "status", *ends).out
+    assert re.search(r"Running in the old store: (\S+ for \d+ m?s(, )?){3} and 1 more\.", told), told
+    assert "waits for them" in told
+    assert "--take-over" in told
+    assert "still running" in said(shop, 1, "migrate", "finish", *ends, "--yes", "--wait", "0s")
 
 
 def test_a_step_out_of_turn_says_which_is_next(shop):

@@ -326,6 +326,20 @@ async def test_a_forgotten_producer_is_told_and_a_forgotten_worker_drains(stores
         await old.dequeue()
 
 
+async def test_status_names_the_jobs_that_hold_up_the_end(stores):
+    old, new = stores
+    await old.enqueue(job("long"), job("short"))
+    move = live(old, new, selection=EVERYTHING)
+    await move.begin()
+    await old.dequeue()
+    await old.advance(5_000)
+    await old.dequeue()
+    await old.advance(10)
+    assert (await move.status()).running == (("long", 5_010), ("short", 10))
+    with pytest.raises(InvalidState, match="2 jobs are still running"):
+        await move.finish()
+
+
 async def test_a_worker_of_the_new_store_alone_gets_nothing_before_the_end(stores):
     old, new = stores
     app = await application(old, new)

@@ -13,9 +13,11 @@ from psyqueue.cli.migrate_ends import checked_ends, end_options, opened, with_ho
 from psyqueue.cli.migrate_report import document_of_plan, planned, show_plan, show_verified
 from psyqueue.cli.progress import ProgressLine
 from psyqueue.cli.surface import DONE, NO, Surface, common, confirm
-from psyqueue.clock import to_ms
+from psyqueue.clock import span, to_ms
 from psyqueue.moving import House, LiveMove, Selection, Status
 
+SHOWN = 3
+"""Of the jobs that run."""
 _NEXT = {
     "none": "No move is under way. Begin it with `psyqueue migrate run`.",
     "switching": "It was cut short while it began: go on with `psyqueue migrate run`.",
@@ -23,7 +25,7 @@ _NEXT = {
         "New jobs go to the new store, workers drain the old one. When it is drained, or when you like: "
         "`psyqueue migrate finish`. To undo: `psyqueue migrate rollback`."
     ),
-    "finishing": "Its end was cut short: go on with `psyqueue migrate finish`.",
+    "finishing": "Its end has begun. If nobody is at it: go on with `psyqueue migrate finish`.",
     "returning": "It is being rolled back: go on with `psyqueue migrate rollback`.",
     "emptying": "It is being rolled back: go on with `psyqueue migrate rollback`.",
     "over": "The move is over. Take the old store out of the application: use the new one alone.",
@@ -150,11 +152,28 @@ def _tell(surface: Surface, status: Status, facts: dict[str, Any]) -> int:
     if surface.is_json:
         names = ("queue", "status", "source", "destination")
         document = {"ok": True, "step": status.step, **facts, "workers_in_source": list(status.workers)}
+        document["running_in_source"] = [{"id": job_id, "for_ms": for_ms} for job_id, for_ms in status.running]
         modes = {"source_mode": status.source_mode, "destination_mode": status.target_mode}
         output.print_json({**document, **modes, "queues": [dict(zip(names, row, strict=True)) for row in rows]})
         return DONE
     output.print_table(("queue", "status", "old store", "new store"), rows, empty="No jobs.")
     if status.workers and status.step != "over":
         click.echo(output.clean(f"Workers in the old store: {', '.join(status.workers)}"))
+    if status.running:
+        click.echo(output.clean(_running(status)))
     click.echo(f"Step: {status.step}. {_NEXT[status.step]}")
     return DONE
+
+
+def _running(status: Status) -> str:
+    """Why the end is not there yet, or will not be at once."""
+    named = ", ".join(f"{job_id} for {span(for_ms)}" for job_id, for_ms in status.running[:SHOWN])
+    more = f" and {len(status.running) - SHOWN} more" if len(status.running) > SHOWN else ""
+    words = f"Running in the old store: {named}{more}."
+    if status.step not in ("draining", "finishing"):
+        return words
+    return (
+        f"{words} `psyqueue migrate finish` waits for them, up to --wait, and starts nothing meanwhile; if they take "
+        "longer, the workers go on draining. With --take-over they are taken from their workers, and run again in the "
+        "new store."
+    )

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from psyqueue.backend import Item, Mode, Moved, MovedJob, MovedKey, MovedState, Numbers, Part
+from psyqueue.backend import Filter, Item, Mode, Moved, MovedJob, MovedKey, MovedState, Numbers, Part
+from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import InvalidState, KeyConflict, NamespaceMoved
 from psyqueue.moving.early import EarlyMoves
 from psyqueue.moving.house import MARK, House
@@ -27,7 +28,7 @@ from psyqueue.moving.plan import find_barrier
 from psyqueue.moving.quiet import Progress, be_quiet
 from psyqueue.moving.returning import give_back
 from psyqueue.moving.selection import Selection
-from psyqueue.moving.verify import Sums, Tally, Verified
+from psyqueue.moving.verify import Sums, Tally, Verified, require_same
 
 ROOM = 1_000_000_000
 """For the numbers that the old store gives while it is drained."""
@@ -46,6 +47,8 @@ class Status(Struct, frozen=True):
     target: Counter[tuple[str, str]]
     workers: tuple[str, ...]
     """Names of those that have a session in the old store."""
+    running: tuple[tuple[str, int], ...] = ()
+    """Ids of jobs that run in the old store, and for how many ms, the longest first: `finish` waits for their end."""
 
 
 class LiveMove:
@@ -82,7 +85,14 @@ class LiveMove:
             step = "over" if source.mode == "moved" and source.moved_to == self._target.address else "none"
         workers = sorted({info.session.worker for info in await self._source.sessions()})
         counts = [await house.counts() for house in (self._source, self._target)]
-        return Status(step, source.mode, target.mode, counts[0], counts[1], tuple(workers))
+        running = await self._running(source.now_ms)
+        return Status(step, source.mode, target.mode, counts[0], counts[1], tuple(workers), running)
+
+    async def _running(self, now_ms: int) -> tuple[tuple[str, int], ...]:
+        """Of as many as one page has."""
+        page = await self._source.backend.list_jobs(Filter(statuses=("active",)), None, ITEMS_MAX)
+        started = sorted((view.started_at_ms or now_ms, view.job.id) for view in page.jobs)
+        return tuple((job_id, max(0, now_ms - at_ms)) for at_ms, job_id in started)
 
     # ── the switch: producers go over ─────────────────────────────────────────────────────────────────────────────────
     async def begin(self) -> None:
@@ -173,11 +183,7 @@ class LiveMove:
             await write_journal(self._target, replace(journal, phase="draining"))
             raise
         verified = Verified(await self._copy(journal), await self._there(journal))
-        if not verified.ok:
-            raise InvalidState(
-                f"{', '.join(map(str, verified.differences()[:3]))} differ in the new store. Nothing is lost: "
-                f"{self._source.address} still has all. Roll the move back (`psyqueue migrate rollback`) and tell us"
-            )
+        require_same(verified, self._source.address)
         await self._source.switch("moved", self._target.address)
         await self._open(journal)
         return verified

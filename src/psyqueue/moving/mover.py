@@ -15,7 +15,7 @@ from psyqueue.moving.numbering import is_moved, numbers_of, room_for, shifted
 from psyqueue.moving.plan import Plan, count_jobs, find_barrier, key_of, make_plan
 from psyqueue.moving.quiet import Progress, be_quiet
 from psyqueue.moving.selection import Selection
-from psyqueue.moving.verify import Sums, Tally, Verified
+from psyqueue.moving.verify import Sums, Tally, Verified, require_same
 
 
 class Mover:
@@ -65,11 +65,7 @@ class Mover:
         verified = Verified({}, {})
         if journal.phase == "copying":
             verified = Verified(await self._copy(journal), await self._there(journal))
-            if not verified.ok:
-                raise InvalidState(
-                    f"{_named(verified)} differ in the new store. Nothing is lost: {self._source.address} still has "
-                    f"all. Roll the move back (`psyqueue migrate rollback`) and tell us"
-                )
+            require_same(verified, self._source.address)
         if self._selection.is_whole:
             await self._source.switch("moved", self._target.address)
         else:
@@ -257,7 +253,3 @@ async def reopen(source: House, address: str) -> None:
             f"{source.address} is {info.mode}, no move to {address} is under way: there is nothing to open"
         )
     await source.switch("open")
-
-
-def _named(verified: Verified) -> str:
-    return ", ".join(f"{queue or 'all queues'}/{status}" for queue, status in verified.differences()[:3])

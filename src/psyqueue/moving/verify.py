@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from psyqueue.backend import Moved, MovedJob, MovedKey, MovedLock, MovedRecord, MovedState
+from psyqueue.errors import InvalidState
 
 Group = tuple[str, str]
 """Queue and status of jobs; ("", part) of other things."""
@@ -34,6 +35,16 @@ class Verified(Struct, frozen=True):
     def differences(self) -> list[Group]:
         groups = sorted({*self.source, *self.target})
         return [group for group in groups if self.source.get(group) != self.target.get(group)]
+
+
+def require_same(verified: Verified, source: str) -> None:
+    """Raises InvalidState, with the way out, unless what was read at `source` is what was read back."""
+    if not verified.ok:
+        named = ", ".join(f"{queue or 'all queues'}/{status}" for queue, status in verified.differences()[:3])
+        raise InvalidState(
+            f"{named} differ in the new store. Nothing is lost: {source} still has all. Roll the move back (`psyqueue "
+            "migrate rollback`) and tell us"
+        )
 
 
 class Tally:
