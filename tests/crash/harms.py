@@ -44,11 +44,11 @@ def harm(server: Server, recorder: Recorder, chance: random.Random, away_s: floa
     dice = chance.random()
     if server.kind == "postgres":
         if dice < 0.5:
-            _take_away(server, recorder, chance.choice((signal.SIGKILL, signal.SIGQUIT)), away_s)
+            take_away(server, recorder, chance.choice((signal.SIGKILL, signal.SIGQUIT)), away_s)
         else:
             asyncio.run(_terminate(server, recorder, chance))
     elif dice < 0.5:
-        _take_away(server, recorder, signal.SIGKILL, away_s)
+        take_away(server, recorder, signal.SIGKILL, away_s)
     elif dice < 0.8:
         _trouble(server, recorder, "CLIENT", "KILL", "TYPE", chance.choice(("normal", "pubsub")))
     else:
@@ -56,7 +56,7 @@ def harm(server: Server, recorder: Recorder, chance: random.Random, away_s: floa
         _trouble(server, recorder, "FUNCTION", "FLUSH")
 
 
-def _take_away(server: Server, recorder: Recorder, how: signal.Signals, away_s: float) -> None:
+def take_away(server: Server, recorder: Recorder, how: signal.Signals, away_s: float) -> None:
     """It comes back with all that it had acknowledged. SIGQUIT is PostgreSQL's immediate shutdown."""
     recorder.fault(how.name, "server")
     os.kill(server.pid, how)

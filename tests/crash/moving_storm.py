@@ -5,8 +5,9 @@
 Producers and workers use `moving(old, new)`, one of each only knows the old store. `psyqueue migrate run`, `finish` and
 at times `rollback` are started again whenever they were killed, until the move is over. `--harms`: while one of them is
 at work, the server of either store dies and comes back, or throws its clients out; around a file everybody dies at
-once. Somebody looks all the time at what could be started where. In the end both stores are read: what was taken in has
-ended in one of them. With neither kills nor harms it tells what producers and workers see of a move without trouble.
+once; with `--away 30`, the server is gone for so many seconds. Somebody looks all the time at what could be started
+where. In the end both stores are read: what was taken in has ended in one of them. With neither kills nor harms it
+tells what producers and workers see of a move without trouble.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from crash.harms import harm, server_named
+from crash.harms import harm, server_named, take_away
 from crash.pauses import Pauses, pauses_in
 from crash.roles import FORGOTTEN, LEASE_MS, STEPS, Place
 from crash.storm import LIVE, Crowd, crowd, final_jobs_at, prepare
@@ -42,7 +44,8 @@ MOVES_S = 300.0
 class Move:
     """The commands of a move, one after the other; `step` is "" when it is over.
 
-    `kills`, `harms`: left for each command. `servers`: of the two stores, None for a file.
+    `kills`, `harms`: left for each command. `servers`: of the two stores, None for a file. `away_s`: a harm is that the
+    server is gone for so long.
     """
 
     people: Crowd
@@ -51,6 +54,7 @@ class Move:
     harms: dict[str, int]
     returns: int
     servers: Servers = (None, None)
+    away_s: float | None = None
     step: str = "run"
     name: str = ""
 
@@ -79,6 +83,9 @@ class Move:
         threading.Event().wait(self.chance.uniform(0, 0.3))
         self.harms[self.step] -= 1
         server = self.chance.choice(self.servers)
+        if server is not None and self.away_s is not None:
+            take_away(server, self.people.recorder, signal.SIGKILL, self.away_s)
+            return
         if server is not None:
             harm(server, self.people.recorder, self.chance, self.chance.uniform(0, 1) * LEASE_MS / 1000)
             return
@@ -153,6 +160,7 @@ def storm(
     seed: int,
     harms: int = 0,
     servers: Servers = (None, None),
+    away_s: float | None = None,
     workers: int = 3,
     producers: int = 2,
 ) -> tuple[Report, Pauses]:
@@ -172,6 +180,7 @@ def storm(
             harms=dict.fromkeys(STEPS, (harms + 2) // 3),
             returns=min(kills + harms, 1) + (kills + harms) // 20,
             servers=servers,
+            away_s=away_s,
         )
         rage(people, move, kills)
         people.any_at_work("producer", chance)
@@ -214,6 +223,7 @@ def main() -> int:
     parser.add_argument("--new", default="redis")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--harms", type=int, default=0)
+    parser.add_argument("--away", type=float, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="psyqueue-storm-"))
@@ -223,7 +233,8 @@ def main() -> int:
         for server in filter(None, servers):
             stack.callback(server.stop)
         place = Place(folder, *(place_of(folder, name, server) for name, server in zip(STORES, servers, strict=True)))
-        report, pauses = storm(place, kills=options.kills, seed=options.seed, harms=options.harms, servers=servers)
+        faults = {"kills": options.kills, "harms": options.harms, "away_s": options.away}
+        report, pauses = storm(place, seed=options.seed, servers=servers, **faults)
     print(report, pauses, sep="\n")
     return 0 if report.is_clean else 1
 
