@@ -1,4 +1,4 @@
-"""What may happen to the server of a storm: it dies and comes back, throws its clients out, forgets."""
+"""What may happen to the server of a storm: it dies and comes back, stands still, throws its clients out, forgets."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ def harm(server: Server, recorder: Recorder, chance: random.Random, away_s: floa
             take_away(server, recorder, chance.choice((signal.SIGKILL, signal.SIGQUIT)), away_s)
         else:
             asyncio.run(_terminate(server, recorder, chance))
-    elif dice < 0.5:
+    elif dice < 0.4:
         take_away(server, recorder, signal.SIGKILL, away_s)
+    elif dice < 0.5:
+        _hold_up(server, recorder, away_s)
     elif dice < 0.8:
         _trouble(server, recorder, "CLIENT", "KILL", "TYPE", chance.choice(("normal", "pubsub")))
     else:
@@ -64,6 +66,14 @@ def take_away(server: Server, recorder: Recorder, how: signal.Signals, away_s: f
     server.process.wait(10)
     threading.Event().wait(away_s)
     server.restart()
+
+
+def _hold_up(server: Server, recorder: Recorder, for_s: float) -> None:
+    """It is slow: nobody is cut off, everybody waits."""
+    recorder.fault("SIGSTOP", "server")
+    os.kill(server.pid, signal.SIGSTOP)
+    threading.Event().wait(for_s)
+    os.kill(server.pid, signal.SIGCONT)
 
 
 def _trouble(server: Server, recorder: Recorder, *command: str) -> None:
