@@ -95,8 +95,9 @@ def check_moved(items: Sequence[Moved]) -> None:
 def moved_bytes(item: Moved) -> int:
     """What counts of it against CALL_BYTES_MAX."""
     match item:
-        case MovedJob():
-            return _job_bytes(item.job) + len(item.result or b"") + sum(map(len, item.errors))
+        case MovedJob(job=job):
+            size = len(job.payload) + len(job.cold) + len(item.result or b"")
+            return size + sum(map(len, item.errors)) if item.errors else size
         case MovedState():
             return len(item.item.value)
         case MovedRecord():

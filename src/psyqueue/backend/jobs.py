@@ -64,7 +64,7 @@ class Gate(Struct, frozen=True):
     capacity: int = 1
 
 
-class NewJob(Struct, frozen=True, kw_only=True, gc=False):
+class NewJob(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """A job on its way in. `payload` and `cold` are UTF-8 JSON that the store never parses.
 
     `digest` stands for the content that the caller chose: the same id (or idempotency key) with another digest is a

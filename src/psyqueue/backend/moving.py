@@ -79,8 +79,10 @@ class MovedKey(Struct, frozen=True):
     left_ms: int
 
 
-class MovedJob(Struct, frozen=True, kw_only=True, gc=False):
-    """One job with its past. `job` is as in `JobView`; the instants stand beside it.
+class MovedJob(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """One job with its past; what is left out is as it was right after its enqueue.
+
+    `job` is as in `JobView`; the instants stand beside it. As an array, since names would be half of what is digested.
 
     `number`: its place in the order of creation. `has_key`: it holds its unique key. `is_needed`: a job that has not
     ended lists it among its needs. A place at its gate is not told: it has one if it is scheduled, pending or active.
@@ -89,24 +91,24 @@ class MovedJob(Struct, frozen=True, kw_only=True, gc=False):
     job: NewJob
     number: int
     ready_number: int | None
-    status: Status
-    attempt: int
-    lost: int
-    fence: int
-    generation: int
-    needs_left: int
-    held: bool
-    cancel_requested: bool
-    has_key: bool
-    is_needed: bool
-    reason: str
     created_at_ms: int
-    started_at_ms: int | None
-    completed_at_ms: int | None
     run_at_ms: int
-    expires_at_ms: int | None
-    result: bytes | None
-    errors: tuple[bytes, ...]
+    status: Status = "pending"
+    attempt: int = 0
+    lost: int = 0
+    fence: int = 0
+    generation: int = 0
+    needs_left: int = 0
+    held: bool = False
+    cancel_requested: bool = False
+    has_key: bool = False
+    is_needed: bool = False
+    reason: str = ""
+    started_at_ms: int | None = None
+    completed_at_ms: int | None = None
+    expires_at_ms: int | None = None
+    result: bytes | None = None
+    errors: tuple[bytes, ...] = ()
 
 
 class MovedNeed(Struct, frozen=True):

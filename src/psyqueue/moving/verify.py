@@ -18,7 +18,6 @@ Group = tuple[str, str]
 Sums = dict[Group, tuple[int, int]]
 """Count and sum of digests of each group."""
 _encode = msgspec.msgpack.Encoder().encode
-_MODULUS = 1 << 128
 
 
 class Verified(Struct, frozen=True):
@@ -55,24 +54,23 @@ class Tally:
 
     def __init__(self) -> None:
         self.has_needs: bool = False
-        self._counts: defaultdict[Group, int] = defaultdict(int)
-        self._sums: defaultdict[Group, int] = defaultdict(int)
+        self._sums: dict[Group, tuple[int, int]] = {}
 
     def add(self, items: Iterable[Moved], part: str) -> None:
         """All but what may run out."""
+        found: defaultdict[Group, list[int]] = defaultdict(list)
         for item in items:
             if isinstance(item, MovedJob):
-                group: Group = (item.job.queue, item.status)
                 self.has_needs = self.has_needs or item.is_needed
-            elif may_run_out(item):
-                continue
-            else:
-                group = ("", part)
-            self._counts[group] += 1
-            self._sums[group] = (self._sums[group] + digest_of(item)) % _MODULUS
+                found[item.job.queue, item.status].append(digest_of(item))
+            elif not may_run_out(item):
+                found["", part].append(digest_of(item))
+        for group, digests in found.items():
+            count, total = self._sums.get(group, (0, 0))
+            self._sums[group] = (count + len(digests), total + sum(digests))
 
     def sums(self) -> Sums:
-        return {group: (count, self._sums[group]) for group, count in self._counts.items()}
+        return dict(self._sums)
 
 
 def may_run_out(item: Moved) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from psyqueue.backend import (
     Exported,
@@ -28,9 +29,9 @@ from psyqueue.backend import (
     Stored,
 )
 from psyqueue.backends._postgres.encoding import (
-    NO_EXTRAS,
     NUMBER_OF,
     Cargo,
+    Extras,
     decode_extras,
     extras_of,
     json_text,
@@ -41,6 +42,7 @@ from psyqueue.errors import IdConflict, InvalidOption
 from psyqueue.job import STATUSES, Status
 
 _GATE_MAX: Final = (1 << 31) - 1
+_ACTIVE: Final = NUMBER_OF["active"]
 _UNIQUE, _GATE, _NEEDS = 1, 2, 4
 """What `links` of a job says is to be looked at when it moves."""
 _PART_OF: Final[dict[type[Moved], Part]] = {
@@ -248,46 +250,60 @@ _decode_limits = msgspec.json.Decoder(
 def _job(fields: str, cargo: Sequence[Any]) -> MovedJob:
     row = _decode_job(fields)
     payload, cold, digest, packed, result, *errors = cargo
-    extras = NO_EXTRAS if packed is None else decode_extras(packed)
-    status = STATUSES[row.status]
-    return MovedJob(
-        job=NewJob(
-            id=row.id,
-            queue=row.queue,
-            name=row.name,
-            payload=payload,
-            cold=cold,
-            digest=digest,
-            priority=row.priority,
-            max_retries=row.max_retries,
-            max_lost=row.max_lost,
-            lane=row.lane,
-            run_at_ms=row.run_at_ms,
-            schedule_id=extras.schedule_id,
-            unique=extras.unique,
-            idempotency=extras.idempotency,
-            gate=extras.gate,
-            needs=extras.needs,
-        ),
+    job = NewJob(
+        id=row.id,
+        queue=row.queue,
+        name=row.name,
+        payload=payload,
+        cold=cold,
+        digest=digest,
+        priority=row.priority,
+        max_retries=row.max_retries,
+        max_lost=row.max_lost,
+        lane=row.lane,
+        run_at_ms=row.run_at_ms,
+    )
+    moved = MovedJob(
+        job=job if packed is None else _with_extras(job, decode_extras(packed)),
         number=row.number,
         ready_number=row.ready_number,
-        status=status,
+        created_at_ms=row.created_at_ms,
+        run_at_ms=row.run_at_ms,
+        status=STATUSES[row.status],
+        held=row.held,
+        cancel_requested=row.cancel_requested,
+        is_needed=row.is_needed,
+        has_key=row.has_key,
+        needs_left=row.needs_left,
+        expires_at_ms=row.expires_at_ms,
+        reason=row.reason,
+    )
+    is_untouched = row.status < _ACTIVE and not (row.attempt or row.lost or row.fence or row.generation)
+    return moved if is_untouched else _with_past(moved, row, result, errors)
+
+
+def _with_extras(job: NewJob, extras: Extras) -> NewJob:
+    return replace(
+        job,
+        schedule_id=extras.schedule_id,
+        unique=extras.unique,
+        idempotency=extras.idempotency,
+        gate=extras.gate,
+        needs=extras.needs,
+    )
+
+
+def _with_past(moved: MovedJob, row: _JobRow, result: bytes | None, errors: Sequence[bytes]) -> MovedJob:
+    """Of one that was handed out, or has ended."""
+    return replace(
+        moved,
         attempt=row.attempt,
         lost=row.lost,
         fence=row.fence,
         generation=row.generation,
-        needs_left=row.needs_left,
-        held=row.held,
-        cancel_requested=row.cancel_requested,
-        has_key=row.has_key,
-        is_needed=row.is_needed,
-        reason=row.reason,
-        created_at_ms=row.created_at_ms,
         started_at_ms=row.started_at_ms,
         completed_at_ms=row.completed_at_ms,
-        run_at_ms=row.run_at_ms,
-        expires_at_ms=row.expires_at_ms,
-        result=b"null" if result is None and status == "completed" else result,
+        result=b"null" if result is None and moved.status == "completed" else result,
         errors=tuple(errors),
     )
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from psyqueue.backend import (
     Amended,
@@ -45,7 +46,7 @@ STATUS_OF: Final[dict[str, Status]] = {initial: status for status, initial in IN
 _VERDICTS: Final[dict[str, Verdict]] = {"o": "ok", "a": "already", "l": "lost", "c": "conflict"}
 _REFUSED = 2
 _ALWAYS = frozenset(("status", "number", "created_at"))
-BROKEN: Final = Rest(queue="", name="(a broken body)")
+_BROKEN: Final = NewJob(id="", queue="", name="(a broken body)", payload=b"null")
 """No handler has this name, so its job fails as one of an unknown name does, and the worker goes on."""
 _decode_rest = msgspec.msgpack.Decoder(Rest).decode
 _facts_of = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, int, int, int]).decode
@@ -113,7 +114,7 @@ def _settled(verdicts: str, followed: list[Any] | None, outcomes: Sequence[AnyOu
 def _deliveries(flat: Sequence[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
     parts = iter(flat)
     for raw_id, body, packed in zip(parts, parts, parts, strict=True):
-        payload, cold, _, rest = _parts(body)
+        payload, cold, _, like = _parts(body)
         if packed is None:
             number, created_ms = born(body)
             attempt, fence, lost, priority, run_at_ms, generation = 1, 1, 0, 0, created_ms, 0
@@ -121,24 +122,24 @@ def _deliveries(flat: Sequence[Any], seed: str, now_ms: int) -> Iterator[Deliver
             number, created_ms, attempt, fence, lost, priority, run_at_ms, generation = _facts_of(packed)
         yield Delivery(
             raw_id.decode(),
-            rest.queue,
-            rest.name,
+            like.queue,
+            like.name,
             payload,
             cold,
             f"{number}.{seed}",
             fence,
             attempt,
             lost,
-            rest.max_retries,
+            like.max_retries,
             priority,
-            rest.lane,
+            like.lane,
             created_ms,
             now_ms,
             run_at_ms,
-            rest.max_lost,
+            like.max_lost,
             generation,
-            rest.schedule_id,
-            tuple([need.job_id for need in rest.needs]) if rest.needs else (),
+            like.schedule_id,
+            tuple([need.job_id for need in like.needs]) if like.needs else (),
         )
 
 
@@ -152,8 +153,8 @@ def born(body: bytes) -> tuple[int, int]:
     return int(number[1:]), int(created) if created.isdigit() else 0  # else it is broken, and its job will say so
 
 
-def _parts(body: bytes | None) -> tuple[bytes, bytes, bytes, Rest]:
-    """Payload, cold, digest and the rest; of a body that is gone or was not written by us those of `BROKEN`."""
+def _parts(body: bytes | None) -> tuple[bytes, bytes, bytes, NewJob]:
+    """Payload, cold, digest, a job with the rest; of a body that is gone or not written by us those of `_BROKEN`."""
     body = body or b""
     lengths_at = body.find(b" ") + 1 + _INSTANT_CHARS
     payload_at = lengths_at + LENGTHS.size
@@ -162,16 +163,30 @@ def _parts(body: bytes | None) -> tuple[bytes, bytes, bytes, Rest]:
         cold_at = payload_at + payload
         digest_at = cold_at + cold
         rest_at = digest_at + digest
-        rest = _rest_of(body[rest_at:])
+        like = _job_like(body[rest_at:])
     except (struct.error, msgspec.MsgspecError):
-        return b"null", b"{}", b"", BROKEN
-    return body[payload_at:cold_at], body[cold_at:digest_at], body[digest_at:rest_at], rest
+        return _BROKEN.payload, _BROKEN.cold, _BROKEN.digest, _BROKEN
+    return body[payload_at:cold_at], body[cold_at:digest_at], body[digest_at:rest_at], like
 
 
 @lru_cache(1_024)
-def _rest_of(packed: bytes) -> Rest:
-    """Nearly all jobs of a handler share it."""
-    return _decode_rest(packed)
+def _job_like(packed: bytes) -> NewJob:
+    """One without an id and a body of its own. Nearly all jobs of a handler are like it."""
+    rest = _decode_rest(packed)
+    return NewJob(
+        id="",
+        queue=rest.queue,
+        name=rest.name,
+        payload=b"",
+        max_retries=rest.max_retries,
+        max_lost=rest.max_lost,
+        lane=rest.lane,
+        schedule_id=rest.schedule_id,
+        unique=rest.unique,
+        idempotency=rest.idempotency,
+        gate=rest.gate,
+        needs=rest.needs,
+    )
 
 
 def renewal_of(reply: list[Any]) -> Renewal:
@@ -257,24 +272,15 @@ def holders_of(reply: list[Any]) -> Holders:
 
 def new_job_of(raw_id: bytes, body: bytes | None, run_at_ms: int, priority: int = 0) -> NewJob:
     """What the body says, and what stands in the row beside it."""
-    payload, cold, digest, rest = _parts(body)
-    return NewJob(
+    payload, cold, digest, like = _parts(body)
+    return replace(
+        like,
         id=raw_id.decode(),
-        queue=rest.queue,
-        name=rest.name,
         payload=payload,
         cold=cold,
         digest=digest,
         priority=priority,
-        max_retries=rest.max_retries,
-        max_lost=rest.max_lost,
-        lane=rest.lane,
         run_at_ms=run_at_ms,
-        schedule_id=rest.schedule_id,
-        unique=rest.unique,
-        idempotency=rest.idempotency,
-        gate=rest.gate,
-        needs=rest.needs,
     )
 
 

@@ -96,7 +96,12 @@ def _plain_rest(queue: str, name: str) -> bytes:
 
 
 def body_of(job: NewJob) -> bytes:
-    return _body(job, _plain_rest(job.queue, job.name) if has_plain_rest(job) else pack(_rest_of(job)))
+    return plain_body_of(job) if has_plain_rest(job) else _body(job, pack(_rest_of(job)))
+
+
+def plain_body_of(job: NewJob) -> bytes:
+    """As `body_of`, of one of which it is known that its rest is plain."""
+    return _body(job, _plain_rest(job.queue, job.name))
 
 
 def _body(job: NewJob, rest: bytes) -> bytes:
@@ -146,7 +151,7 @@ def has_plain_rest(job: NewJob) -> bool:
 def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
     """The header of a job; its body goes to the cargo."""
     if _is_plain(job):
-        cargo.add(_body(job, _plain_rest(job.queue, job.name)))
+        cargo.add(plain_body_of(job))
         return job.id, job.queue, job.name
     cargo.add(body_of(job))
     unique, idempotency, gate = job.unique, job.idempotency, job.gate
@@ -175,7 +180,7 @@ def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str] | None:
     for job in jobs:
         if not _is_plain(job):
             return None
-        bodies.append(body_of(job))
+        bodies.append(plain_body_of(job))
         names += job.id, job.queue, job.name
     return bodies + names
 

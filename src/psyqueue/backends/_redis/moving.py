@@ -40,6 +40,7 @@ from psyqueue.backends._redis.encoding import (
     has_plain_rest,
     initials,
     or_false,
+    plain_body_of,
     settings_of,
 )
 from psyqueue.errors import InvalidOption
@@ -132,24 +133,8 @@ def _plain_out(raw_id: bytes, body: bytes) -> MovedJob:
         job=new_job_of(raw_id, body, created_ms),
         number=number,
         ready_number=number,
-        status="pending",
-        attempt=0,
-        lost=0,
-        fence=0,
-        generation=0,
-        needs_left=0,
-        held=False,
-        cancel_requested=False,
-        has_key=False,
-        is_needed=False,
-        reason="",
         created_at_ms=created_ms,
-        started_at_ms=None,
-        completed_at_ms=None,
         run_at_ms=created_ms,
-        expires_at_ms=None,
-        result=None,
-        errors=(),
     )
 
 
@@ -227,7 +212,7 @@ def _is_plain(moved: MovedJob) -> bool:
 
 def _plain_in(moved: MovedJob, cargo: Cargo) -> _Header:
     job = moved.job
-    return "plain", job.id, job.queue, job.name, moved.ready_number, moved.created_at_ms, cargo.add(body_of(job))
+    return "plain", job.id, job.queue, job.name, moved.ready_number, moved.created_at_ms, cargo.add(plain_body_of(job))
 
 
 def _job_in(moved: MovedJob, cargo: Cargo) -> _Header:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from psyqueue.backend import (
     Exported,
@@ -18,6 +20,7 @@ from psyqueue.backend import (
     MovedRecord,
     MovedState,
     MovedStream,
+    NewJob,
     Numbers,
     Part,
 )
@@ -25,11 +28,11 @@ from psyqueue.backend.bounds import fitting
 from psyqueue.backend.reading import Item, Stored
 from psyqueue.backends._sqlite.limits import limits_of
 from psyqueue.backends._sqlite.reading import schedule_of
-from psyqueue.backends._sqlite.rows import Row, statuses_of
+from psyqueue.backends._sqlite.rows import NO_EXTRAS, Extras, decode_extras, statuses_of
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import COMPLETED, PENDING, WAITING, Step
-from psyqueue.backends._sqlite.views import job_of
 from psyqueue.errors import InvalidOption
+from psyqueue.job import STATUSES
 
 _Place: TypeAlias = tuple[Any, ...]
 """The key of the last item of a page."""
@@ -109,45 +112,91 @@ def _needs(_: Step, rows: _Rows) -> list[Moved]:
     return [MovedNeed(child, parent, statuses_of(mask), bool(met)) for _, _, mask, met, parent, child in rows]
 
 
+class _Past(Struct, array_like=True):
+    """What distinguishes a job from one that was just enqueued."""
+
+    status: int
+    lane: str
+    priority: int
+    max_retries: int
+    max_lost: int
+    attempt: int
+    lost: int
+    fence: int
+    generation: int
+    needs_left: int
+    held: int
+    cancel_requested: int
+    is_needed: int
+    reason: str
+    started_at_ms: int | None
+    completed_at_ms: int | None
+    run_at_ms: int
+    expires_at_ms: int | None
+
+
+_past_of = msgspec.json.Decoder(_Past).decode
+
+
 def _jobs(step: Step, rows: _Rows) -> list[Moved]:
     if not rows:
         return []
     errors: dict[int, list[bytes]] = {}
     for n, error in step.run(SQL["export_part.errors"], (rows[0][0], rows[-1][0])):
         errors.setdefault(n, []).append(error)
-    jobs = [Row(values[:30]) for values in rows]
-    keys = [row.extras.unique.key for row in jobs if row.extras.unique is not None]
+    extras = {n: decode_extras(packed) for n, *_, packed, _, _ in rows if packed is not None}
+    keys = [each.unique.key for each in extras.values() if each.unique is not None]
     holders = {n for (n,) in step.run(SQL["export_part.key_holders"], (_to_json(keys).decode(),))} if keys else set()
-    return [
-        _job(row, values[30:], has_key=row.n in holders, errors=errors.get(row.n, ()))
-        for row, values in zip(jobs, rows, strict=True)
-    ]
+    jobs: list[Moved] = []
+    for n, job_id, queue, name, created_at_ms, ready_number, digest, cold, payload, _, result, past in rows:
+        moved = MovedJob(
+            job=NewJob(
+                id=job_id, queue=queue, name=name, payload=payload, cold=cold, digest=digest, run_at_ms=created_at_ms
+            ),
+            number=n,
+            ready_number=ready_number,
+            created_at_ms=created_at_ms,
+            run_at_ms=created_at_ms,
+        )
+        if past is not None:
+            moved = _with_past(moved, _past_of(past), extras.get(n, NO_EXTRAS), result)
+            moved = replace(moved, has_key=n in holders, errors=tuple(errors.get(n, ())))
+        jobs.append(moved)
+    return jobs
 
 
-def _job(row: Row, values: tuple[Any, ...], *, has_key: bool, errors: Sequence[bytes]) -> MovedJob:
-    cold, payload, result, is_needed = values
-    return MovedJob(
-        job=job_of(row, cold, payload),
-        number=row.n,
-        ready_number=row.ready_number if row.status == PENDING else None,
-        status=row.status_name,
-        attempt=row.attempt,
-        lost=row.lost,
-        fence=row.fence,
-        generation=row.generation,
-        needs_left=row.needs_left if row.status == WAITING else 0,
-        held=bool(row.held),
-        cancel_requested=bool(row.cancel_requested),
-        has_key=has_key,
-        is_needed=bool(is_needed),
-        reason=row.reason,
-        created_at_ms=row.created_at_ms,
-        started_at_ms=row.started_at_ms,
-        completed_at_ms=row.completed_at_ms,
-        run_at_ms=row.run_at_ms,
-        expires_at_ms=row.expires_at_ms,
-        result=b"null" if result is None and row.status == COMPLETED else result,
-        errors=tuple(errors),
+def _with_past(moved: MovedJob, past: _Past, extras: Extras, result: bytes | None) -> MovedJob:
+    return replace(
+        moved,
+        job=replace(
+            moved.job,
+            lane=past.lane,
+            priority=past.priority,
+            max_retries=past.max_retries,
+            max_lost=past.max_lost,
+            run_at_ms=past.run_at_ms,
+            schedule_id=extras.schedule_id,
+            unique=extras.unique,
+            idempotency=extras.idempotency,
+            gate=extras.gate,
+            needs=extras.needs,
+        ),
+        ready_number=moved.ready_number if past.status == PENDING else None,
+        run_at_ms=past.run_at_ms,
+        status=STATUSES[past.status],
+        attempt=past.attempt,
+        lost=past.lost,
+        fence=past.fence,
+        generation=past.generation,
+        needs_left=past.needs_left if past.status == WAITING else 0,
+        held=bool(past.held),
+        cancel_requested=bool(past.cancel_requested),
+        is_needed=bool(past.is_needed),
+        reason=past.reason,
+        started_at_ms=past.started_at_ms,
+        completed_at_ms=past.completed_at_ms,
+        expires_at_ms=past.expires_at_ms,
+        result=b"null" if result is None and past.status == COMPLETED else result,
     )
 
 

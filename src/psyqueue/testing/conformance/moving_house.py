@@ -255,6 +255,45 @@ async def test_schedules_do_not_fire_twice(store: Store, elsewhere: Store) -> No
     assert await elsewhere.backend.fire(elsewhere.op(), schedule, 9_000, (job("next"),), None)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"priority": 1}, {"max_retries": 1}, {"max_lost": 1}, {"lane": "gold"}, {"schedule_id": "nightly"},
+        {"unique": Unique("u")}, {"idempotency": Idempotency("i")}, {"gate": Gate("g")}, {"cold": b'{"a":1}'},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+async def test_a_job_may_be_enqueued_with_one_thing_alone(
+    store: Store, elsewhere: Store, changes: dict[str, Any]
+) -> None:
+    await store.enqueue(job("a"))
+    (plain,) = await exported(store, "jobs")
+    await arrives(elsewhere, replace(plain, job=replace(plain.job, **changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fence": 1}, {"generation": 1, "errors": (b"{}",)}, {"attempt": 1, "fence": 1, "started_at_ms": 7},
+        {"lost": 1}, {"held": True}, {"reason": "so"}, {"expires_at_ms": 1 << 41}, {"created_at_ms": 7},
+        {"status": "completed", "ready_number": None, "completed_at_ms": 7, "result": b"1"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+async def test_one_thing_alone_may_have_happened_to_a_job(
+    store: Store, elsewhere: Store, changes: dict[str, Any]
+) -> None:
+    await store.enqueue(job("a"))
+    (plain,) = await exported(store, "jobs")
+    await arrives(elsewhere, replace(plain, **changes))
+
+
+async def arrives(elsewhere: Store, moved: MovedJob) -> None:
+    await take_in(elsewhere, moved)
+    (found,) = await exported(elsewhere, "jobs")
+    assert replace(found, number=moved.number, ready_number=moved.ready_number) == moved
+
+
 async def test_attempts_losses_and_errors_go_on(store: Store, elsewhere: Store) -> None:
     await furnish(store)
     await move(store, elsewhere)

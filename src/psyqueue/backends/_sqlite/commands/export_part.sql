@@ -1,9 +1,10 @@
 -- Everything of one kind, page by page in the order of its key.
 -- Params: the last key of the page before (columns of the key in order), then monotone now in ms where times run, limit.
--- Returns: the columns of the kind, the key first.
+-- Returns: the columns of the kind, the key first. Of a job what each has, and the rest as a JSON array; NULL for one that is as
+--   it was right after its enqueue: each column of a row costs the reader more than SQLite's own work for it.
 -- Index: primary keys.
 -- Cost: limit rows; jobs: limit rows of both tables, and their results; errors, key_holders: those of the jobs given.
--- Differs from the others: nothing but the syntax.
+-- Differs from the others: what nearly all jobs have in common is not told.
 
 -- name: limits
 SELECT queue, is_lane, lane, paused_until_ms, weight, active_max, starts_per_minute, starts_burst, pending_max,
@@ -37,14 +38,18 @@ WHERE key > ? AND expires_mono_ms > ? ORDER BY key LIMIT ?;
 
 -- name: jobs
 SELECT
-    j.n, j.queue, j.lane, j.status, j.priority, j.ready_number, j.attempt, j.lost, j.fence, j.generation, j.links,
-    j.held, j.cancel_requested, j.needs_left, j.has_place, j.token, j.session, j.run_at_ms, j.expires_at_ms,
-    j.started_at_ms, j.completed_at_ms, j.reason, j.gate,
-    b.id, b.name, b.max_retries, b.max_lost, b.created_at_ms, b.digest, b.extras, b.cold, b.payload, r.result,
-    j.links <> 0 AND EXISTS (SELECT 1 FROM psyqueue_edge AS e WHERE e.parent = j.n)
+    j.n, b.id, j.queue, b.name, b.created_at_ms, j.ready_number, b.digest, b.cold, b.payload, b.extras,
+    CASE WHEN j.status = 4 THEN (SELECT r.result FROM psyqueue_result AS r WHERE r.n = j.n) END,
+    CASE WHEN j.status <> 2 OR j.attempt | j.lost | j.fence | j.generation | j.links | j.held | j.cancel_requested
+        OR j.priority <> 0 OR j.run_at_ms <> b.created_at_ms OR j.expires_at_ms IS NOT NULL OR j.reason <> '' OR j.lane <> ''
+        OR b.max_retries <> 3 OR b.max_lost <> 2 OR b.extras IS NOT NULL
+    THEN json_array(
+        j.status, j.lane, j.priority, b.max_retries, b.max_lost, j.attempt, j.lost, j.fence, j.generation, j.needs_left,
+        j.held, j.cancel_requested, j.links <> 0 AND EXISTS (SELECT 1 FROM psyqueue_edge AS e WHERE e.parent = j.n),
+        j.reason, j.started_at_ms, j.completed_at_ms, j.run_at_ms, j.expires_at_ms
+    ) END
 FROM psyqueue_job AS j
 CROSS JOIN psyqueue_body AS b ON b.n = j.n
-LEFT JOIN psyqueue_result AS r ON r.n = j.n
 WHERE j.n > ? ORDER BY j.n LIMIT ?;
 
 -- name: key_holders
