@@ -41,7 +41,7 @@ class Slots:
     """`wake()` is called when there is something for the loop, `stuck()` when no slot can ever be free again.
 
     `held` counts the deliveries that the session holds: waiting, running, or not yet settled. Of a session that is lost
-    those that still run.
+    those that still run. `unknown`: how many more the store counts to it.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Slots:
         stuck: Callable[[], None],
     ) -> None:
         self.held: int = 0
+        self.unknown: int = 0
         self.running: set[Run] = set()
         self._executor = executor
         self._size = size
@@ -85,19 +86,21 @@ class Slots:
     # ── deliveries in ─────────────────────────────────────────────────────────────────────────────────────────────────
     def room(self) -> int:
         """How many deliveries to ask for: free slots and prefetch, less what is held."""
-        if self._is_closed or self._apart or self._alone:
+        if self._is_closed or self._apart or self._alone or self.unknown:
             return 0
         # What ended goes out with the very call that fetches: its places are free by then.
         leaving = min(len(self._outcomes), self._batch)
         return self._free_size() + self._prefetch.size() - self.held + leaving
 
-    def receive(self, deliveries: Iterable[Delivery]) -> None:
-        """Take them in and start what finds a slot."""
+    def receive(self, deliveries: Iterable[Delivery], held: int | None = None) -> None:
+        """Take them in and start what finds a slot. `held`: with them, as the store counts."""
         for delivery in deliveries:
             self.held += 1
             # One more loss would bury it: alone in the worker it can only take itself down, or show its innocence.
             is_suspect = 0 < delivery.lost >= delivery.max_lost
             (self._apart if is_suspect else self._ready).append(Run(delivery))
+        if held is not None and held > self.held:
+            self._stray(held - self.held)
         if self._apart:
             # Suspects run alone: what waits goes back to its place, of the suspects all but the first.
             first = self._apart[0]
@@ -105,6 +108,17 @@ class Slots:
         if self._is_closed:
             self.close()
         self.dispatch()
+
+    @property
+    def is_astray(self) -> bool:
+        """All that the session still holds is unknown here."""
+        return self.unknown > 0 and self.held == 0
+
+    def _stray(self, unknown: int) -> None:
+        """Nobody would ever end these. They go back with the session, and that is over as soon as the others ended."""
+        log.warning("the store counts unknown jobs to the session", extra={"unknown": unknown, "held": self.held})
+        self.unknown = unknown
+        self._hand_back(_any_run)
 
     def close(self) -> None:
         """Start nothing more: what waits for a slot goes back with no attempt used."""
@@ -373,7 +387,7 @@ class Slots:
         self._progress.clear()
         if self._alone not in self.running:
             self._alone = None
-        self.held = len(self.running)
+        self.held, self.unknown = len(self.running), 0
         for run in list(self.running):
             self.lose(run)
 

@@ -295,7 +295,7 @@ class Worker:
         slots = self._slots
         while not (self._is_stopping and slots.held == 0):
             self._wake.clear()
-            if self._is_lost:
+            if self._is_lost or slots.is_astray:
                 await self._start_over()
             slots.start_apart()
             room = slots.room()
@@ -333,7 +333,7 @@ class Worker:
         if fetch is not None:
             self._is_dry = len(reply.deliveries) < fetch.count and not reply.more
             self._set_due_timer(reply.next_due_in_ms)
-        self._slots.receive(reply.deliveries)
+        self._slots.receive(reply.deliveries, reply.held)
         if reply.cancel_requested:
             self._slots.cancel(reply.cancel_requested)
 
@@ -420,12 +420,13 @@ class Worker:
 
     async def _start_over(self) -> None:
         """The session was reaped: nothing held counts any more. Running handlers are told; then a new session."""
-        log.warning("session lost, its jobs went to others", extra={"worker": self.name, "held": self._slots.held})
+        log.warning("session lost, its jobs go to others", extra={"worker": self.name, "held": self._slots.held})
         if self._keeper is not None:
             self._keeper.stop()
+        if not self._is_lost:
+            await self._settler.close()
         self._settler.lose()
-        self._is_lost = False
-        self._is_dry = False
+        self._is_lost = self._is_dry = False
         self._slots.lose_all()
         if not self._is_stopping:
             await self._open_session()

@@ -183,3 +183,25 @@ async def test_a_server_killed_under_load_has_all_it_acknowledged_and_is_waited_
         assert held.starts == dict.fromkeys(range(201), 1)
         assert await effects_of(rig, jobs) == [1] * 200
         assert worker.failure is None
+
+
+async def test_a_server_that_went_back_in_time_is_worked_on(admin, rig):
+    """A snapshot of an older moment, or a replica that lacked the last writes: what it lost is done again."""
+    held = Held(rig)
+    jobs = [await held.handler.enqueue(n) for n in range(3)]
+    worker = rig.worker(concurrency=3, lease_ms=LEASE_MS)
+    await rig.told.first("job:started", count=3)
+    moment = {key: admin.dump(key) for key in admin.keys()}
+    held.go.set()
+    assert [await job.result(20) for job in jobs] == [0, 1, 2]
+    with admin.pipeline() as back:
+        back.flushall()
+        for key, value in moment.items():
+            back.restore(key, 0, value)
+        back.execute()
+    assert await rig.statuses("q") == {"active": 3}
+    assert await (await held.handler.enqueue(3)).result(20) == 3
+    assert await rig.ended(*jobs) == ["completed"] * 3
+    assert held.starts == {0: 2, 1: 2, 2: 2, 3: 1}
+    assert (await rig.store.check(None, 500))[0] == ()
+    assert worker.failure is None

@@ -81,13 +81,14 @@ def _status(initial: bytes) -> Status | None:
 
 
 def settled_of(reply: list[Any], outcomes: Sequence[AnyOutcome], seed: str) -> SettleReply:
-    verdicts, followed, deliveries, asked, more, next_ms, now_ms = reply
+    verdicts, followed, deliveries, asked, more, next_ms, now_ms, held = reply
     return SettleReply(
         _settled(verdicts.decode(), followed, outcomes),
         tuple(_deliveries(deliveries or (), seed, now_ms)),
         tuple([each.decode() for each in asked or ()]),
         more=bool(more),
         next_due_in_ms=next_ms,
+        held=held,
     )
 
 

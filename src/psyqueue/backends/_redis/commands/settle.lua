@@ -2,10 +2,11 @@
 -- Params: 1 op, 2 session, 3 outcomes, 4 fetch { queues, count, seed, bytes_max } or false, packed (session: text);
 -- 5 … results, errors and bodies that the outcomes point at. Shapes: includes/outcomes.lua.
 -- Returns: { 0 | 1, { verdicts, effects { outcome number, { id, flag, initial } … } …, deliveries, asked to cancel,
--- 1 if there is more, milliseconds until time alone brings something or false } } | { 2, code, facts … }. For an empty
--- list there is false: the server looks at each table of a reply seven times.
+-- 1 if there is more, milliseconds until time alone brings something or false, now, jobs that the session holds or false
+-- without a fetch } } | { 2, code, facts … }. For an empty list there is false: the server looks at each table of a
+-- reply seven times.
 -- A delivery: id, body, false for the first attempt of a plain job, else packed { number, created at, attempt, fence,
--- lost, priority, run at, generation }; then the next one. `now` of the deliveries is the reply's last item.
+-- lost, priority, run at, generation }; then the next one. `now` of the deliveries is the reply's.
 -- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: one command an ack, one a delivery, some forty a
 -- call; of those that are not plain a dozen each.
 -- flags: allow-oom
@@ -16,6 +17,10 @@ local outcomes, fetch = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
 
 local function earlier(in_ms, other_ms)
   return in_ms and other_ms and math.min(in_ms, other_ms) or in_ms or other_ms
+end
+
+local function held_by(session)
+  return call('HLEN', P .. 'a:' .. session)
 end
 
 local function act()
@@ -42,7 +47,7 @@ local function act()
   local asked = cancel_requested(session_id)
   local reply = {
     verdicts, #followed > 0 and followed, #deliveries > 0 and deliveries, #asked > 0 and asked, is_more and 1 or 0,
-    next_ms, now_ms,
+    next_ms, now_ms, fetch and held_by(session_id),
   }
   return reply, { verdicts, followed, ids, fetch and fetch[3] or '' }
 end
@@ -57,7 +62,8 @@ local function recall(kept)
       started_ms[#started_ms + 1] = row.started_at
     end
   end
-  return { kept[1], kept[2], deliveries, cancel_requested(session_id), 1, false, started_ms[1] or now_ms }
+  local asked = cancel_requested(session_id)
+  return { kept[1], kept[2], deliveries, asked, 1, false, started_ms[1] or now_ms, held_by(session_id) }
 end
 
 return once('settle', act, recall)
