@@ -45,7 +45,6 @@ from psyqueue.job import STATUSES, Status
 STATUS_OF: Final[dict[str, Status]] = {initial: status for status, initial in INITIALS.items()}
 _VERDICTS: Final[dict[str, Verdict]] = {"o": "ok", "a": "already", "l": "lost", "c": "conflict"}
 _REFUSED = 2
-_ALWAYS = frozenset(("status", "number", "created_at"))
 _BROKEN: Final = NewJob(id="", queue="", name="(a broken body)", payload=b"null")
 """No handler has this name, so its job fails as one of an unknown name does, and the worker goes on."""
 _decode_rest = msgspec.msgpack.Decoder(Rest).decode
@@ -215,6 +214,8 @@ def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def view_of(reply: list[Any]) -> JobView:
+    if len(reply) == 1:
+        raise StoreUnusable(f"job {reply[0].decode()!r}: its key holds what psyqueue did not write. Remove it")
     raw_id, body, result, errors, worker, codes, *flat = reply
     shared, fields = job_of([raw_id, body, result, errors, *flat])
     is_active = shared["status"] == "active"
@@ -230,8 +231,6 @@ def job_of(reply: list[Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What a `JobView` and a `MovedJob` both say of a job; and the fields of its row."""
     raw_id, body, result, errors, *flat = reply
     fields = _fields(flat)
-    if not fields.keys() >= _ALWAYS:
-        raise StoreUnusable(f"job {raw_id.decode()!r}: its key holds what psyqueue did not write. Remove it")
     status = STATUSES[STATUSES.index(fields["status"].decode())]
 
     def number(name: str, default: int = 0) -> int:
@@ -297,10 +296,10 @@ def queues_of(reply: list[Any]) -> tuple[tuple[QueueInfo, ...], str | None]:
 
 def _queue_of(reply: list[Any]) -> QueueInfo:
     queue, oldest_ms, lanes, settings, *flat = reply
-    counts = {name: int(count) for name, count in _fields(flat).items()}
+    counts = _fields(flat)
     return QueueInfo(
         queue=queue.decode(),
-        counts={status: counts.get(status, 0) for status in STATUSES},
+        counts={status: int(counts.get(status, 0)) for status in STATUSES},
         oldest_pending_at_ms=oldest_ms,
         lanes=lanes,
         limits=limits_of(queue.decode(), settings),
@@ -342,16 +341,11 @@ def sessions_of(reply: list[Any]) -> tuple[tuple[SessionInfo, ...], str | None]:
 
 
 def _session_of(reply: list[Any]) -> SessionInfo:
-    session_id, held, left_ms, *flat = reply
-    fields = _fields(flat)
+    session_id, held, left_ms, worker, queues, lease_ms, meta, opened_ms = reply
     session = Session(
-        id=session_id.decode(),
-        worker=fields["worker"].decode(),
-        queues=_names_of(fields["queues"]),
-        lease_ms=int(fields["lease_ms"]),
-        meta=fields["meta"],
+        id=session_id.decode(), worker=worker.decode(), queues=_names_of(queues), lease_ms=int(lease_ms), meta=meta
     )
-    return SessionInfo(session, held, int(fields["opened_at"]), left_ms)
+    return SessionInfo(session, held, int(opened_ms), left_ms)
 
 
 def amended_of(reply: list[Any]) -> Amended:

@@ -4,7 +4,7 @@
 -- Index: the places of each status (includes/walk.lua). Cost: `limit` jobs looked at, and with the first page what all
 -- queues hold.
 -- flags: no-writes
---- @include head hashes wake bodies rows limits views walk checks
+--- @include head hashes wake bodies rows limits sessions views walk checks
 local cursor, limit = ARGV[1] ~= '' and ARGV[1], tonumber(ARGV[2])
 local words = cursor and {} or of_store()
 local found, next_cursor = walk(filter_of({ {}, {}, {}, {}, {}, false, false, false, '', '' }), cursor, limit, false)

@@ -6,12 +6,14 @@
 --- @include head hashes wake bodies rows flush lifecycle limits intake effects follow outcomes sessions turn
 local session_id, limit = ARGV[2], tonumber(ARGV[3])
 return once('close_session', function()
-  if call('EXISTS', P .. 'S:' .. session_id) == 0 then
+  local was_open = is_open(session_id)
+  if not was_open and call('EXISTS', P .. 'S:' .. session_id) == 0 then
     return { {}, 0 }
   end
-  if is_open(session_id) then
+  if was_open then
     close(session_id)
-    for _, queue in ipairs(cmsgpack.unpack(call('HGET', P .. 'S:' .. session_id, 'queues'))) do
+    local _, queues = record_of(session_id)
+    for _, queue in ipairs(queues or {}) do
       touched[queue] = true -- a signal may have ended with it
     end
   end

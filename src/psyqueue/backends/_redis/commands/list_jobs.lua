@@ -12,8 +12,7 @@ local cursor, limit = ARGV[2] ~= '' and ARGV[2], tonumber(ARGV[3])
 local function listed_ids()
   local found = {}
   for id in pairs(where.id_set) do
-    local raw = call('HGETALL', P .. 'j:' .. id)
-    local row = #raw > 0 and row_of_fields(id, raw)
+    local row, raw = whole_row(id)
     if row and matches(row, where) then
       for number, status in ipairs(STATUSES) do
         if status == row.status then

@@ -15,8 +15,7 @@ local function first_of_list(key)
     local entries = call('LRANGE', key, first, last)
     for _, entry in ipairs(entries) do
       local number, id = string.match(entry, '^(%d+):(.*)$')
-      local raw = call('HGETALL', P .. 'j:' .. id)
-      local row = #raw > 0 and row_of_fields(id, raw)
+      local row = id and whole_row(id)
       if row and row.status == 'pending' and not row.held and not row.sorted and row.number == tonumber(number) then
         return row
       end

@@ -17,6 +17,14 @@ if mono_ms - last_ms > SILENCE_MS then
   return { {}, 0 }
 end
 
+-- Of a session whose record is gone or foreign.
+local UNKNOWN_WORKER = '{"type":"WorkerLost","message":"its worker is not known any more","session":""'
+
+local function lost_of(session_id)
+  local lost = try('HGET', P .. 'S:' .. session_id, 'lost')
+  return type(lost) == 'string' and lost or UNKNOWN_WORKER
+end
+
 -- A lost delivery: its token is void at once, so that a late outcome is `lost`.
 local function take_back(row, lost)
   add_error(row, lost .. ',"attempt":' .. row.attempt .. ',"at_ms":' .. text_of(now_ms) .. '}')
@@ -41,7 +49,7 @@ for i = 1, math.min(limit, #expired) do
 end
 local ids, is_more = {}, #expired > limit
 for _, session_id in ipairs(call('ZRANGE', P .. 'closing', 0, -1)) do
-  local lost = call('HGET', P .. 'S:' .. session_id, 'lost')
+  local lost = lost_of(session_id)
   for _, row in ipairs(rows_held_by(session_id)) do
     if #ids >= limit then
       is_more = true

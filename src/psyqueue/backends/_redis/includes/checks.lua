@@ -17,6 +17,10 @@ local function count_problems(queue, words)
   local held_ended = (held.completed or 0) + (held.cancelled or 0) + (held.dead or 0)
   expect('waiting', count_of(queue, 'waiting'), at('wt:') + (held.waiting or 0))
   expect('scheduled', count_of(queue, 'scheduled'), at('d:') + (held.scheduled or 0))
+  local listed = at('z:') + call('LLEN', P .. 'p:' .. queue) + (held.pending or 0)
+  if listed < lane_count(queue, '', 'p') then -- there may be more: stale ones
+    expect('pending', lane_count(queue, '', 'p'), listed)
+  end
   expect('ended', ended, at('e:') + at('D:') + at('k:') + held_ended)
 end
 
@@ -28,6 +32,9 @@ local function of_store()
   end
   for _, name in ipairs({ 'leases', 'closing' }) do
     for _, session_id in ipairs(call('ZRANGE', P .. name, 0, -1)) do
+      if name == 'leases' and not record_of(session_id) then
+        words[#words + 1] = 'session ' .. session_id .. ': its record is broken'
+      end
       active = active + call('HLEN', P .. 'a:' .. session_id)
     end
   end
@@ -63,8 +70,8 @@ local function of_row(row)
     end
   end
   local is_active, attempt = row.status == 'active', row.attempt or 0
-  expect('its status is none', INITIAL[row.status])
-  expect('active, token and session go together', not is_active or row.token and row.session)
+  expect('its number is beyond the last one that was given out', row.number <= counter.number)
+  expect('active, token and session go together', not is_active or row.token)
   expect('its session does not list it',
     not is_active or call('HEXISTS', P .. 'a:' .. row.session, row.id) == 1)
   expect('its ticket is that of another delivery', not is_active or is_own_ticket(row))

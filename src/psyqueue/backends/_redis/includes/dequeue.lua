@@ -16,8 +16,7 @@ do
 
   -- The row behind an entry, nil if the entry is stale.
   local function row_at(id, number, is_sorted)
-    local raw = try('HGETALL', P .. 'j:' .. id)
-    local row = #raw > 0 and row_of_fields(id, raw)
+    local row = whole_row(id)
     local is_there = row and row.status == 'pending' and not row.held and not row.sorted == not is_sorted
       and ready_of(row) == number
     return is_there and row or nil

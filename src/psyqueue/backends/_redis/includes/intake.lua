@@ -26,7 +26,7 @@ do
   local function same_id(job, body, is_follow_up)
     local row = row_of(job[1])
     if not row then
-      return nil
+      return broken[job[1]] and refuse('ID_CONFLICT', job[1]) or nil
     end
     local kept = not is_follow_up and body_of(row)
     if kept and digest_of(kept) ~= digest_of(body) then

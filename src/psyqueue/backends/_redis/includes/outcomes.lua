@@ -82,6 +82,7 @@ do
   local function settle_one(session_id, outcome, followed, index)
     local row = row_of(outcome[2])
     if not row then
+      is_changed = call('HDEL', P .. 'a:' .. session_id, outcome[2]) == 1 or is_changed
       return 'l-'
     end
     local is_its_token = row.token == outcome[3] and text_of(row.number) == outcome[4]

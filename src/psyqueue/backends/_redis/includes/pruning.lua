@@ -4,14 +4,14 @@ local RETAIN_ENDED, RETAIN_DEAD = { 86400000, 10000 }, { 7776000000, 100000 }
 local OPS_KEPT_MS, CLOSED_KEPT_MS, FIRES_KEPT_MS = 86400000, 86400000, 90 * 86400000
 
 -- Jobs of one place (`e:` or `D:`), oldest end first. Held ones and those that a live child needs do not stand there.
-local function prune_place(queue, key, count, retention, limit, ids)
+local function prune_place(queue, key, count, retention, limit, ids, is_of_dead)
   local aged = call('ZCOUNT', key, '-inf', now_ms - retention[1])
   local doomed = math.min(limit, math.max(aged, count - retention[2]))
   if doomed <= 0 then
     return
   end
   local members = call('ZRANGE', key, 0, doomed - 1)
-  local names, plain, completed = {}, {}, 0
+  local names, plain, completed, dead = {}, {}, 0, 0
   for _, member in ipairs(members) do
     local id, kind = id_of(member), kind_of(member)
     local row = kind ~= COMPLETED and kind ~= HAS_RESULT and row_of(id)
@@ -25,11 +25,19 @@ local function prune_place(queue, key, count, retention, limit, ids)
       if kind ~= COMPLETED then
         names[n + 3] = P .. 'r:' .. id
       end
-      completed = completed + ((kind == COMPLETED or kind == HAS_RESULT) and 1 or 0)
+      if kind == COMPLETED or kind == HAS_RESULT then
+        completed = completed + 1
+      else -- its row is broken
+        names[n + 4], names[n + 5] = P .. 'f:' .. id, P .. 'n:' .. id
+        dead = dead + (is_of_dead and 1 or 0)
+      end
     end
   end
   if #plain > 0 then
     tally(queue, nil, 'completed', -completed)
+    if dead > 0 then
+      tally(queue, nil, 'dead', -dead)
+    end
     call_many('ZREM', key, plain)
     for i = 1, #names, 4000 do
       call('UNLINK', unpack(names, i, math.min(i + 3999, #names)))
@@ -49,7 +57,7 @@ local function prune_queue(queue, limit, ids)
     prune_place(queue, P .. 'e:' .. queue, count, ended, limit - #ids, ids)
   end
   if dead and #ids < limit then
-    prune_place(queue, P .. 'D:' .. queue, count_of(queue, 'dead'), dead, limit - #ids, ids)
+    prune_place(queue, P .. 'D:' .. queue, count_of(queue, 'dead'), dead, limit - #ids, ids, true)
   end
 end
 
@@ -107,7 +115,8 @@ end
 
 -- The index knows a use of the channel, the record its last one.
 local function drop_op(name)
-  local used_ms = string.match(call('GETRANGE', P .. 'o:' .. name, 0, 99), '^%d+ %S+ (%d+) ')
+  local head = try('GETRANGE', P .. 'o:' .. name, 0, 99)
+  local used_ms = type(head) == 'string' and string.match(head, '^%d+ %S+ (%d+) ')
   if used_ms and tonumber(used_ms) > mono_ms - OPS_KEPT_MS then
     call('ZADD', P .. 'ops', used_ms, name)
     return false

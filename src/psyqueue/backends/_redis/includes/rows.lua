@@ -20,10 +20,10 @@ local INITIAL = {
 local IS_ENDED = { completed = true, dead = true, cancelled = true }
 local IS_UNSTARTED = { waiting = true, scheduled = true, pending = true }
 
-local rows, dirty = {}, {}
+local rows, dirty, broken = {}, {}, {}
 
 begins[#begins + 1] = function()
-  rows, dirty = emptied(rows), emptied(dirty)
+  rows, dirty, broken = emptied(rows), emptied(dirty), emptied(broken)
 end
 
 local function row_of_fields(id, raw)
@@ -39,12 +39,25 @@ local function row_of_fields(id, raw)
   return row
 end
 
+-- (row, fields); false if there is no such job, or if what stands there is not ours, or the rest of one.
+local function whole_row(id)
+  local raw = try('HGETALL', P .. 'j:' .. id)
+  if #raw > 0 then
+    local row = row_of_fields(id, raw)
+    if row.number and row.created_at and row.queue and row.name and INITIAL[row.status]
+        and (row.status ~= 'active' or row.session and row.attempt) then
+      return row, raw
+    end
+  end
+  broken[id] = #raw > 0 or raw.err or nil
+  return false
+end
+
 -- The row, or false if there is no such job.
 local function row_of(id)
   local row = rows[id]
   if row == nil then
-    local raw = call('HGETALL', P .. 'j:' .. id)
-    row = #raw > 0 and row_of_fields(id, raw)
+    row = whole_row(id)
     rows[id] = row
   end
   return row

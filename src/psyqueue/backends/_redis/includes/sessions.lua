@@ -4,6 +4,15 @@ local function is_open(session_id)
   return call('ZSCORE', P .. 'leases', session_id)
 end
 
+-- (lease in ms, its queues); nothing if its record is gone or foreign.
+local function record_of(session_id)
+  local found = try('HMGET', P .. 'S:' .. session_id, 'lease_ms', 'queues')
+  local lease_ms = tonumber(found[1] or nil)
+  if lease_ms and found[2] then
+    return lease_ms, cmsgpack.unpack(found[2])
+  end
+end
+
 local function require_session(session_id)
   if not is_open(session_id) then
     refuse('SESSION_LOST', session_id)
@@ -19,17 +28,27 @@ local function close(session_id)
   end
 end
 
+-- Without a record nobody knows how long its lease is: it is closed, and its worker opens another one.
 local function extend(session_id)
-  local lease_ms = tonumber(call('HGET', P .. 'S:' .. session_id, 'lease_ms'))
+  local lease_ms = record_of(session_id)
+  if not lease_ms then
+    close(session_id)
+    return
+  end
   local until_ms = math.max(mono_ms + lease_ms, tonumber(is_open(session_id)))
   call('ZADD', P .. 'leases', until_ms, session_id)
 end
 
--- In order of creation.
+-- In order of creation. Entries without a job that runs there go.
 local function rows_held_by(session_id)
-  local held = {}
-  for _, id in ipairs(call('HKEYS', P .. 'a:' .. session_id)) do
-    held[#held + 1] = row_of(id) or nil
+  local held, key = {}, P .. 'a:' .. session_id
+  for _, id in ipairs(call('HKEYS', key)) do
+    local row = row_of(id)
+    if row and row.session == session_id and row.status == 'active' then
+      held[#held + 1] = row
+    else
+      defer('HDEL', key, id)
+    end
   end
   table.sort(held, function(one, other)
     return one.number < other.number
@@ -52,8 +71,8 @@ local function renewal_of(session_id)
   if not is_open(session_id) then
     return { 0, {}, {}, now_ms }
   end
-  local paused = {}
-  for _, queue in ipairs(cmsgpack.unpack(call('HGET', P .. 'S:' .. session_id, 'queues'))) do
+  local paused, _, queues = {}, record_of(session_id)
+  for _, queue in ipairs(queues) do
     if is_paused(limits_of(queue)) then
       paused[#paused + 1] = queue
     end

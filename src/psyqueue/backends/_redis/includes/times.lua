@@ -11,7 +11,7 @@ local function expire(queues, limit)
       local key = P .. 'x:' .. queue
       for _, member in ipairs(call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, left)) do
         local row = row_of(id_of(member))
-        if row then
+        if row and row.expires_at and IS_UNSTARTED[row.status] then
           end_job(row, 'dead', 'expired')
           ids[#ids + 1] = row.id
         else
@@ -33,7 +33,7 @@ local function promote(queues, limit)
       local key = P .. 'd:' .. queue
       for _, member in ipairs(call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, left)) do
         local row = row_of(id_of(member))
-        if row then
+        if row and row.status == 'scheduled' then
           set(row, 'ready', next_number())
           set(row, 'sorted', priority_of(row) ~= 0 and '1' or nil)
           move(row, 'pending')

@@ -10,16 +10,17 @@ local function once(verb, act, recall)
   local space = find(op, ' ', 1, true)
   local turn, key = sub(op, 1, space - 1), P .. 'o:' .. sub(op, space + 1)
   local kept = call('GET', key)
-  if kept then
-    local its_turn = sub(kept, 1, find(kept, ' ', 1, true) - 1)
-    if tonumber(turn) <= tonumber(its_turn) then
-      local its_verb, start = string.match(kept, '^%d+ (%S+) %d+ ()')
-      if turn ~= its_turn or its_verb ~= verb then
-        return { REFUSED, 'STALE_OP', its_turn }
-      end
-      local reply = cmsgpack.unpack(string.sub(kept, start))
-      return { AGAIN, recall and recall(reply) or reply }
+  local space_in_kept = kept and find(kept, ' ', 1, true)
+  local its_turn = space_in_kept and tonumber(sub(kept, 1, space_in_kept - 1))
+  if its_turn and tonumber(turn) <= its_turn then
+    local its_verb, start = string.match(kept, '^%d+ (%S+) %d+ ()')
+    if its_verb and (tonumber(turn) < its_turn or its_verb ~= verb) then
+      return { REFUSED, 'STALE_OP', text_of(its_turn) }
     end
+    local is_ours, reply = pcall(cmsgpack.unpack, sub(kept, start or #kept + 1))
+    if its_verb and is_ours then
+      return { AGAIN, recall and recall(reply) or reply }
+    end -- else somebody wrote there: nothing is known of earlier calls
   end
   local is_good, reply, to_keep = pcall(act)
   if not is_good then

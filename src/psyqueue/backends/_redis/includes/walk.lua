@@ -31,8 +31,15 @@ local function page_of_ordered(key, score, member)
   return found, is_last
 end
 
-local function listed_number(key, index)
-  return tonumber(string.match(call('LINDEX', key, index), '^%d+'))
+-- That of the entry at `index`; of a foreign one that of the last before it, from `first` on.
+local function listed_number(key, first, index)
+  for i = index, first, -1 do
+    local number = tonumber(string.match(call('LINDEX', key, i), '^(%d+):'))
+    if number then
+      return number
+    end
+  end
+  return 0
 end
 
 -- Numbers grow along the list: the index behind one is found by halving.
@@ -40,7 +47,7 @@ local function index_behind(key, number)
   local low, high = 0, number and call('LLEN', key) or 0
   while low < high do
     local middle = math.floor((low + high) / 2)
-    if listed_number(key, middle) <= tonumber(number) then
+    if listed_number(key, low, middle) <= tonumber(number) then
       low = middle + 1
     else
       high = middle
@@ -50,12 +57,18 @@ local function index_behind(key, number)
 end
 
 local function page_of_list(key, number)
-  local found, low = {}, index_behind(key, number)
-  for i, entry in ipairs(call('LRANGE', key, low, low + CHUNK - 1)) do
-    local its_number, id = string.match(entry, '^(%d+):(.*)$')
-    found[i] = { id, its_number }
-  end
-  return found, #found < CHUNK
+  local found, low, last, entries = {}, index_behind(key, number), tonumber(number) or -1, nil
+  repeat
+    entries = call('LRANGE', key, low, low + CHUNK - 1)
+    for _, entry in ipairs(entries) do
+      local its_number, id = string.match(entry, '^(%d+):(.*)$')
+      if id and tonumber(its_number) > last then -- else it is foreign, or a foreign one misled us
+        found[#found + 1] = { id, its_number }
+      end
+    end
+    low = low + CHUNK
+  until #found > 0 or #entries < CHUNK
+  return found, #entries < CHUNK
 end
 
 local function page_of_sessions(_, session, last)
@@ -147,8 +160,10 @@ local function walk_source(source, row_is, state, position)
     end
     local entries, is_last = source[2](source[3], unpack(position))
     for _, entry in ipairs(entries) do
-      local raw = state.peeks(entry[1]) and call('HGETALL', P .. 'j:' .. entry[1]) or {}
-      local row = #raw > 0 and row_of_fields(entry[1], raw)
+      local row, raw = false, nil
+      if state.peeks(entry[1]) then
+        row, raw = whole_row(entry[1])
+      end
       state.looked = state.looked + 1
       local is_stale = source[2] == page_of_list and row and tonumber(entry[2]) ~= ready_of(row)
       if row and not is_stale and row_is(row, source[1]) then
