@@ -127,8 +127,8 @@ class SettleReply(Struct, frozen=True):
 
     `cancel_requested`: ids this session holds that somebody wants cancelled. `more`: there is more to get now (the step
     stopped at a bound). `next_due_in_ms`: when time alone will make a job of the fetched queues startable (it becomes
-    due, a pause ends, a rate has a start to give); None = nothing known. `held`: how many jobs the session holds after a
-    fetch; None = the store does not say. More than the worker knows of: a reply of long ago was done after all, or the
+    due, a pause ends, a rate has a start to give); None = nothing known. `held`: how many jobs the session holds after
+    a fetch; None = the store does not say. More than its worker knows of: a call of long ago was done after all, or the
     store lost its last writes.
     """
 

@@ -191,7 +191,7 @@ async def test_a_server_that_went_back_in_time_is_worked_on(admin, rig):
     jobs = [await held.handler.enqueue(n) for n in range(3)]
     worker = rig.worker(concurrency=3, lease_ms=LEASE_MS)
     await rig.told.first("job:started", count=3)
-    moment = {key: admin.dump(key) for key in admin.keys()}
+    moment = {key: admin.dump(key) for key in admin.scan_iter(count=1_000)}
     held.go.set()
     assert [await job.result(20) for job in jobs] == [0, 1, 2]
     with admin.pipeline() as back:
