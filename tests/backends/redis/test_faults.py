@@ -39,6 +39,9 @@ PLACE = "db.example:6379"
         ("MOVED 3999 127.0.0.1:6381", StoreUnusable, "cluster"),
         ("CROSSSLOT Keys in request don't hash to the same slot", StoreUnusable, "report"),
         ("ERR unknown command 'EVALSHA', with args beginning with:", StoreUnusable, "rename"),
+        ("ERR ACL failure in script: User u has no permissions to run the 'get' command", StoreUnusable, "'get'"),
+        ("ERR Error running script: @user_script: 8: The user executing the script can't run", StoreUnusable, "ACL"),
+        ("ERR Unknown Redis command called from script script: 7777", StoreUnusable, "rename"),
     ],
 )
 def test_each_refusal_of_the_server_has_its_meaning(text, kind, says):

@@ -33,12 +33,17 @@ _UNUSABLE = {
     "CROSSSLOT": "is a cluster, and got keys of several slots: a defect of psyqueue. Please report it",
     "DENIED": "is in protected mode and takes local clients only. Give the server a password",
 }
+_LACKS = "lacks a command that psyqueue needs. Use Redis or Valkey, and rename no commands"
 _UNUSABLE_TEXTS = {
     "DB index is out of range": "has no such database. Look at db=, and at the server's setting `databases`",
     "invalid DB index": "has no such database. Look at db=, and at the server's setting `databases`",
     "is not allowed in cluster mode": "is a cluster, which has database 0 alone. Give db=0",
     "without any password configured": "has no password, but one was given. Leave password= out, or set it there",
-    "unknown command": "lacks a command that psyqueue needs. Use Redis or Valkey, and rename no commands",
+    "unknown command": _LACKS,
+    # In a script; the two after them as Redis 6.2 says it.
+    "ACL failure in script": _UNUSABLE["NOPERM"],
+    "Unknown Redis command": _LACKS,
+    "The user executing the script can't": _UNUSABLE["NOPERM"],
 }
 # Redis 6.2 wraps what a script ran into: "ERR Error running script (…): @user_script: 1: -OOM command …"; later ones do
 # so where the script caught it and raised it again: "ERR WRONGTYPE Operation … script: …, on @user_function:7."

@@ -24,7 +24,7 @@ do
     end
     local key = P .. 'sum'
     call('SET', key, text)
-    local reply = try('INCRBY', key, number)
+    local reply = pcall_('INCRBY', key, number)
     local exact = call('GET', key)
     call('DEL', key)
     return type(reply) == 'number' and exact
