@@ -199,3 +199,55 @@ async def test_a_job_that_is_gone_without_a_word_stops_nothing(store, lost, is_h
     await backend.close_session(store.op(), "s")
     await backend.advance_clock(100 * 86_400_000)
     assert "first" in (await backend.prune(100)).ids
+
+
+async def _walked(store: Store, limit: int, cursor: str | None = None) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = await store.backend.list_jobs(Filter(), cursor, limit)
+        found += [view.job.id for view in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+async def test_a_page_looks_at_the_lanes_that_it_needs_alone(store):
+    names = [f"lane{number:04}" for number in range(1_500)]
+    await store.enqueue(*(job(name, lane=name) for name in names), job("default"), job("urgent", lane="a", priority=1))
+    store.client.config_resetstat()
+    first = await store.backend.list_jobs(Filter(statuses=("pending",)), None, 10)
+    assert [view.job.id for view in first.jobs] == ["default", "urgent", *names[:8]]
+    stats: Any = store.client.info("commandstats")
+    assert "cmdstat_hkeys" not in stats, "all lanes of the queue were read"
+    assert store.commands() < 150
+    await store.cancel([names[7], names[8]])  # the lane where the cursor stands, and the next one
+    rest = await _walked(store, 500, first.cursor)
+    assert rest == [*names[9:], names[7], names[8]], "ended ones come last"
+
+
+async def test_a_page_passes_over_a_bounded_number_of_lanes_without_what_is_wanted(store):
+    names = [f"lane{number:04}" for number in range(1_500)]
+    await store.enqueue(*(job(name, lane=name, delay_ms=1_000) for name in names), job("last", lane="zone"))
+    store.client.config_resetstat()
+    page = await store.backend.list_jobs(Filter(statuses=("pending",)), None, 10)
+    assert (page.jobs, page.cursor is not None) == ((), True)
+    assert store.commands() < 5 * LOOKED_MAX
+    page = await store.backend.list_jobs(Filter(statuses=("pending",)), page.cursor, 10)
+    while page.cursor is not None and not page.jobs:
+        page = await store.backend.list_jobs(Filter(statuses=("pending",)), page.cursor, 10)
+    assert [view.job.id for view in page.jobs] == ["last"]
+
+
+@pytest.mark.parametrize("kind", ["cancel", "hold"])
+async def test_a_change_of_all_jobs_meets_those_of_all_lanes_once(store, kind):
+    """The walk goes backward: what it changed lies behind it."""
+    ids = [f"{number}{lane}" for number in range(3) for lane in ("", "a", "b", "z")]
+    await store.enqueue(*(job(each, lane=each[1:], priority=int(each[0]) % 2) for each in ids))
+    changed, cursor = [], None
+    while True:
+        done = await store.backend.amend(store.op(), Filter(), Change(kind=kind), cursor, 2)
+        changed += done.changed
+        cursor = done.cursor
+        if cursor is None:
+            break
+    assert sorted(changed) == sorted(ids)

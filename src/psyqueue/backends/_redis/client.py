@@ -21,7 +21,7 @@ from psyqueue.backends._redis.topics import Topics
 from psyqueue.errors import SchemaTooNew, StoreUnavailable, StoreUnusable
 from psyqueue.ids import new_token
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 _FINISH_MS: Final = 1_000
 """For the replies of calls on their way when the client disconnects."""
 

@@ -53,7 +53,7 @@ local found = {}
 for i = 1, math.min(limit, #names) do
   local queue = names[i]
   found[i] = {
-    queue, oldest_pending(queue) or false, call('SCARD', P .. 'ln:' .. queue),
+    queue, oldest_pending(queue) or false, call('ZCARD', P .. 'ln:' .. queue),
     call('HGET', P .. 'limits', 'q:' .. queue), unpack(call('HGETALL', P .. 'c:' .. queue)),
   }
 end

@@ -9,7 +9,7 @@ local function note_queue(queue)
   end
 end
 
--- lp:<queue>: lanes with pending jobs, by their virtual time. ln:<queue>: lanes with unstarted or active jobs.
+-- lp:<queue>: lanes with pending jobs, by their virtual time. ln:<queue>: lanes with unstarted or active jobs, by name.
 -- The list of a lane without pending jobs holds stale entries alone, maybe very many: it goes.
 local function note_lanes(queue, name, changed)
   for key in pairs(changed) do
@@ -23,7 +23,11 @@ local function note_lanes(queue, name, changed)
       end
     elseif lane ~= '' then
       local is_used = number_field(name, 'u' .. lane) + number_field(name, 'a' .. lane) > 0
-      call(is_used and 'SADD' or 'SREM', P .. 'ln:' .. queue, lane)
+      if is_used then
+        call('ZADD', P .. 'ln:' .. queue, 0, lane)
+      else
+        call('ZREM', P .. 'ln:' .. queue, lane)
+      end
     end
   end
 end

@@ -66,7 +66,7 @@ end
 local function prune_lanes(queue, look_max)
   local lanes, dropped = call('HRANDFIELD', P .. 'lt:' .. queue, look_max), 0
   for _, lane in ipairs(lanes) do
-    local is_used = call('SISMEMBER', P .. 'ln:' .. queue, lane) == 1 or limits_of(queue, lane)
+    local is_used = call('ZSCORE', P .. 'ln:' .. queue, lane) or limits_of(queue, lane)
     if not is_used and lane_time(queue, lane) <= number_field('times', 'q' .. queue) then
       dropped = dropped + 1
       call('HDEL', P .. 'lt:' .. queue, lane)

@@ -95,38 +95,47 @@ local function page_of_sessions(_, session, last)
   return found, true
 end
 
-local function lanes_of(queue)
-  local lanes = call('HKEYS', P .. 'lt:' .. queue)
-  table.sort(lanes)
-  table.insert(lanes, 1, '')
-  return lanes
+local PAGES = { wt = page_of_set, h = page_of_set, d = page_of_ordered, e = page_of_ordered, k = page_of_ordered }
+local NAMES = { waiting = { 'wt', 'h' }, scheduled = { 'd', 'h' }, active = { 'a' } }
+local ENDED_NAMES = { 'e', 'k', 'h' }
+
+-- { name, page, key }; the name stands in the cursor. Of pending jobs it is p or z, and the lane.
+local function source_of(queue, status, name)
+  local kind, lane = string.sub(name, 1, 1), string.sub(name, 2)
+  if status == 'active' then
+    return { name, page_of_sessions }
+  elseif kind == 'p' then
+    return { name, page_of_list, lane_key('p', queue, lane) }
+  elseif kind == 'z' then
+    return { name, page_of_ordered, lane_key('z', queue, lane) }
+  end
+  local place = name == 'e' and status == 'dead' and 'D' or name
+  return { name, PAGES[name], P .. place .. ':' .. queue }
 end
 
--- { name, page, key }; the name stands in the cursor.
-local function sources_of(queue, status)
-  local sources = {}
-  local function add(name, page, key)
-    sources[#sources + 1] = { name, page, key }
+-- Lane by lane, the default one first, held jobs last: one lane is looked up at a time, since there may be very many.
+local function name_among_pending(queue, name)
+  local kind, lane = string.sub(name or '', 1, 1), string.sub(name or '', 2)
+  if not name then
+    return 'p'
+  elseif kind == 'p' then
+    return 'z' .. lane
+  elseif kind == 'z' then
+    local behind = call('ZRANGEBYLEX', P .. 'ln:' .. queue, lane ~= '' and '(' .. lane or '-', '+', 'LIMIT', 0, 1)[1]
+    return behind and 'p' .. behind or 'h'
   end
-  if status == 'pending' then
-    for _, lane in ipairs(lanes_of(queue)) do
-      add('p' .. lane, page_of_list, lane_key('p', queue, lane))
-      add('z' .. lane, page_of_ordered, lane_key('z', queue, lane))
-    end
-  elseif status == 'waiting' then
-    add('wt', page_of_set, P .. 'wt:' .. queue)
-  elseif status == 'scheduled' then
-    add('d', page_of_ordered, P .. 'd:' .. queue)
-  elseif status == 'active' then
-    add('a', page_of_sessions)
-  else
-    add('e', page_of_ordered, P .. (status == 'dead' and 'D:' or 'e:') .. queue)
-    add('k', page_of_ordered, P .. 'k:' .. queue)
+end
+
+local function name_among_pending_before(queue, name)
+  local kind, lane = string.sub(name or '', 1, 1), string.sub(name or '', 2)
+  if not name then
+    return 'h'
+  elseif kind == 'z' then
+    return 'p' .. lane
+  elseif kind == 'h' or lane ~= '' then
+    local high = kind == 'p' and '(' .. lane or '+'
+    return 'z' .. (call('ZREVRANGEBYLEX', P .. 'ln:' .. queue, high, '-', 'LIMIT', 0, 1)[1] or '')
   end
-  if status ~= 'active' then
-    add('h', page_of_set, P .. 'h:' .. queue)
-  end
-  return sources
 end
 
 local function reversed(list)
@@ -135,6 +144,23 @@ local function reversed(list)
     other[#other + 1] = list[i]
   end
   return other
+end
+
+-- The source behind the one of that name, the first one for nil; nil at the end.
+local function name_behind(queue, status, name, is_backward)
+  if status == 'pending' then
+    return (is_backward and name_among_pending_before or name_among_pending)(queue, name)
+  end
+  local names = NAMES[status] or ENDED_NAMES
+  names = is_backward and reversed(names) or names
+  if not name then
+    return names[1]
+  end
+  for i, each in ipairs(names) do
+    if each == name then
+      return names[i + 1]
+    end
+  end
 end
 
 -- ── the walk ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,20 +209,6 @@ local function walk_source(source, row_is, state, position)
   end
 end
 
-local function start_index(sources, name)
-  for i, source in ipairs(sources) do
-    if source[1] == name then
-      return i, true
-    end
-  end
-  for i, source in ipairs(sources) do
-    if string.sub(source[1], 2) > string.sub(name, 2) then
-      return i, false -- the lane is forgotten: on with the one after it
-    end
-  end
-  return #sources, false
-end
-
 -- Whether an entry of a source is the row's own place; one of a list may be stale.
 local function is_in_place(row, name)
   if name == 'h' then
@@ -223,22 +235,23 @@ local function walk(where, cursor, limit, is_backward, fits, peeks, skip)
     for number = from and from[2] or 1, #steps do
       local status = steps[number]
       if (not where.status_set or where.status_set[status]) and count_of(queue, status) > 0 then
-        local sources = sources_of(queue, status)
-        sources = is_backward and reversed(sources) or sources
-        local first, position = 1, {}
-        if from and from[2] == number then
-          local is_there
-          first, is_there = start_index(sources, from[3])
-          position = is_there and { unpack(from, 4) } or {}
+        local function row_is(row, name)
+          return row.queue == queue and row.status == status and is_in_place(row, name) and matches(row, where)
         end
-        for i = first, #sources do
-          local function row_is(row, name)
-            return row.queue == queue and row.status == status and is_in_place(row, name) and matches(row, where)
-          end
-          local stop = walk_source(sources[i], row_is, state, position)
-          position = {}
+        local name, position = name_behind(queue, status, nil, is_backward), {}
+        if from and from[2] == number then
+          name, position = from[3], { unpack(from, 4) }
+        end
+        while name do
+          local stop = walk_source(source_of(queue, status, name), row_is, state, position)
           if stop then
-            return state.found, cjson.encode({ queue, number, sources[i][1], unpack(stop) })
+            return state.found, cjson.encode({ queue, number, name, unpack(stop) })
+          end
+          name, position = name_behind(queue, status, name, is_backward), {}
+          -- A lane may be there with nothing that is wanted.
+          state.looked = state.looked + 1
+          if name and state.looked >= WALK_MAX then
+            return state.found, cjson.encode({ queue, number, name })
           end
         end
       end
