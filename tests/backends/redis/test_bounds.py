@@ -251,3 +251,23 @@ async def test_a_change_of_all_jobs_meets_those_of_all_lanes_once(store, kind):
         if cursor is None:
             break
     assert sorted(changed) == sorted(ids)
+
+
+async def test_the_end_of_a_parent_looks_at_a_bounded_number_of_held_children(store):
+    """A move holds them; those that nobody holds are found behind them."""
+    await store.enqueue(job("parent"))
+    held = [f"held{number:04}" for number in range(3 * LOOKED_MAX)]
+    needs = (Dependency("parent", on=("cancelled",)),)
+    await store.enqueue(*(job(each, needs=needs) for each in held))
+    for batch in _batches(held, 500):
+        await store.backend.amend(store.op(), Filter(ids=tuple(batch)), Change(kind="hold"), None, 500)
+    await store.enqueue(job("free", needs=needs))
+    before = store.commands()
+    await store.cancel(["parent"])
+    costs = [store.commands() - before]
+    while costs[-1] > 0:
+        before = store.commands()
+        more = (await store.backend.promote(("q",), 500)).more
+        costs.append(store.commands() - before if more else 0)
+    assert max(costs) < 2 * LOOKED_MAX
+    assert [each.id for each in (await store.fetch("q")).deliveries] == ["free"]

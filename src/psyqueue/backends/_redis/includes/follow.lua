@@ -1,5 +1,5 @@
 -- What ended jobs set free moves: at most `limit` jobs a step, the rest with the next one. As _memory/lifecycle.py.
-local FOLLOW_MAX, CHILDREN_MAX = 500, 100
+local FOLLOW_MAX, CHILDREN_MAX, LOOKED_MAX = 500, 100, 1000
 
 local meet_need, follow_through
 do
@@ -43,14 +43,19 @@ do
     return moved
   end
 
-  -- As `free_places`; how far it came stands in the ticket, at the head of the line of tickets.
+  -- As `free_places`; how far it came stands in the ticket, at the head of the line of tickets. Of children that do not
+  -- move, such as held ones, a step looks at LOOKED_MAX.
   local function meet_needs(parent_id, last, limit)
-    local moved = 0
+    local moved, looked = 0, 0
     while moved < limit do
+      if looked >= LOOKED_MAX then
+        return limit
+      end
       local ids = call('ZRANGEBYSCORE', P .. 'n:' .. parent_id, '(' .. last, '+inf', 'LIMIT', 0, CHILDREN_MAX)
       if #ids == 0 then
         break
       end
+      looked = looked + #ids
       for _, id in ipairs(ids) do
         local child, parent = row_of(id), row_of(parent_id)
         if not child or not parent then
