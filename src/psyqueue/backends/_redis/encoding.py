@@ -7,7 +7,7 @@ number among the script's arguments. False stands for what is absent: a nil woul
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -79,6 +79,12 @@ class Cargo:
     def add(self, data: bytes) -> int:
         self.arguments.append(data)
         return self._first + len(self.arguments) - 1
+
+    def add_all(self, data: Iterable[bytes]) -> int:
+        """The number of the first one; the others follow it."""
+        first = self.next
+        self.arguments.extend(data)
+        return first
 
     @property
     def next(self) -> int:

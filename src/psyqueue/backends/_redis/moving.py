@@ -155,14 +155,23 @@ _EXPORTED: dict[Part, Callable[[Any], Moved]] = {
 # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def add_moved(items: Sequence[Moved], cargo: Cargo) -> list[_Header]:
     """What import_part is given; the bytes go to the cargo."""
-    has_needs = any(type(item) is MovedNeed for item in items)
-    return [_imported(item, cargo, may_be_plain=not has_needs) for item in items]
+    if any(type(item) is MovedNeed for item in items):
+        return [_imported(item, cargo) for item in items]
+    plain: list[MovedJob] = []
+    others: list[Moved] = []
+    for item in items:
+        if isinstance(item, MovedJob) and _is_plain(item):
+            plain.append(item)
+        else:
+            others.append(item)
+    headers = [_plain_in(plain, cargo)] if plain else []
+    return headers + [_imported(item, cargo) for item in others]
 
 
-def _imported(item: Moved, cargo: Cargo, *, may_be_plain: bool) -> _Header:
+def _imported(item: Moved, cargo: Cargo) -> _Header:
     match item:
         case MovedJob():
-            return _plain_in(item, cargo) if may_be_plain and _is_plain(item) else _job_in(item, cargo)
+            return _job_in(item, cargo)
         case MovedNeed():
             return "need", item.job_id, item.parent_id, initials(item.on), int(item.met)
         case Numbers():
@@ -210,9 +219,12 @@ def _is_plain(moved: MovedJob) -> bool:
     )
 
 
-def _plain_in(moved: MovedJob, cargo: Cargo) -> _Header:
-    job = moved.job
-    return "plain", job.id, job.queue, job.name, moved.ready_number, moved.created_at_ms, cargo.add(plain_body_of(job))
+def _plain_in(plain: Sequence[MovedJob], cargo: Cargo) -> _Header:
+    """One header for all, with a list of each field: the script would need a table for each job else."""
+    jobs = [moved.job for moved in plain]
+    numbers, created_at = [moved.ready_number for moved in plain], [moved.created_at_ms for moved in plain]
+    fields = [job.id for job in jobs], [job.queue for job in jobs], [job.name for job in jobs], numbers, created_at
+    return "plain", *fields, cargo.add_all(map(plain_body_of, jobs))
 
 
 def _job_in(moved: MovedJob, cargo: Cargo) -> _Header:

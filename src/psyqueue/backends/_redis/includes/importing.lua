@@ -1,6 +1,7 @@
 -- What another store exported, written as it was: everything is looked at, then it is placed and written. As
 -- _memory/moving.py. An item: { kind, … }; bytes are numbers of arguments, false stands where there is nothing.
---   plain { id, queue, name, number, created at, body }: a job as it is right after its enqueue; not beside needs
+--   plain { ids, queues, names, numbers, created at, first body }: jobs as they are right after their enqueue, a list of each;
+--     at most one of these items, the first one, and not beside needs
 --   job { fields, body, result, errors, 1 if it has its unique key }: the fields of its row
 --   need { child, parent, initials, 1 if met }
 --   numbers { number } · limits { queue, lane, settings } · schedule { id, version, next at, last nominal, paused, spec }
@@ -12,7 +13,7 @@ do
   -- Bodies of the jobs that came with this call, by id. Jobs for lists, by key: { number, entry, row, that number as text
   -- if it is a plain one }.
   local bodies, lists
-  local are_new -- none of its plain jobs was there before
+  local is_alone, are_new -- it brings nothing but plain jobs; none of these was there before
   local streams -- new records, by stream
 
   local highest -- number that was given, or came
@@ -68,8 +69,7 @@ do
     entries[#entries + 1] = { number, text .. ':' .. row.id, row, is_plain and text }
   end
 
-  function import.plain(id, queue, name, number, created_at, body)
-    body = ARGV[body]
+  local function import_plain(id, queue, name, number, created_at, body)
     if is_there(id, body, are_new) then
       return false
     end
@@ -78,6 +78,69 @@ do
     local row = { id = id, queue = queue, name = name, status = 'pending', number = number, created_at = created_at, body = body }
     for_list(number, row, true)
     return true
+  end
+
+  -- As enqueue_plain, in intake.lua. Columns: of each job one value in each list; numbers as texts.
+  local function write_plain(ids, queues, names, numbers, created_at, bodies)
+    local texts, counts = {}, {}
+    local last_ms, created, instant -- jobs of one call of enqueue share it
+    for i, id in ipairs(ids) do
+      local queue, number = queues[i], numbers[i]
+      if created_at[i] ~= last_ms then
+        last_ms = created_at[i]
+        created, instant = text_of(last_ms), instant_of(last_ms)
+      end
+      call('HSET', P .. 'j:' .. id, 'queue', queue, 'name', names[i], 'status', 'pending', 'number', number,
+        'created_at', created)
+      texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. number .. instant .. bodies[i]
+      counts[queue] = (counts[queue] or 0) + 1
+    end
+    if #texts > 0 then
+      call('MSET', unpack(texts))
+    end
+    for queue, count in pairs(counts) do
+      tally(queue, nil, 'pending', count)
+    end
+  end
+
+  local function last_of(list)
+    return tonumber(string.match(call('LINDEX', list, -1) or '', '^%d+')) or -1
+  end
+
+  -- The usual page: new jobs in the order of their numbers, behind all that their lists have. False if it is not that.
+  local function write_page(ids, queues, names, numbers, created_at, first)
+    local entries, lasts, seen, texts, bodies = {}, {}, {}, {}, {}
+    for i, id in ipairs(ids) do
+      local queue, number = queues[i], numbers[i]
+      if not entries[queue] then
+        entries[queue], lasts[queue] = {}, last_of(P .. 'p:' .. queue)
+      end
+      if seen[id] or number <= lasts[queue] then
+        return false
+      end
+      seen[id], lasts[queue], texts[i], bodies[i] = true, number, text_of(number), ARGV[first + i - 1]
+      local of_queue = entries[queue]
+      of_queue[#of_queue + 1] = texts[i] .. ':' .. id
+    end
+    require_still('job ', ids[1], false)
+    for queue, of_queue in pairs(entries) do
+      raise_number(lasts[queue])
+      call_many('RPUSH', P .. 'p:' .. queue, of_queue)
+    end
+    write_plain(ids, queues, names, texts, created_at, bodies)
+    return true
+  end
+
+  function import.plain(ids, queues, names, numbers, created_at, first)
+    if is_alone and are_new and write_page(ids, queues, names, numbers, created_at, first) then
+      return #ids
+    end
+    local count = 0
+    for i, id in ipairs(ids) do
+      local is_new = import_plain(id, queues[i], names[i], numbers[i], created_at[i], ARGV[first + i - 1])
+      count = count + (is_new and 1 or 0)
+    end
+    return count
   end
 
   function import.job(row, body, result, errors, has_key)
@@ -250,8 +313,7 @@ do
   -- A list takes what comes behind its last entry: plain jobs, and others in between. One that became pending after all
   -- that this call brings would bar the list to plain jobs of later calls, made before that; so it stands in the set.
   local function split(key, entries)
-    local last = tonumber(string.match(call('LINDEX', key, -1) or '', '^%d+')) or -1
-    local newest, listed = -1, {}
+    local last, newest, listed = last_of(key), -1, {}
     order(entries)
     for i = #entries, 1, -1 do
       if entries[i][4] then
@@ -276,43 +338,21 @@ do
     return listed
   end
 
-  -- As enqueue_plain, in intake.lua.
-  local function write_plain(plain)
-    local texts, counts = {}, {}
-    local last_ms, created, instant -- jobs of one call of enqueue share it
-    for i, entry in ipairs(plain) do
-      local row, number = entry[3], entry[4]
-      local id, queue = row.id, row.queue
-      if row.created_at ~= last_ms then
-        last_ms = row.created_at
-        created, instant = text_of(last_ms), instant_of(last_ms)
-      end
-      call('HSET', P .. 'j:' .. id, 'queue', queue, 'name', row.name, 'status', 'pending', 'number', number,
-        'created_at', created)
-      texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. number .. instant .. row.body
-      counts[queue] = (counts[queue] or 0) + 1
-    end
-    if #texts > 0 then
-      call('MSET', unpack(texts))
-    end
-    for queue, count in pairs(counts) do
-      tally(queue, nil, 'pending', count)
-    end
-  end
-
   local function write_lists()
-    local plain = {}
+    local ids, queues, names, numbers, created_at, bodies = {}, {}, {}, {}, {}, {}
     for key, entries in pairs(lists) do
       local texts = {}
       for i, entry in ipairs(split(key, entries)) do
         texts[i] = entry[2]
         if entry[4] then
-          plain[#plain + 1] = entry
+          local n, row = #ids + 1, entry[3]
+          ids[n], queues[n], names[n], numbers[n], created_at[n], bodies[n] =
+            row.id, row.queue, row.name, entry[4], row.created_at, row.body
         end
       end
       call_many('RPUSH', key, texts)
     end
-    write_plain(plain)
+    write_plain(ids, queues, names, numbers, created_at, bodies)
   end
 
   -- A record below the last one of its stream: the stream is written anew, for the server takes growing numbers alone.
@@ -332,19 +372,17 @@ do
     end
   end
 
-  local function are_all_new(items)
+  local function are_all_new(first)
     local names = {}
-    for _, item in ipairs(items) do
-      if item[1] == 'plain' then
-        names[#names + 1] = P .. 'j:' .. item[2]
-      end
+    for i, id in ipairs(first and first[1] == 'plain' and first[2] or {}) do
+      names[i] = P .. 'j:' .. id
     end
     return #names > 0 and call('EXISTS', unpack(names)) == 0
   end
 
   -- How many were not there.
   function import_items(items)
-    bodies, lists, streams, are_new = {}, {}, {}, are_all_new(items)
+    bodies, lists, streams, is_alone, are_new = {}, {}, {}, #items == 1, are_all_new(items[1])
     highest = counter.number
     local count = 0
     for _, item in ipairs(items) do
@@ -352,7 +390,8 @@ do
       if not starts_nothing() and kind ~= 'plain' and kind ~= 'job' and kind ~= 'need' then
         refuse('INVALID_STATE', kind .. ': is only taken while the namespace is frozen or filling')
       end
-      count = count + (import[kind](unpack(item, 2)) and 1 or 0)
+      local new = import[kind](unpack(item, 2))
+      count = count + (tonumber(new) or new and 1 or 0)
     end
     if highest > counter.number then
       put(counter, 'number', highest)
