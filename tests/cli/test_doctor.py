@@ -157,7 +157,12 @@ def test_a_store_that_is_being_moved_is_found(cli):
         await backend.set_mode(Op("test", 1, 1), "moved", epoch + 1, "redis://new")
 
     cli.with_queue(freeze)
-    assert failed(cli)["mode"]["detail"] == "moved, moved to redis://new"
+    found = failed(cli)
+    assert found["mode"]["detail"] == "moved, moved to redis://new"
+    assert list(found) == ["mode"], "nobody has to look after the jobs that are left here"
+    answer = cli.call("queues", "ls")
+    assert "nothing starts here, the jobs live at redis://new" in answer.err
+    assert "mail" in answer.out
 
 
 def test_broken_invariants_are_found(cli):

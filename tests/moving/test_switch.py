@@ -26,7 +26,7 @@ async def test_a_list_that_was_begun_before_the_switch_goes_on_through_both_stor
     app = await application(*stores)
     await app.enqueue(job("a"), job("b"), job("c"))
     page = await app.backend.list_jobs(Filter(), None, 1)
-    await live(*stores, selection=EVERYTHING).begin()
+    await live(stores[0], stores[1], selection=EVERYTHING).begin()
     await app.add("d")
     seen = [view.job.id for view in page.jobs]
     assert sorted(seen + await rest_of_list(app, page.cursor)) == ["a", "b", "c", "d"]
@@ -35,9 +35,9 @@ async def test_a_list_that_was_begun_before_the_switch_goes_on_through_both_stor
 async def test_a_list_of_two_stores_has_to_begin_anew_when_there_is_one(stores):
     app = await application(*stores)
     await app.enqueue(job("a"), job("b"))
-    await live(*stores, selection=EVERYTHING).begin()
+    await live(stores[0], stores[1], selection=EVERYTHING).begin()
     page = await app.backend.list_jobs(Filter(), None, 1)
-    await live(*stores, selection=EVERYTHING).finish()
+    await live(stores[0], stores[1], selection=EVERYTHING).finish()
     with pytest.raises(InvalidOption, match="first page"):
         await app.backend.list_jobs(Filter(), page.cursor, 1)
 

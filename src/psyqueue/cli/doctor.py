@@ -104,7 +104,8 @@ async def _inside(backend: BackendAdapter, told: Collection[str], known: Known |
     found += [_mode(info), _warnings(info, told)]
     sessions, queues = await all_sessions(backend), await all_queues(backend)
     found += worker_findings(sessions)
-    found += job_findings(await look_at(backend, queues, sessions, info.now_ms), known)
+    if info.mode != "moved":  # what is left in a store that moved out needs nobody's care
+        found += job_findings(await look_at(backend, queues, sessions, info.now_ms), known)
     found.append(await _invariants(backend))
     return found
 

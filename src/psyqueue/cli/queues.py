@@ -35,9 +35,11 @@ def queues_ls(surface: Surface, prefix: str) -> int:
 
     async def work(queue: PsyQueue) -> int:
         backend = queue.get_exposed("backend")
-        now_ms = (await backend.info()).now_ms
+        info = await backend.info()
         served = {name for info in await all_sessions(backend) for name in info.session.queues}
-        items = [_item(info, served, now_ms) for info in await all_queues(backend, prefix)]
+        items = [_item(each, served, info.now_ms) for each in await all_queues(backend, prefix)]
+        if info.mode == "moved":
+            output.say(f"psyqueue: these are left behind: nothing starts here, the jobs live at {info.moved_to}")
         if surface.is_json:
             output.print_json({"items": items})
             return DONE

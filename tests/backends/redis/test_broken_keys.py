@@ -75,7 +75,8 @@ class Store:
         how(self.client, f"{self.base}{key}")
 
     def keys(self, pattern: str) -> list[str]:
-        return sorted(key.decode().removeprefix(self.base) for key in self.client.keys(f"{self.base}{pattern}"))
+        found: list[Any] = self.client.keys(f"{self.base}{pattern}")
+        return sorted(key.decode().removeprefix(self.base) for key in found)
 
 
 def job(job_id: str, **fields: Any) -> NewJob:
