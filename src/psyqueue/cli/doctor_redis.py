@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
 
-from psyqueue.backends._redis.client import SCHEMA
 from psyqueue.backends._redis.facts import (
     SETTINGS,
     UNKNOWN,
@@ -23,6 +22,7 @@ from psyqueue.backends._redis.facts import (
 from psyqueue.backends._redis.faults import ReplyError, translate
 from psyqueue.backends._redis.link import Link
 from psyqueue.backends._redis.options import RedisOptions
+from psyqueue.backends._redis.scripts import SCHEMA
 from psyqueue.cli.findings import Finding, Seen, finding
 from psyqueue.clock import SystemClock
 from psyqueue.errors import PsyQueueError

@@ -31,6 +31,21 @@ async def test_calls_on_their_way_are_finished_before_a_disconnect(redis_server,
 
 
 @pytest.mark.parametrize(
+    "jobs", [(job("a"),), (job("a"), job("b")), (job("a", priority=1),)], ids=["one", "two", "rich"]
+)
+async def test_a_store_that_was_emptied_under_its_clients_is_made_anew(redis_server, namespace, jobs):
+    """Whoever looks finds it, and no other layout is mixed with it."""
+    store = Store(redis_server, namespace)
+    await store.backend.connect()
+    made = store.client.hget(f"{store.base}meta", "schema")
+    store.client.delete(*store.client.scan_iter(f"{store.base}*", count=1_000))
+    await store.backend.enqueue(Op("c", 0, 1), jobs)
+    assert store.client.hget(f"{store.base}meta", "schema") == made is not None
+    await store.backend.disconnect()
+    store.client.close()
+
+
+@pytest.mark.parametrize(
     ("schema", "error", "says"),
     [(1, StoreUnusable, "Run its jobs with that version to their end"), (99, SchemaTooNew, "Upgrade it")],
 )

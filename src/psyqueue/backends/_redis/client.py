@@ -15,13 +15,12 @@ from psyqueue.backends._redis.faults import ReplyError, translate
 from psyqueue.backends._redis.keeper import Keeper
 from psyqueue.backends._redis.link import Link
 from psyqueue.backends._redis.options import RedisOptions
-from psyqueue.backends._redis.scripts import FUNCTIONS_SINCE, Scripts
+from psyqueue.backends._redis.scripts import FUNCTIONS_SINCE, SCHEMA, Scripts
 from psyqueue.backends._redis.signals import Signals
 from psyqueue.backends._redis.topics import Topics
 from psyqueue.errors import SchemaTooNew, StoreUnavailable, StoreUnusable
 from psyqueue.ids import new_token
 
-SCHEMA: Final = 3
 _FINISH_MS: Final = 1_000
 """For the replies of calls on their way when the client disconnects."""
 
@@ -64,7 +63,7 @@ class Client:
     async def _open_namespace(self, scripts: Scripts) -> None:
         start = TEST_EPOCH_MS if self._options.test_clock else ""
         try:
-            schema, *_, test = await scripts.run("create", SCHEMA, start)
+            schema, *_, test = await scripts.run("create", start)
         except ReplyError as exc:
             raise translate(exc, self._options.address.place) from exc
         where = f"the keys {self._options.base}* on {self._options.address.place}"

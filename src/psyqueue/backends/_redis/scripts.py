@@ -21,6 +21,8 @@ from msgspec import Struct
 from psyqueue.backends._redis.faults import ReplyError
 
 HOME: Final = Path(__file__).parent
+SCHEMA: Final = 3
+"""Of the keys: it stands in `meta`."""
 FUNCTIONS_SINCE: Final = (7, 0)
 """Flags and functions came together. Before, a script's first write decides whether a full server takes the rest."""
 _INCLUDE = re.compile(r"^--- @include (.+)$", re.MULTILINE)
@@ -58,6 +60,7 @@ def script(verb: str, *, has_functions: bool, as_script: bool = False) -> Script
         "definitions": "\n".join(_read("includes", name) for name in include[1].split()) if include else "",
         "body": _COMMENT.sub("", source),
         "begin": "begin()" if include else "",
+        "schema": str(SCHEMA),
     }
     if has_functions and not as_script and _IS_FUNCTION.search(source):
         return _function(verb, slots, flags)

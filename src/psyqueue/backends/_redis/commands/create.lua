@@ -1,13 +1,11 @@
 -- Make the namespace, or look at the one that is there.
--- Params: 1 schema; 2 instant at which a test clock starts, or ''.
+-- Params: 1 instant at which a test clock starts, or ''.
 -- Returns: { schema, mode, epoch, moved to, now, instant of the test clock or false }.
 -- Index: meta. Cost: one key.
 -- flags: allow-oom
 local key = KEYS[1] .. 'meta'
-if redis.call('HSETNX', key, 'schema', ARGV[1]) == 1 then
-  if ARGV[2] ~= '' then
-    redis.call('HSET', key, 'test', ARGV[2])
-  end
+if redis.call('HSETNX', key, 'schema', SCHEMA) == 1 and ARGV[1] ~= '' then
+  redis.call('HSET', key, 'test', ARGV[1])
 end
 local found = redis.call('HMGET', key, 'schema', 'mode', 'epoch', 'moved_to', 'test')
 local time = redis.call('TIME')

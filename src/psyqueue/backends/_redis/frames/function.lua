@@ -1,5 +1,6 @@
 -- A command as a function: the server reads the definitions once.
 local KEYS, ARGV
+local SCHEMA = @schema
 @definitions
 local function main()
 @body

@@ -167,6 +167,9 @@ local function write_meta()
   if counter.number ~= (tonumber(meta[1]) or 0) then
     call('HSET', P .. 'meta', 'number', text_of(counter.number))
   end
+  if not meta[3] then
+    call('HSETNX', P .. 'meta', 'schema', SCHEMA) -- somebody emptied the server under its clients
+  end
   if mono_ms >= kept_mono_ms + 1000 or shift_ms ~= (tonumber(meta[2]) or 0) then
     call('HSET', P .. 'meta', 'mono', mono_ms, 'shift', shift_ms)
   end
