@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -48,6 +50,17 @@ async def test_a_command_that_is_not_allowed_is_a_typed_error(opened, command):
     store = await opened(without=(command,))
     with pytest.raises(StoreUnusable, match="ACL"):
         await store.enqueue(Op("c", 0, 1), [job("a", priority=1), job("b")])
+
+
+async def test_a_lease_that_may_not_be_renewed_is_told_with_the_place(opened, each_redis):
+    store = await opened(without=("zadd",))
+    keeper = store.keeper()
+    seeing = await opened()
+    await seeing.open_session(Op("c", 0, 1), Session(id="s", worker="w", queues=("q",), lease_ms=60_000))
+    await opened(without=("zadd",))
+    with pytest.raises(StoreUnusable, match=f"^.STORE_UNUSABLE. 127.0.0.1:{urlsplit(each_redis.url).port}: .*ACL"):
+        await asyncio.to_thread(keeper.renew, "s")
+    keeper.close()
 
 
 async def test_a_job_that_may_not_be_read_is_not_taken_for_one_that_is_gone(opened):

@@ -31,6 +31,11 @@ class BlockingLink:
         self._is_forked = False
         closes_in_child(self)
 
+    @property
+    def place(self) -> str:
+        """The server, for messages."""
+        return self._address.place
+
     def call(self, *args: Argument) -> Any:
         """As `Link.call`."""
         with self._mutex:

@@ -24,7 +24,7 @@ class Keeper:
         try:
             reply = self._call(session_id)
         except ReplyError as exc:
-            raise translate(exc) from exc
+            raise translate(exc, self._link.place) from exc
         failpoint("redis.renew.after")
         return decoding.renewal_of(reply)
 
