@@ -142,6 +142,28 @@ async def test_a_sleeping_worker_is_woken_by_the_callers_commit(
             assert await asleep
 
 
+async def test_a_quiet_transaction_can_be_prepared_while_workers_sleep(own_servers: Any, namespace: str) -> None:
+    """PostgreSQL prepares none that has sent a notice. The sleeper finds the jobs, and the end of one, by his own looks."""
+    url = own_servers.postgres(settings=("max_prepared_transactions=4",)).url
+    async with opened(url, namespace) as store, connected(url) as caller, connected(url) as looker:
+        await store.add("held", "other")
+        delivery = await store.dequeue_one("other")
+        asleep = asyncio.ensure_future(store.backend.wait(["q"], [], 60_000))
+        ended = asyncio.ensure_future(store.backend.wait([], ["held"], 60_000))
+        async with asyncio.timeout(LIMIT_S):
+            while await looker.fetchval(f'select count(*) from "{namespace}".sleeper') < 2:
+                assert not asleep.done()
+            await caller.execute("begin; set local psyqueue.quiet = 'on'")
+            bound = store.backend.bind(caller)
+            await bound.enqueue((job("a"),))
+            await bound.enqueue((job("b"), job("c", unique=Unique(key="u"))))
+            assert (await bound.settle("s", (ack(delivery),)))[0].verdict == "ok"
+            await caller.execute("prepare transaction 'two'")
+            await caller.execute("commit prepared 'two'")
+            assert await asleep
+            assert await ended
+
+
 async def test_how_the_caller_writes_json_does_not_matter(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
     async with opened(url, namespace) as store, by_asyncpg(url) as caller:

@@ -239,16 +239,22 @@ END $$;
 
 -- ── waking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 -- A commit with a notification takes a lock of the whole database: it is sent only if somebody sleeps.
+--
+-- A transaction that sent one cannot be prepared for a commit in two phases. Whoever will do that says so.
+CREATE FUNCTION @schema@.is_quiet() RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT current_setting('psyqueue.quiet', true) IS NOT DISTINCT FROM 'on'
+$$;
+
 CREATE FUNCTION @schema@.wake_queue(p_queue text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q' AND key = p_queue) THEN
+    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q' AND key = p_queue) AND NOT is_quiet() THEN
         PERFORM pg_notify(@channel_text@, 'q' || p_queue);
     END IF;
 END $$;
 
 CREATE FUNCTION @schema@.wake_queues(p_queues text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q') THEN
+    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q') AND NOT is_quiet() THEN
         PERFORM pg_notify(@channel_text@, 'q' || q)
         FROM (SELECT DISTINCT key AS q FROM sleeper WHERE kind = 'q' AND key = ANY (p_queues)) AS s;
     END IF;
@@ -256,7 +262,7 @@ END $$;
 
 CREATE FUNCTION @schema@.wake_jobs(p_ids text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'j') THEN
+    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'j') AND NOT is_quiet() THEN
         PERFORM pg_notify(@channel_text@, 'j' || j)
         FROM (SELECT DISTINCT key AS j FROM sleeper WHERE kind = 'j' AND key = ANY (p_ids)) AS s;
     END IF;
