@@ -143,7 +143,7 @@ async def test_a_sleeping_worker_is_woken_by_the_callers_commit(
 
 
 async def test_a_quiet_transaction_can_be_prepared_while_workers_sleep(own_servers: Any, namespace: str) -> None:
-    """PostgreSQL prepares none that has sent a notice. The sleeper finds the jobs, and the end of one, by his own looks."""
+    """PostgreSQL prepares none that has sent a notice. Sleepers find the jobs, and the end of one, by their looks."""
     url = own_servers.postgres(settings=("max_prepared_transactions=4",)).url
     async with opened(url, namespace) as store, connected(url) as caller, connected(url) as looker:
         await store.add("held", "other")

@@ -9,7 +9,7 @@ from support.servers import Server
 
 
 async def test_counters_count_where_backslashes_escape(postgres_server: Server, namespace: str) -> None:
-    """`standard_conforming_strings = off`: texts in functions are read under it, whenever a session first calls them."""
+    """`standard_conforming_strings = off`: a session reads the texts in functions under it."""
     async with opened(f"{postgres_server.url}?standard_conforming_strings=off", namespace) as store:
         await store.write(add("made"))
         await store.write(add("made", -3))
