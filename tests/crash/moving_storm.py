@@ -120,7 +120,7 @@ def rage(people: Crowd, move: Move, kills: int) -> None:
     people.any_at_work("producer", chance)
     people.any_at_work("worker", chance)
     tick.wait(0.5)
-    for _ in _until_over(move, kills):
+    for _ in _until_over(move):
         tick.wait(chance.uniform(0.05, 0.3))
         dice = chance.random()
         if dice < 0.25:
@@ -138,15 +138,16 @@ def rage(people: Crowd, move: Move, kills: int) -> None:
             people.start(role)
 
 
-def _until_over(move: Move, kills: int) -> Iterator[int]:
+def _until_over(move: Move) -> Iterator[int]:
+    limit_s = MOVES_S + sum(move.harms.values()) * (move.away_s or 0)
     loop_end = threading.Event()
-    timer = threading.Timer(MOVES_S, loop_end.set)
+    timer = threading.Timer(limit_s, loop_end.set)
     timer.daemon = True
     timer.start()
     turn = 0
     try:
         while move.step:
-            assert not loop_end.is_set(), f"the move is not over after {MOVES_S} s: it is at {move.step}"
+            assert not loop_end.is_set(), f"the move is not over after {limit_s} s: it is at {move.step}"
             move.go_on()
             yield (turn := turn + 1)
     finally:

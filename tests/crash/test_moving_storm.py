@@ -18,7 +18,7 @@ from support.servers import Server
 if TYPE_CHECKING:
     from conftest import OwnServers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KINDS = ("sqlite", "redis", "postgres")
 
 
