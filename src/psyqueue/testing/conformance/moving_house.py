@@ -294,6 +294,24 @@ async def arrives(elsewhere: Store, moved: MovedJob) -> None:
     assert replace(found, number=moved.number, ready_number=moved.ready_number) == moved
 
 
+async def test_jobs_are_handed_out_by_their_numbers_in_whatever_order_they_came(store: Store, elsewhere: Store) -> None:
+    await store.enqueue(job("a"))
+    (plain,) = await exported(store, "jobs")
+
+    def numbered(*numbers: int) -> list[MovedJob]:
+        new = [replace(plain.job, id=f"n{number:02}") for number in numbers]
+        return [replace(plain, job=job, number=n, ready_number=n) for job, n in zip(new, numbers, strict=True)]
+
+    assert await take_in(elsewhere, Numbers(100, 100), *numbered(20)) == 2
+    assert await take_in(elsewhere, *numbered(30, 40)) == 2
+    assert await take_in(elsewhere, *numbered(35, 10)) == 2
+    assert await take_in(elsewhere, *numbered(50, 50)) == 1
+    assert await take_in(elsewhere, *numbered(70, 60)) == 2
+    assert await take_in(elsewhere, *numbered(20, 80)) == 1
+    await switch(elsewhere, "open")
+    assert await elsewhere.dequeue_ids(count=9) == ["n10", "n20", "n30", "n35", "n40", "n50", "n60", "n70", "n80"]
+
+
 async def test_attempts_losses_and_errors_go_on(store: Store, elsewhere: Store) -> None:
     await furnish(store)
     await move(store, elsewhere)
