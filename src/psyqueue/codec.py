@@ -126,7 +126,8 @@ def _problem_in_object(value: Any, path: str, depth: int) -> tuple[str, str] | N
     try:
         plain = msgspec.to_builtins(value, builtin_types=(), enc_hook=of_model)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
-        return (path, f"{type(value).__module__}.{type(value).__qualname__} is not a JSON value")
+        way_out = "give the text or number that stands for it, such as a path as str(path) or an object by its id"
+        return (path, f"{type(value).__module__}.{type(value).__qualname__} is not a JSON value; {way_out}")
     if isinstance(plain, dict | list | tuple | float | str):
         return _problem(plain, path, depth)
     return None

@@ -331,7 +331,7 @@ async def test_bad_item_is_refused_before_any_chunk_is_written(started, probe, h
     ("bad", "text"),
     [
         ({"name": "email.send", "payload": {"too": "x"}}, r"item 600: payload at \$\.to: is missing"),
-        ({"name": "x", "payload": {"a": {object()}}}, r"item 600: payload at \$\.a.*is not a JSON value"),
+        ({"name": "x", "payload": {"a": {object()}}}, r"item 600: payload at \$\.a.*is not a JSON value; give"),
         ({"name": "x", "options": {"delay": -1}}, "item 600: option delay=-1"),
         (7, r"bulk item at \$\[600\]"),
     ],
