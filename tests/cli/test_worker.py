@@ -237,6 +237,16 @@ def test_queues_get_slots_of_their_own_or_share(text, pools):
     assert read_pools(text, 7) == tuple(Pool(queues=queues, concurrency=slots) for queues, slots in pools)
 
 
+def test_a_queue_that_no_handler_has_is_warned_of(shop):
+    worker = shop.start("worker", "shop:q", "--queues", "note,note:many")
+    worker.line(READY)
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    warned = [line for line in worker.text.splitlines() if "no handler has this queue" in line]
+    assert len(warned) == 1
+    assert warned[0].endswith("queue=note:many")
+
+
 def test_a_queue_cannot_have_no_slot():
     with pytest.raises(InvalidOption, match="outside 1 to"):
         read_pools("a:0", 7)

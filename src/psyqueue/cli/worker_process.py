@@ -100,6 +100,7 @@ class WorkerProcess:
         if self._all_started.is_set() and not self._stop.is_set():
             self._is_ready = True
             self._announce(health_url, is_json=is_json)
+            self._warn_of_strange_queues()
         while not self._stop.is_set() and (left := [each for each in ended if not each.done()]):
             await first_of(stop, *left)
             if self._failed():
@@ -185,6 +186,12 @@ class WorkerProcess:
         health = f", health {facts['health']}" if health_url else ""
         text = f"psyqueue worker ready: pid {os.getpid()}, queues {pools}, lease {self._plan.lease}{health}"
         click.echo(output.clean(text))
+
+    def _warn_of_strange_queues(self) -> None:
+        """Right for jobs that are enqueued with `queue=`; else a name is written wrongly, and the worker idles."""
+        known = self._queue._core.handlers.queues()  # noqa: SLF001 - the command runs what the application registered
+        for name in (name for pool in self._plan.pools for name in pool.queues if name not in known):
+            log.warning("no handler has this queue: only jobs enqueued to it by name come", extra={"queue": name})
 
     @contextlib.asynccontextmanager
     async def _supervised(self) -> AsyncIterator[None]:
