@@ -7,7 +7,15 @@ import os
 
 import pytest
 
-from psyqueue import AlreadyStopped, ForkedProcess, InvalidOption, LifecycleError, NotStarted, PsyQueue
+from psyqueue import (
+    AlreadyStopped,
+    ForkedProcess,
+    InvalidOption,
+    LifecycleError,
+    NotStarted,
+    PsyQueue,
+    StoreUnavailable,
+)
 from psyqueue.backends import memory
 from support.kernel import Heard, build, next_turn
 
@@ -111,6 +119,28 @@ async def test_second_stop_waits_for_the_first():
     go_on.set()
     await asyncio.gather(first, second)
     assert heard.types() == ["kernel:stopped"]
+
+
+async def test_stop_whose_caller_is_cancelled_goes_on_and_closes_everything():
+    """A handler that stops its own queue is such a caller: it waits for itself until the grace is over."""
+    q = PsyQueue().use(memory())
+    heard = Heard(q.events, "kernel:stopped")
+
+    @q.handle("stops", queue="q")
+    async def stops():
+        await q.stop(grace=0.01)
+
+    await q.start()
+    store = q._core.backend
+    q.start_worker()
+    job = await q.enqueue("stops")
+    async with asyncio.timeout(20):
+        while q.is_running:
+            await asyncio.to_thread(lambda: None)
+        await q.stop()
+    assert heard.types() == ["kernel:stopped"]
+    with pytest.raises(StoreUnavailable):
+        await store.get([job.id])
 
 
 async def test_is_running_from_start_to_stop(q):

@@ -166,7 +166,8 @@ class PsyQueue:
     async def stop(self, *, grace: Duration | None = None) -> None:
         """Drain the workers, their running handlers within `grace` (30 s), then stop everything. Idempotent.
 
-        Raises InvalidOption; what failed to stop (an ExceptionGroup where it is more than one), when all is closed.
+        Cancelled, the caller stops waiting, and the queue goes on stopping by itself. Raises InvalidOption; what failed
+        to stop (an ExceptionGroup where it is more than one), when all is closed.
         """
         await self._lifecycle.stop(None if grace is None else to_ms("grace", grace))
 

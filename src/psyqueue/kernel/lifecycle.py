@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from psyqueue.errors import LifecycleError
+from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.enqueue import Enqueuer
 from psyqueue.kernel.pipeline import compose
 from psyqueue.kernel.services import Services
@@ -27,7 +28,7 @@ class Lifecycle:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._services = Services(core)
-        self._stopped: asyncio.Event | None = None
+        self._stopping: asyncio.Task[list[Exception]] | None = None
 
     async def start(self) -> None:
         """Connect, start plugins, start services. Raises what failed, after undoing what had been done."""
@@ -61,22 +62,35 @@ class Lifecycle:
     async def stop(self, grace_ms: int | None) -> None:
         """Drain workers, then stop everything; each gets its turn. Raises what failed, after all of it.
 
-        Idempotent: a second caller waits for the first.
+        Idempotent: a second caller waits for the first. Whoever is cancelled only stops waiting.
         """
         core = self._core
         core.require_own_process()
         if self._is_rehearsed_by_other():
             await self.stop_workers(grace_ms)
             return
-        if self._stopped is not None:
-            await self._stopped.wait()
+        is_first = self._stopping is None
+        if is_first:
+            if core.state != "running":
+                core.state = "stopped"
+                return
+            core.require_own_loop()
+            core.state = "draining"
+            self._stopping = spawn(self._stop(grace_ms), name=f"psyqueue-stop-{core.name}")
+        assert self._stopping is not None
+        # A caller who is cancelled, a handler that stops its own queue for example, leaves it to end by itself.
+        if not self._stopping.done():
+            core.require_own_loop()
+            await asyncio.wait({self._stopping})
+        failures = [] if self._stopping.cancelled() else self._stopping.result()
+        if not is_first or not failures:
             return
-        if core.state != "running":
-            core.state = "stopped"
-            return
-        core.require_own_loop()
-        self._stopped = asyncio.Event()
-        core.state = "draining"
+        if len(failures) == 1:
+            raise failures[0]
+        raise ExceptionGroup(f"queue {core.name!r} stopped, with failures", failures)
+
+    async def _stop(self, grace_ms: int | None) -> list[Exception]:
+        core = self._core
         failures: list[Exception] = []
         try:
             await _attempt(failures, "workers", lambda: self.stop_workers(grace_ms))
@@ -89,11 +103,7 @@ class Lifecycle:
             await core.bus.drain(SUBSCRIBERS_MS)
         finally:
             core.state = "stopped"
-            self._stopped.set()
-        if len(failures) == 1:
-            raise failures[0]
-        if failures:
-            raise ExceptionGroup(f"queue {core.name!r} stopped, with failures", failures)
+        return failures
 
     async def stop_workers(self, grace_ms: int | None) -> None:
         """All at once, each with this grace for its running handlers; None is the worker's own."""
