@@ -8,6 +8,7 @@ import ssl
 import pytest
 import redis
 
+from psyqueue.backends._redis.decoding import unless_refused
 from psyqueue.backends._redis.faults import ReplyError, translate
 from psyqueue.errors import SessionLost, StoreBusy, StoreError, StoreFull, StoreUnavailable, StoreUnusable
 
@@ -112,3 +113,11 @@ def test_a_full_server_says_what_is_meant_by_full(own_servers):
         error: StoreError | Exception = translate(ReplyError(f"OOM {refused.value}"))
         assert isinstance(error, StoreFull)
     client.close()
+
+
+@pytest.mark.parametrize("reply", [b"OK", 1, None, [], [0]])
+def test_a_reply_that_no_script_gives_is_no_outcome(reply):
+    """From a proxy that answers by itself; the same call, sent again, finds out."""
+    with pytest.raises(StoreUnavailable, match="between") as told:
+        unless_refused(reply)
+    assert told.value.outcome == "unknown"

@@ -38,6 +38,7 @@ from psyqueue.backends.refusals import refusal
 from psyqueue.errors import (
     Refused,
     StaleOp,
+    StoreUnavailable,
     StoreUnusable,
 )
 from psyqueue.job import STATUSES, Status
@@ -53,8 +54,11 @@ _names_of = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 _settings_of = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-def unless_refused(reply: list[Any]) -> Any:
-    """The reply of a verb with an op. Raises what the script refused."""
+def unless_refused(reply: Any) -> Any:
+    """The reply of a verb with an op. Raises what the script refused, StoreUnavailable for what no script says."""
+    if type(reply) is not list or len(reply) < 2:
+        text = "what came is no reply of psyqueue's scripts. Is something between it and the server?"
+        raise StoreUnavailable(f"{text} Repeat the same call to find out")
     if reply[0] == _REFUSED:
         raise refused(reply[1:])
     return reply[1]
