@@ -134,6 +134,19 @@ async def test_a_usual_step_is_a_handful_of_functions(
     assert sum(calls.values()) <= calls_max, calls
 
 
+async def test_no_step_is_compiled(postgres_server: Server, namespace: str) -> None:
+    """To read a table of one row counts as dear where reading whole ones is off: enough for JIT, and that is slow."""
+    async with opened(postgres_server.url, namespace), connected(postgres_server.url) as connection:
+        compiled = await connection.fetch(
+            """
+            select proname from pg_proc where pronamespace = $1::text::regnamespace
+                and 'enable_seqscan=off' = any (proconfig) and not 'jit=off' = any (proconfig)
+            """,
+            f'"{namespace}"',
+        )
+    assert compiled == []
+
+
 async def test_outcomes_that_are_no_acks_go_in_sets(postgres_server: Server, namespace: str) -> None:
     """Twenty of each kind in one call: no function is called once a job."""
     url = postgres_server.url

@@ -23,8 +23,8 @@ from psyqueue.errors import (
 
 REFUSED: Final = "PQ001"
 _ISOLATED: Final = "PQ003"
-AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-"""The step was taken back whole, and may be done again at once."""
+AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
+"""The step was taken back whole, and may be done again at once. The last: two took the same id in the same moment."""
 
 CALL_ERRORS: Final = (
     asyncpg.PostgresError,

@@ -22,7 +22,7 @@ PACKAGE: Final = "psyqueue.backends._postgres"
 Style: TypeAlias = Literal["$", "%s"]
 """How a client marks where values go: $1, $2, … or %s each."""
 _FRAMES: Final = load_statements(PACKAGE, "frames")
-_DEFINED = re.compile(r"^\w+ FUNCTION @schema@\.(\w+)\(([^)]*)\)", re.MULTILINE)
+_DEFINED = re.compile(r"^\w+ FUNCTION @schema@\.(\w+)\(([^)]*)\)(?:\s+RETURNS (?!TABLE|SETOF)(\w+))?", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 
 
@@ -35,7 +35,10 @@ class Functions:
         digest = sha256("\n".join([text, *(each.checksum for each in migrations)]).encode())
         self.suffix = "_" + digest.hexdigest()[:8]
         defined = _DEFINED.findall(text)
-        self._types = {name: [each.split()[1] for each in given.split(",") if each.strip()] for name, given in defined}
+        self._types = {
+            name: [each.split()[1] for each in given.split(",") if each.strip()] for name, given, _ in defined
+        }
+        self._frames = {name: _FRAMES["call.value" if kind else "call.rows"] for name, _, kind in defined}
         names = re.compile(rf"\b({'|'.join(sorted(self._types, key=len, reverse=True))})\(")
         self.text = names.sub(rf"\1{self.suffix}(", text)
 
@@ -56,7 +59,7 @@ class Functions:
         return self._call(name, schema, typed)
 
     def _call(self, name: str, schema: str, params: list[str]) -> str:
-        text = _FRAMES["call"].replace("@name@", name).replace("@v@", self.suffix)
+        text = self._frames[name].replace("@name@", name).replace("@v@", self.suffix)
         return filled(text.replace("@params@", ", ".join(params)), schema)
 
 

@@ -5,8 +5,8 @@
 --   their bytes in `cargo`. effects: includes/effects.sql. keys: what the call names, to be locked in one order.
 -- Returns: a number: all of them are new and pending; else JSON [[id, created, status] …].
 -- Index: body_id; limits.
--- Cost: two statements for all jobs that come as arrays, one more if an id is taken; some ten small ones for each of the
---   others.
+-- Cost: one statement for a lone usual job; two for all jobs that come as arrays, one more if an id is taken; some ten
+--   small ones for each of the others.
 -- Differs from the others: readers and other writers go on meanwhile; equal ids and keys wait for each other.
 CREATE FUNCTION @schema@.enqueue(
     p_client text, p_channel bigint, p_turn bigint, p_ids text[], p_queues text[], p_names text[], p_payloads bytea[],
@@ -42,10 +42,16 @@ BEGIN
     IF t.has_limits THEN
         is_counted := EXISTS (SELECT 1 FROM limits WHERE queue = ANY (p_queues) AND pending_max IS NOT NULL);
     END IF;
-    IF p_client IS NULL AND p_jobs IS NULL AND cardinality(p_ids) = 1 AND NOT is_counted THEN
+    IF p_jobs IS NULL AND cardinality(p_ids) = 1 AND NOT is_counted AND (p_client IS NULL OR p_effects IS NULL) THEN
         reply := insert_lone(p_client, p_channel, p_turn, t.before, p_ids[1], p_queues[1], p_names[1], p_payloads[1], p_colds[1],
             p_digests[1], p_extras[1], p_lanes[1], p_priorities[1], p_max_retries[1], p_max_lost[1], p_delays[1], p_run_ats[1],
             p_expires[1], t.has_sleepers, t.now_ms, t.mono_ms);
+        IF reply IS NOT NULL AND p_client IS NOT NULL THEN  -- and the op is kept
+            IF t.has_followers THEN
+                PERFORM follow_through(t.now_ms);
+            END IF;
+            RETURN reply;
+        END IF;
     END IF;
     IF reply IS NULL AND p_jobs IS NULL THEN
         r := enqueue_plain(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes, p_priorities,
@@ -139,39 +145,73 @@ BEGIN
 END $$;
 
 -- One job without keys, gate, needs and effects, which is worth a way of its own: its fields come as they are (NULL: the
--- default), since arrays cost both sides a part of it.
+-- default), since arrays cost both sides a part of it. The usual one is one statement: its op takes the place of the one
+-- before it, and job and body come beside it. (The op's key changes, so that no chain of versions grows.) That one writes
+-- nothing where there is more to know or to do: another op was the last one of the channel, the mode is not open, a limit
+-- counts, something is to be followed through, the id is there. Then this is a call of `enqueue`. Who takes the id in the
+-- same moment makes it fail, and the client calls again.
+-- Of the settings it has those that its plan needs, and names its tables in full: each setting is one percent of the call.
 CREATE FUNCTION @schema@.enqueue_lone(
     p_client text, p_channel bigint, p_turn bigint, p_id text, p_queue text, p_name text, p_payload bytea, p_cold bytea,
     p_digest bytea, p_extras bytea, p_lane text, p_priority int, p_max_retries int, p_max_lost int, p_delay bigint,
     p_run_at bigint, p_expires bigint
-) RETURNS text @settings@ AS $$
+) RETURNS text LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET jit = off
+AS $$
 DECLARE
-    t record;
-    reply text;
+    wall bigint;
+    is_alone boolean;
+    is_behind boolean;
+    has_sleepers boolean;
 BEGIN
-    t := begin_step(p_client, p_channel, p_turn, 'enqueue');
-    IF t.reply IS NOT NULL THEN
-        RETURN t.reply;
-    END IF;
-    IF t.mode = 'open' AND NOT (t.has_limits AND is_counted(p_queue)) THEN
-        reply := insert_lone(p_client, p_channel, p_turn, t.before, p_id, p_queue, p_name, p_payload, p_cold, p_digest, p_extras,
-            p_lane, p_priority, p_max_retries, p_max_lost, p_delay, p_run_at, p_expires, t.has_sleepers, t.now_ms, t.mono_ms);
-        IF reply IS NOT NULL THEN
-            IF t.has_followers THEN
-                PERFORM follow_through(t.now_ms);
+    IF coalesce(p_delay, 0) <= 0 AND p_run_at IS NULL AND coalesce(p_lane, '') = '' THEN
+        -- Before the statement, which so sees what a copy of this call did that had the lock. Not by PERFORM, which is one.
+        is_alone := pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel)) IS NOT NULL;
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            PERFORM @schema@.refuse_isolation();
+        END IF;
+        wall := floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+        WITH op AS (
+            UPDATE @schema@.turn AS o SET turn = p_turn, verb = 'enqueue', reply = '1', mono_ms = c.mono_ms
+            FROM (
+                SELECT coalesce(k.test_clock_ms, wall) AS now_ms,
+                    greatest(coalesce(k.test_clock_ms, wall) + k.shift_ms, k.mono_ms) AS mono_ms,
+                    k.test_clock_ms IS NULL AND wall + k.shift_ms NOT BETWEEN k.mono_ms AND k.mono_ms + 1000 AS is_behind
+                FROM @schema@.clock AS k
+            ) AS c
+            WHERE o.client = p_client AND o.channel = p_channel AND o.turn = p_turn - 1
+                AND (SELECT m.mode FROM @schema@.meta AS m) = 'open'
+                AND NOT EXISTS (SELECT 1 FROM @schema@.limits AS l WHERE l.queue = p_queue AND l.pending_max IS NOT NULL)
+                AND NOT EXISTS (SELECT 1 FROM @schema@.follower) AND NOT EXISTS (SELECT 1 FROM @schema@.body AS b WHERE b.id = p_id)
+            RETURNING nextval('@schema@.number') AS n, c.now_ms, c.is_behind
+        ), content AS (
+            INSERT INTO @schema@.body (n, id, digest, extras, cold, payload)
+            SELECT o.n, p_id, p_digest, p_extras, p_cold, p_payload FROM op AS o
+        ), made AS (
+            INSERT INTO @schema@.job (
+                n, created_at_ms, run_at_ms, ready_number, expires_at_ms, priority, max_retries, max_lost, size, status,
+                id, queue, lane, name
+            )
+            SELECT o.n, o.now_ms, o.now_ms, o.n, o.now_ms + p_expires, coalesce(p_priority, 0), coalesce(p_max_retries, 3),
+                coalesce(p_max_lost, 2), octet_length(p_payload) + octet_length(p_cold), 2, p_id, p_queue, '', p_name
+            FROM op AS o
+        )
+        SELECT o.is_behind, EXISTS (SELECT 1 FROM @schema@.sleeper) INTO is_behind, has_sleepers FROM op AS o;
+        IF FOUND THEN
+            IF has_sleepers THEN
+                PERFORM @schema@.wake_queue(p_queue);
             END IF;
-            RETURN reply;
+            IF is_behind THEN
+                PERFORM @schema@.keep_clock(wall);
+            END IF;
+            RETURN '1';
         END IF;
     END IF;
-    RETURN enqueue(p_client, p_channel, p_turn, ARRAY[p_id], ARRAY[p_queue], ARRAY[p_name], ARRAY[p_payload], ARRAY[p_cold],
-        ARRAY[p_digest], ARRAY[p_extras], ARRAY[coalesce(p_lane, '')], ARRAY[p_priority], ARRAY[p_max_retries], ARRAY[p_max_lost],
-        ARRAY[p_delay], ARRAY[p_run_at], ARRAY[p_expires], NULL, NULL, NULL, NULL);
-END $$;
-
--- True: a limit bounds how many may wait in the queue, or in a lane of it.
-CREATE FUNCTION @schema@.is_counted(p_queue text) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN EXISTS (SELECT 1 FROM limits WHERE queue = p_queue AND pending_max IS NOT NULL);
+    RETURN @schema@.enqueue(p_client, p_channel, p_turn, ARRAY[p_id], ARRAY[p_queue], ARRAY[p_name], ARRAY[p_payload],
+        ARRAY[p_cold], ARRAY[p_digest], ARRAY[p_extras], ARRAY[coalesce(p_lane, '')], ARRAY[p_priority], ARRAY[p_max_retries],
+        ARRAY[p_max_lost], ARRAY[p_delay], ARRAY[p_run_at], ARRAY[p_expires], NULL, NULL, NULL, NULL);
 END $$;
 
 -- The job, and the op of the call beside it: one statement, since each has a price of its own. NULL: its id is taken.

@@ -1,4 +1,5 @@
 -- Clock, refusals, turns, waking: what every verb stands on. Functions here run under the settings of the verb that calls.
+-- Those that name their tables in full are called by one that pins no path.
 --
 -- Whether a step changed anything is a setting of the transaction, psyqueue.changed: a savepoint that is rolled back takes
 -- it back, too, which no variable and no count of written rows would do.
@@ -46,9 +47,9 @@ END $$;
 
 CREATE FUNCTION @schema@.keep_clock(p_wall bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE clock AS k SET shift_ms = greatest(k.shift_ms, k.mono_ms - p_wall),
+    UPDATE @schema@.clock AS k SET shift_ms = greatest(k.shift_ms, k.mono_ms - p_wall),
         mono_ms = greatest(k.mono_ms, p_wall + k.shift_ms)
-    WHERE k.one = ANY (ARRAY(SELECT one FROM clock FOR NO KEY UPDATE SKIP LOCKED));
+    WHERE k.one = ANY (ARRAY(SELECT one FROM @schema@.clock FOR NO KEY UPDATE SKIP LOCKED));
 END $$;
 
 -- Raises unless the namespace's mode is one of these.
@@ -247,7 +248,7 @@ $$;
 
 CREATE FUNCTION @schema@.wake_queue(p_queue text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM sleeper WHERE kind = 'q' AND key = p_queue) AND NOT is_quiet() THEN
+    IF EXISTS (SELECT 1 FROM @schema@.sleeper WHERE kind = 'q' AND key = p_queue) AND NOT @schema@.is_quiet() THEN
         PERFORM pg_notify(@channel_text@, 'q' || p_queue);
     END IF;
 END $$;
