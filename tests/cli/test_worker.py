@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ import pytest
 
 from psyqueue import PsyQueue
 from psyqueue.cli.reload import changed, snapshot
+from psyqueue.cli.waits import ECHO_MS, on_signal
 from psyqueue.cli.worker_plan import Pool, WorkerPlan, read_pools
 from psyqueue.cli.worker_process import WorkerProcess
 from psyqueue.errors import InvalidOption, StoreUnavailable
@@ -24,6 +26,10 @@ from support.waiting import is_process_alive, wait_until
 
 READY = r"psyqueue worker ready: pid (\d+)"
 AT_ONCE_S = 4.0
+
+
+def after_its_echo() -> None:
+    threading.Event().wait(2 * ECHO_MS / 1000)
 
 
 def test_jobs_are_run_and_a_signal_ends_the_worker_with_0(shop):
@@ -70,6 +76,7 @@ def test_a_second_signal_stops_at_once_and_still_hands_back(shop):
     shop.wait_for_note("begun forever")
     worker.send(signal.SIGTERM)
     worker.line("draining")
+    after_its_echo()
     began = time.monotonic()
     worker.send(signal.SIGTERM)
     assert worker.end() == 128 + signal.SIGTERM
@@ -84,10 +91,34 @@ def test_a_thread_that_never_returns_cannot_keep_a_worker_that_is_told_twice(sho
     shop.wait_for_note("begun stuck")
     worker.send(signal.SIGINT)
     worker.line("draining")
+    after_its_echo()
     began = time.monotonic()
     worker.send(signal.SIGINT)
     assert worker.end() == 128 + signal.SIGINT
     assert time.monotonic() - began < AT_ONCE_S
+
+
+async def test_a_signal_that_is_sent_on_to_a_process_which_has_it_already_counts_once(monkeypatch):
+    """A terminal sends Ctrl-C to all of its processes, and `timeout` or a process manager sends it again."""
+    heard: list[signal.Signals] = []
+    loop = asyncio.get_running_loop()
+    on_signal(signal.SIGUSR1, heard.append)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not heard:
+            await asyncio.sleep(0)
+        now_s = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now_s)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert heard == [signal.SIGUSR1]
+        monkeypatch.setattr(loop, "time", lambda: now_s + 2 * ECHO_MS / 1000)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while len(heard) < 2:
+            await asyncio.sleep(0)
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
 
 
 def test_a_loop_that_hangs_ends_the_process_with_70_and_says_where(shop):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+ECHO_MS = 100
+"""A Ctrl-C goes to all processes of a terminal, and `timeout`, npm or a process manager sends it on: it is one wish."""
 
 
 async def is_set_within(event: asyncio.Event, limit_ms: float) -> bool:
@@ -32,10 +36,19 @@ async def first_of(*futures: asyncio.Future[Any], limit_ms: float | None = None)
 
 
 def on_signal(number: signal.Signals, fn: Callable[[signal.Signals], None]) -> None:
-    """Call `fn(number)` on the running loop whenever the signal comes."""
+    """Call `fn(number)` on the running loop whenever the signal comes, once for all that come within `ECHO_MS`."""
     loop = asyncio.get_running_loop()
+    last_s = -math.inf
+
+    def hear() -> None:
+        nonlocal last_s
+        is_echo = loop.time() - last_s < ECHO_MS / 1000
+        last_s = loop.time()
+        if not is_echo:
+            fn(number)
+
     try:
-        loop.add_signal_handler(number, fn, number)
+        loop.add_signal_handler(number, hear)
     except NotImplementedError:
         # Windows: the interpreter's own handler, which wakes the loop.
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(fn, number))
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(hear))
