@@ -46,6 +46,7 @@ def memory(*, url: str = "memory:", test_clock: bool = False) -> BackendPlugin:
 
 
 def postgres(
+    url: str | None = None,
     *,
     connection_string: str | None = None,
     host: str = "localhost",
@@ -64,11 +65,10 @@ def postgres(
     application_name: str = "psyqueue",
     prepared: bool = True,
     test_clock: bool = False,
-    url: str | None = None,
 ) -> BackendPlugin:
     """All jobs in one schema of a PostgreSQL database, for any number of machines.
 
-    `connection_string` (or `url`), "postgresql://user:password@host:port/database", overrides host, port, database,
+    `url` (or `connection_string`), "postgresql://user:password@host:port/database", overrides host, port, database,
     user and password. Raises InvalidOption, and MissingExtra without the extra `postgres`.
     """
     try:
@@ -106,13 +106,13 @@ def postgres(
 
 
 def redis(
+    url: str | None = None,
     *,
     host: str = "localhost",
     port: int = 6379,
     username: str | None = None,
     password: str | None = None,
     db: int = 0,
-    url: str | None = None,
     key_prefix: str = "psyqueue:",
     tls: bool = False,
     tls_ca: str | os.PathLike[str] | None = None,
