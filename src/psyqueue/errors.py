@@ -56,13 +56,6 @@ class PsyQueueError(Exception):
         self.enqueued: Sequence[Any] = ()
         """Of an error of `enqueue_bulk`: the handles of the chunks that were written before it."""
 
-    def tell_item(self, number: int) -> None:
-        """Say which item of a call was refused, in the text and as `context["item"]`, counted from 0."""
-        if "item" not in self.context:
-            self.context["item"] = number
-            self.message = f"item {number}: {self.message}"
-            self.args = (f"[{self.code}] {self.message}",)
-
 
 class _Coded(PsyQueueError):
     """A class with a code of its own; keyword arguments become the context."""

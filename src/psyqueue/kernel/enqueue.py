@@ -352,9 +352,16 @@ def _each(items: Sequence[T], make: Callable[[int, T], R]) -> list[R]:
             made.append(make(number, item))
     except PsyQueueError as exc:
         if len(items) > 1:
-            exc.tell_item(len(made))
+            _tell_item(exc, len(made))
         raise
     return made
+
+
+def _tell_item(error: PsyQueueError, number: int) -> None:
+    if "item" not in error.context:
+        error.context["item"] = number
+        error.message = f"item {number}: {error.message}"
+        error.args = (f"[{error.code}] {error.message}",)
 
 
 def _misshapen(number: int, path: str, problem: str) -> PayloadError:
