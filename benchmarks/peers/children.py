@@ -9,7 +9,6 @@ from dataclasses import replace
 from benchmarks.redis_server import Client
 from benchmarks.spec import Facts, Spec
 
-
 BEFORE = 100
 
 
@@ -23,8 +22,11 @@ def run(spec: Spec, kind: str) -> None:
 
 
 def footprint(spec: Spec) -> Facts:
-    """Bytes of the server per waiting job. Another process enqueues and ends, so none of its buffers count; and one
-    before it, so that what a queue has once, its scripts above all, counts for no job."""
+    """Bytes of the server per waiting job.
+
+    Another process enqueues and ends, so none of its buffers count; and one before it, so that what a queue has once,
+    its scripts above all, counts for no job.
+    """
     client = Client.at(spec)
     run(replace(spec, n=BEFORE), "preload")
     before = int(client.info()["used_memory"])
