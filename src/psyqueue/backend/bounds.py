@@ -96,7 +96,7 @@ def moved_bytes(item: Moved) -> int:
     """What counts of it against CALL_BYTES_MAX."""
     match item:
         case MovedJob(job=job):
-            size = len(job.payload) + len(job.cold) + len(item.result or b"")
+            size = _job_bytes(job) + len(item.result or b"")
             return size + sum(map(len, item.errors)) if item.errors else size
         case MovedState():
             return len(item.item.value)

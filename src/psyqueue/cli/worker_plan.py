@@ -73,6 +73,8 @@ def _queue(name: str) -> str:
 
 def _check(option: str, slots: int, given: str | None = None) -> int:
     if not 1 <= slots <= CONCURRENCY_MAX:
-        value = slots if given is None else given
-        raise InvalidOption(option, value, f"{'' if given is None else 'the number '}is outside 1 to {CONCURRENCY_MAX}")
+        bounds = f"is outside 1 to {CONCURRENCY_MAX}"
+        if given is None:
+            raise InvalidOption(option, slots, bounds)
+        raise InvalidOption(option, given, f"the number {bounds}")
     return slots

@@ -419,13 +419,14 @@ class Worker:
         self._spawn_beside(self._heeder.look(), "orders")
 
     async def _start_over(self) -> None:
-        """The session was reaped: nothing held counts any more. Running handlers are told; then a new session."""
+        """The session was reaped, or holds what nobody here knows: nothing of it counts any more. Then a new one."""
         log.warning("session lost, its jobs go to others", extra={"worker": self.name, "held": self._slots.held})
         if self._keeper is not None:
             self._keeper.stop()
-        if not self._is_lost:
+        if self._is_lost:
+            self._settler.lose()
+        else:
             await self._settler.close()
-        self._settler.lose()
         self._is_lost = self._is_dry = False
         self._slots.lose_all()
         if not self._is_stopping:
