@@ -221,7 +221,7 @@ class Rig:
 
     async def advance(self, seconds: float) -> None:
         """Move the store's clock."""
-        await self.store.advance_clock(int(seconds * 1000))
+        await self.store.advance_clock(round(seconds * 1000))
 
     async def open_sessions(self) -> list[str]:
         """Their ids."""
