@@ -2,7 +2,7 @@
 -- Params: ms.
 -- Returns: an empty text.
 -- Index: none; one row.
--- Cost: one row.
+-- Cost: one row; whoever sleeps looks.
 -- Differs from the others: in nothing.
 CREATE FUNCTION @schema@.advance_clock(p_by bigint) RETURNS text @settings@ AS $$
 BEGIN
@@ -11,5 +11,6 @@ BEGIN
     UPDATE clock SET test_clock_ms = test_clock_ms + p_by,
         shift_ms = greatest(shift_ms, mono_ms - test_clock_ms - p_by),
         mono_ms = greatest(mono_ms, test_clock_ms + p_by + shift_ms);
+    PERFORM pg_notify(@channel_text@, 'a');
     RETURN '';
 END $$;
