@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from api import process_handlers as elsewhere
-from psyqueue import ConfigError, Context, Depends, InvalidOption, PayloadError, PsyQueue, Snooze
+from psyqueue import ConfigError, Context, Depends, InvalidOption, LifecycleError, PayloadError, PsyQueue, Snooze
 from psyqueue.backends import memory
 from psyqueue.testing import context
 
@@ -419,6 +419,46 @@ async def test_a_lifespan_that_cannot_be_entered_ends_the_worker_and_no_job_is_t
             await q.process_next("work")
         assert (await job.refresh()).attempt == 0
         assert (await run(q, job)).result == "at last"
+
+
+async def test_a_queue_stops_although_its_lifespan_is_still_being_entered(q):
+    """A database that is away, for example: nobody waits for it any more."""
+    going = asyncio.Event()
+
+    @q.lifespan
+    async def hangs() -> AsyncIterator[None]:
+        try:
+            going.set()
+            await asyncio.Event().wait()
+        finally:
+            notes.append("gave up")
+        yield
+
+    await q.start()
+    worker = q.start_worker("work")
+    alone = asyncio.create_task(q.process_next("work"))
+    await going.wait()
+    await asyncio.wait_for(q.stop(), 20)
+    assert notes == ["gave up"]
+    assert not worker.is_running
+    with pytest.raises(LifecycleError, match="hangs was cancelled before it yielded"):
+        await alone
+
+
+async def test_a_lifespan_that_is_cancelled_from_within_may_be_entered_again(q):
+    attempts = []
+
+    @q.lifespan
+    async def shaky() -> AsyncIterator[None]:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise asyncio.CancelledError
+        yield
+
+    async with q:
+        with pytest.raises(LifecycleError, match="shaky was cancelled before it yielded"):
+            await q.process_next("work")
+        assert not await q.process_next("work")
 
 
 async def test_a_lifespan_that_fails_at_its_end_fails_the_stop_after_all_is_closed(q):

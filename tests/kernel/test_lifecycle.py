@@ -143,6 +143,32 @@ async def test_stop_whose_caller_is_cancelled_goes_on_and_closes_everything():
         await store.get([job.id])
 
 
+async def test_queue_that_is_stopped_while_it_starts_is_stopped():
+    q, probe = build()
+    heard = Heard(q.events)
+    going, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        name = "slow"
+
+        async def start(self) -> None:
+            going.set()
+            await go_on.wait()
+
+    q.use(Slow())
+    starting = asyncio.ensure_future(q.start())
+    await going.wait()
+    await q.stop()
+    go_on.set()
+    with pytest.raises(AlreadyStopped, match="was stopped while it started"):
+        await starting
+    assert not q.is_running
+    assert probe.store.count("disconnect") == 1
+    assert heard.types() == []
+    with pytest.raises(AlreadyStopped, match="new PsyQueue"):
+        await q.enqueue("job")
+
+
 async def test_is_running_from_start_to_stop(q):
     assert not q.is_running
     async with q:

@@ -277,6 +277,28 @@ async def test_stopped_queue_stops_its_workers_first(built):
     assert len(built.told.of("job:completed", job.id)) == 1
 
 
+async def test_stop_of_the_workers_that_nobody_waited_for_keeps_them_for_the_stop_of_the_queue(built):
+    """Else the store would be closed under a handler that still runs, and only the lease gave its job back."""
+    never = asyncio.Event()
+
+    @built.q.handle("h", queue="q")
+    async def handler():
+        await never.wait()
+
+    await built.q.start()
+    worker = built.q.start_worker()
+    job = await handler.enqueue()
+    await running(built, job)
+    impatient = asyncio.create_task(built.q.stop_workers())
+    await turns(3)
+    impatient.cancel()
+    await asyncio.wait({impatient})
+    assert worker.is_running
+    await soon(built.q.stop(grace=0))
+    assert not worker.is_running
+    assert len(built.told.of("job:requeued", job.id)) == 1
+
+
 # ── the store is away ─────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("error", DEATHS, ids=["unknown", "refused", "busy", "full"])
 async def test_stop_ends_although_the_store_is_away(rig, monkeypatch, error):

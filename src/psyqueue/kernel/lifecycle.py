@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from psyqueue.errors import LifecycleError
+from psyqueue.errors import AlreadyStopped, LifecycleError
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.enqueue import Enqueuer
 from psyqueue.kernel.pipeline import compose
@@ -31,7 +31,10 @@ class Lifecycle:
         self._stopping: asyncio.Task[list[Exception]] | None = None
 
     async def start(self) -> None:
-        """Connect, start plugins, start services. Raises what failed, after undoing what had been done."""
+        """Connect, start plugins, start services. Raises what failed, after undoing what had been done.
+
+        AlreadyStopped, if somebody stops it meanwhile.
+        """
         core = self._core
         core.require_own_process()
         if self._is_rehearsed_by_other():
@@ -50,10 +53,11 @@ class Lifecycle:
             core.process_chain = compose(registry.middleware, "process")
             core.open_channels(Enqueuer)
             await registry.start_all(ordered)
+            self._require_starting()
         except BaseException:
             await self._close()
             forget()
-            core.state, registry.sealed = "new", False
+            core.state, registry.sealed = "stopped" if self._was_stopped() else "new", False
             raise
         core.state = "running"
         self._services.start(registry.services)
@@ -62,7 +66,8 @@ class Lifecycle:
     async def stop(self, grace_ms: int | None) -> None:
         """Drain workers, then stop everything; each gets its turn. Raises what failed, after all of it.
 
-        Idempotent: a second caller waits for the first. Whoever is cancelled only stops waiting.
+        Idempotent: a second caller waits for the first. Whoever is cancelled only stops waiting. A start that is under
+        way is not waited for: it ends with AlreadyStopped, and closes what it opened.
         """
         core = self._core
         core.require_own_process()
@@ -108,14 +113,24 @@ class Lifecycle:
     async def stop_workers(self, grace_ms: int | None) -> None:
         """All at once, each with this grace for its running handlers; None is the worker's own."""
         core = self._core
-        workers, core.workers = core.workers, []
+        # They stay known until they ended: a caller that is cancelled stops waiting, and leaves them to others.
+        workers = list(core.workers)
         ended = await asyncio.gather(*(worker.drain(grace_ms) for worker in workers), return_exceptions=True)
+        core.workers[:] = [worker for worker in core.workers if worker.is_running]
         for worker, failure in zip(workers, ended, strict=True):
             if failure is not None:
                 log.error("worker failed to stop", exc_info=failure, extra={"worker": worker.name})
         failed = [failure for failure in ended if isinstance(failure, Exception)]
         if failed:
             raise ExceptionGroup("workers failed to stop", failed)
+
+    def _was_stopped(self) -> bool:
+        """Also by another task, while this one starts it."""
+        return self._core.state == "stopped"
+
+    def _require_starting(self) -> None:
+        if self._was_stopped():
+            raise AlreadyStopped(f"queue {self._core.name!r} was stopped while it started; all is closed again")
 
     def _is_rehearsed_by_other(self) -> bool:
         """Whoever tests the application starts and stops its queue; what the application itself does is no more."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
-from psyqueue.errors import ConfigError
+from psyqueue.errors import ConfigError, LifecycleError
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.pipeline import label, takes
 
@@ -68,10 +68,15 @@ class Lifespan:
         await asyncio.shield(self._entered)
 
     async def leave(self) -> None:
-        """Until it is left; it may be entered anew. Raises what it raises, also what ended it before."""
-        if self._left is None:
+        """Until it is left; it may be entered anew. Raises what it raises, also what ended it before.
+
+        One that is still being entered is cancelled: what it waits for may never come.
+        """
+        if self._left is None or self._entered is None:
             return
         self._leave.set()
+        if not self._entered.done():
+            self._left.cancel()
         await asyncio.wait({self._left})
         failure = self._failure
         # A queue that is tested is started many times.
@@ -94,4 +99,4 @@ class Lifespan:
         finally:
             self.value = None
             if not entered.done():
-                entered.cancel()
+                entered.set_exception(LifecycleError(f"lifespan {self._name} was cancelled before it yielded"))
