@@ -130,7 +130,7 @@ class Actions(Race):
     # ── work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     @action(4, session=PICK, wanted=FETCHES, channel=CHANNEL)
     def dequeue(self, session: int, wanted: tuple[Any, ...] | None, channel: int) -> None:
-        self._settle(self.session(session), [], wanted or (("q", "r"), 2, 1 << 20), channel)
+        self._settle(self.session(session), [], wanted or (("q", "r"), 2, 1 << 20, True), channel)
 
     @action(10, session=PICK, count=st.integers(1, 5))
     def dequeue_some(self, session: int, count: int) -> None:
@@ -186,7 +186,9 @@ class Actions(Race):
         self.seeds += 1
         fetch = None
         if wanted is not None:
-            fetch = Fetch(queues=wanted[0], count=wanted[1], bytes_max=wanted[2], token_seed=f"{self.seeds:032x}")
+            queues, count, bytes_max, counts = wanted
+            seed = f"{self.seeds:032x}"
+            fetch = Fetch(queues=queues, count=count, bytes_max=bytes_max, counts=counts, token_seed=seed)
         made = [(self.ticket(end.pick), end, self.effects(end.also)) for end in ends]
         self.holder = session
         words = f"settle({session}, {[(ticket.job_id, end) for ticket, end, _ in made]}, {wanted})"

@@ -65,7 +65,6 @@ class Side:
                 return {**fields, "counts": {status: count for status, count in value.counts.items() if count}}
             case SettleReply():
                 fields = {name: self.plain(each) for name, each in msgspec.structs.asdict(value).items()}
-                del fields["held"]  # not every store says it
                 return {**fields, "cancel_requested": sorted(value.cancel_requested)}
             case msgspec.Struct():
                 return {name: self.plain(each) for name, each in msgspec.structs.asdict(value).items()}

@@ -151,6 +151,7 @@ FETCHES = st.none() | st.tuples(
     st.sampled_from([("q",), ("q", "r"), ("r", "q"), ("r",)]),
     st.sampled_from([1, 2, 5, 0]),
     st.sampled_from([1 << 20, 1 << 20, 30]),
+    st.booleans(),
 )
 STEPS_MS = st.sampled_from(
     [1, 1, 999, 1_000, 1_001, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1, 60_001, DAY_MS, 91 * DAY_MS, -1_000, -DAY_MS]

@@ -17,9 +17,7 @@ class Eager(Marks):
     def __init__(self, clock_ms: Callable[[], float] = lambda: 0.0) -> None:
         super().__init__(clock_ms, pages_dear=-1)
 
-    def asked(self, fetch: Fetch | None) -> str | None:
-        if fetch is None:
-            return None
+    def asked(self, fetch: Fetch) -> str | None:
         sent: dict[str, Any] = {queue: {"s": 0, "l": {}, "f": True} for queue in fetch.queues}
         return msgspec.json.encode(sent | msgspec.json.decode(super().asked(fetch) or "{}")).decode()
 
@@ -30,7 +28,7 @@ class Everlasting(Eager):
     What became due is looked for as a whole: random histories set the clock back.
     """
 
-    def asked(self, fetch: Fetch | None) -> str | None:
+    def asked(self, fetch: Fetch) -> str | None:
         sent = super().asked(fetch)
         if sent is None:
             return None

@@ -13,7 +13,7 @@ from worker.rig import Blocker, Deaf, Rig, started
 
 STORES = ("memory", "sqlite")
 SERVERS = ("redis", "postgres")
-ON_SERVERS = ("batches", "effects", "growth", "leases", "retries", "stop", "store_faults", "suspects")
+ON_SERVERS = ("batches", "effects", "growth", "leases", "retries", "stop", "store_faults", "strays", "suspects")
 """Modules whose promises lean on what the store does by itself: leases, signals, batches, time, repeats.
 
 The others are about handlers, threads and processes of the worker: two stores show these, more of them cost time only.

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from psyqueue.backend import Fetch, Op
 from psyqueue.ids import new_token
 from worker.rig import Rig, until
 
-pytestmark = pytest.mark.parametrize("store", ["memory", "redis"], indirect=True)
+LEASE_MS = 1_500
+"""With each renewal the worker asks how many jobs its session holds."""
 
 
 class Gated:
@@ -42,7 +41,7 @@ async def take_behind_its_back(rig: Rig, count: int) -> None:
 
 async def test_jobs_that_a_call_of_long_ago_took_are_run(rig):
     gated = Gated(rig)
-    rig.worker(concurrency=1, prefetch=0)
+    rig.worker(concurrency=1, prefetch=0, lease_ms=LEASE_MS)
     first = await gated.handler.enqueue(0)
     await rig.told.first("job:started")
     sessions = await rig.open_sessions()
@@ -57,12 +56,13 @@ async def test_jobs_that_a_call_of_long_ago_took_are_run(rig):
 
 async def test_what_runs_is_ended_first_and_disturbed_by_nothing(rig):
     gated = Gated(rig)
-    worker = rig.worker(concurrency=2, prefetch=0)
+    worker = rig.worker(concurrency=2, prefetch=0, lease_ms=LEASE_MS)
     jobs = await rig.q.enqueue_bulk([gated.handler.build(n) for n in (0, 1)])
     await rig.told.first("job:started", count=2)
     others = await rig.q.enqueue_bulk([gated.handler.build(n) for n in (2, 3)])
     await take_behind_its_back(rig, 1)
     (session,) = await rig.open_sessions()
+    await until(lambda: worker._slots.is_in_doubt)
     # One of them ends by itself, and its place is free: the look for another job tells of the stray one.
     worker._slots.stop_run(next(run for run in worker._slots.running if run.delivery.id == jobs[0].id), "release")
     await until(lambda: worker._slots.unknown == 1)

@@ -113,13 +113,14 @@ class Fetch(Struct, frozen=True, kw_only=True):
 
     In a queue: the lane whose turn it is, in it the highest priority, then the lowest ready number.
     `token_seed`: 128 random bits as text, new for every call. `bytes_max` bounds payload + cold of all deliveries (the
-    first one is always given).
+    first one is always given). `counts`: the reply is to say how many jobs the session holds then.
     """
 
     queues: tuple[str, ...]
     count: int
     token_seed: str
     bytes_max: int = 8_388_608
+    counts: bool = False
 
 
 class SettleReply(Struct, frozen=True):
@@ -128,8 +129,8 @@ class SettleReply(Struct, frozen=True):
     `cancel_requested`: ids this session holds that somebody wants cancelled. `more`: there is more to get now (the step
     stopped at a bound). `next_due_in_ms`: when time alone will make a job of the fetched queues startable (it becomes
     due, a pause ends, a rate has a start to give); None = nothing known. `held`: how many jobs the session holds after
-    a fetch; None = the store does not say. More than its worker knows of: a call of long ago was done after all, or the
-    store lost its last writes.
+    a fetch that counts; None = it does not count, or the call is a repeat. More than its worker knows of: a call of
+    long ago was done after all, or the store lost its last writes.
     """
 
     settled: tuple[Settled, ...] = ()

@@ -122,10 +122,15 @@ class Settler:
         return await self._until_known(lambda op: self._backend.settle(op, session_id, outcomes, fetch))
 
     async def _until_known(self, call: Callable[[Op], Awaitable[T]], *, may_be_full: bool = False) -> T:
-        attempt = _Attempt(self._core.clock, self._patience_ms, self._trouble, may_be_full=may_be_full)
+        attempt = _Attempt(self._core.clock, self._patience_ms, self._troubled, may_be_full=may_be_full)
         reply = await self._channel.run(attempt.of(call))
         self.answered_ms = self._core.clock.mono_ms()
         return reply
+
+    def _troubled(self, error: BaseException) -> None:
+        # The store may come back with an older state.
+        self._slots.is_in_doubt = True
+        self._trouble(error)
 
     def _smaller(self, entries: Sequence[Entry], error: TooLarge) -> Sequence[Sequence[Entry]]:
         if len(entries) > 1:

@@ -41,7 +41,7 @@ class Slots:
     """`wake()` is called when there is something for the loop, `stuck()` when no slot can ever be free again.
 
     `held` counts the deliveries that the session holds: waiting, running, or not yet settled. Of a session that is lost
-    those that still run. `unknown`: how many more the store counts to it.
+    those that still run. `unknown`: how many more the store counts to it; `is_in_doubt`: the next fetch is to tell.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Slots:
     ) -> None:
         self.held: int = 0
         self.unknown: int = 0
+        self.is_in_doubt: bool = False
         self.running: set[Run] = set()
         self._executor = executor
         self._size = size
@@ -99,8 +100,10 @@ class Slots:
             # One more loss would bury it: alone in the worker it can only take itself down, or show its innocence.
             is_suspect = 0 < delivery.lost >= delivery.max_lost
             (self._apart if is_suspect else self._ready).append(Run(delivery))
-        if held is not None and held > self.held:
-            self._stray(held - self.held)
+        if held is not None:
+            self.is_in_doubt = False
+            if held > self.held:
+                self._stray(held - self.held)
         if self._apart:
             # Suspects run alone: what waits goes back to its place, of the suspects all but the first.
             first = self._apart[0]

@@ -310,7 +310,8 @@ class Worker:
         entries = self._slots.take_outcomes()
         fetch = None
         if room > 0:
-            fetch = Fetch(queues=self._all_queues(), count=min(room, self._batch), token_seed=new_token())
+            count, counts = min(room, self._batch), self._slots.is_in_doubt
+            fetch = Fetch(queues=self._all_queues(), count=count, token_seed=new_token(), counts=counts)
         try:
             reply = await self._settler.send(entries, fetch)
         except SessionLost:
@@ -412,6 +413,7 @@ class Worker:
             self._is_lost = True
             self._wake.set()
             return
+        self._slots.is_in_doubt = True
         if renewal.cancel_requested:
             self._slots.cancel(renewal.cancel_requested)
         if renewal.paused:

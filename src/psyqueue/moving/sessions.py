@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from psyqueue.backend import (
     AnyOutcome,
     BackendAdapter,
@@ -113,7 +115,8 @@ class Sessions:
             second = await self._settle_new(op, held, session_id, of_new, fetch)
         held.new_tokens.difference_update(_ended(of_new, second.settled))
         held.new_tokens.update(delivery.completion_token for delivery in second.deliveries)
-        return _joined(at_new, first, second)
+        reply = _joined(at_new, first, second)
+        return reply if held.is_at_old else replace(reply, held=second.held)
 
     async def _settle_new(
         self, op: Op, held: Held, session_id: str, outcomes: Sequence[AnyOutcome], fetch: Fetch | None

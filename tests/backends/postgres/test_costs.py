@@ -31,7 +31,7 @@ async def cost(connection: asyncpg.Connection, schema: str, name: str, *argument
 
 def settling(turn: int, acks: tuple[Ack, ...], seed: str, count: int) -> tuple[Any, ...]:
     fetch = Fetch(queues=("q",), count=count, token_seed=seed)
-    return ("c", 0, turn, "s", *Outcomes(acks).arguments, fetch.queues, fetch.count, seed, fetch.bytes_max, None)
+    return ("c", 0, turn, "s", *Outcomes(acks).arguments, fetch.queues, fetch.count, seed, fetch.bytes_max, None, False)
 
 
 def enqueueing(turn: int, *jobs: NewJob) -> tuple[Any, ...]:

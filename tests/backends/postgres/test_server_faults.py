@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -214,6 +216,29 @@ async def test_an_isolation_that_was_set_under_a_worker_is_told_and_healed_from(
         await told_of_trouble(rig, "default_transaction_isolation")
         await admin.execute("alter database postgres reset default_transaction_isolation")
         await running.end_well()
+
+
+async def test_a_server_that_went_back_in_time_is_worked_on(server, running):
+    """An older copy of its data, or a replica that lacked the last writes: what it lost is done again."""
+    data, copy, held = server.folder / "data", server.folder / "copy", running.held
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(10)
+    subprocess.run(["cp", "-a", data, copy], check=True)
+    server.restart()
+    held.go.set()
+    later, _ = await enqueued_at_last(held, 3)
+    assert [await job.result(30) for job in (*running.jobs, later)] == [0, 1, 2, 3]
+    server.kill()
+    shutil.rmtree(data)
+    copy.rename(data)
+    server.restart()
+    assert await patiently(lambda: running.rig.ended(*running.jobs)) == ["completed"] * 3
+    again, _ = await enqueued_at_last(held, 4)
+    assert await again.result(30) == 4
+    assert await running.rig.q.get(later.id) is None
+    assert held.starts == {0: 2, 1: 2, 2: 2, 3: 1, 4: 1}
+    assert (await running.rig.store.check(None, 500))[0] == ()
+    assert running.worker.failure is None
 
 
 # ── nobody is let in ──────────────────────────────────────────────────────────────────────────────────────────────────

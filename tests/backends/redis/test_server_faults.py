@@ -189,7 +189,7 @@ async def test_a_server_that_went_back_in_time_is_worked_on(admin, rig):
     """A snapshot of an older moment, or a replica that lacked the last writes: what it lost is done again."""
     held = Held(rig)
     jobs = [await held.handler.enqueue(n) for n in range(3)]
-    worker = rig.worker(concurrency=3, lease_ms=LEASE_MS)
+    worker = rig.worker(concurrency=3, lease_ms=1_500)  # it asks with each renewal
     await rig.told.first("job:started", count=3)
     moment = {key: admin.dump(key) for key in admin.scan_iter(count=1_000)}
     held.go.set()

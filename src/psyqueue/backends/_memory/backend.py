@@ -154,8 +154,7 @@ class MemoryBackend:
             if row is not None and row.status == "active" and row.token == each.completion_token
         )
         asked = settle.cancel_requested(self.store, session_id)
-        count = settle.held_by(self.store, session_id)
-        return SettleReply(reply.settled, held, asked, more=True, next_due_in_ms=None, held=count)
+        return SettleReply(reply.settled, held, asked, more=True, next_due_in_ms=None)
 
     async def wait(self, queues: Sequence[str], job_ids: Sequence[str], timeout_ms: int) -> bool:
         self._open()

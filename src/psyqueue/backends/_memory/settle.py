@@ -46,12 +46,8 @@ def settle(
         cancel_requested(store, session_id),
         more=is_bounded or more_expired or more_due or is_left_over,
         next_due_in_ms=_next_in_ms(store, fetch.queues, now_ms),
-        held=held_by(store, session_id),
+        held=len(store.holding.get(session_id, ())) if fetch.counts else None,
     )
-
-
-def held_by(store: Store, session_id: str) -> int:
-    return len(store.holding.get(session_id, ()))
 
 
 def _next_in_ms(store: Store, queues: Sequence[str], now_ms: int) -> int | None:

@@ -120,10 +120,10 @@ class PostgresBackend:
         check_outcomes(outcomes, fetch)
         sent = Outcomes(outcomes)
         seed = fetch.token_seed if fetch is not None else ""
-        wish = (None, 0, seed, 0) if fetch is None else (fetch.queues, fetch.count, seed, fetch.bytes_max)
-        rows = await self._client.rows(
-            "settle", op.client, op.channel, op.turn, session_id, *sent.arguments, *wish, self._marks.asked(fetch)
-        )
+        wish: tuple[Any, ...] = (None, 0, seed, 0, None, False)
+        if fetch is not None:
+            wish = (fetch.queues, fetch.count, seed, fetch.bytes_max, self._marks.asked(fetch), fetch.counts)
+        rows = await self._client.rows("settle", op.client, op.channel, op.turn, session_id, *sent.arguments, *wish)
         reply, marks = decoding.settled_of(rows, outcomes, sent, seed)
         if fetch is None or fetch.count == 0:
             return reply

@@ -66,7 +66,12 @@ def settled_of(
     found = {row[1]: row for row in rows[:-1]}
     deliveries = tuple([_delivery_of(found[number], seed) for number in head["d"] if number in found])
     reply = SettleReply(
-        _settled(head, outcomes, sent), deliveries, tuple(head["asked"]), more=head["more"], next_due_in_ms=head["next"]
+        _settled(head, outcomes, sent),
+        deliveries,
+        tuple(head["asked"]),
+        more=head["more"],
+        next_due_in_ms=head["next"],
+        held=head["held"],
     )
     return reply, head["w"]
 

@@ -40,9 +40,9 @@ class Marks:
         self._pages_dear = pages_dear
         self._marks: dict[str, _Mark] = {}
 
-    def asked(self, fetch: Fetch | None) -> str | None:
+    def asked(self, fetch: Fetch) -> str | None:
         """What a fetch sends along."""
-        if not self._marks or fetch is None:
+        if not self._marks:
             return None
         now_ms = self._clock_ms()
         sent = {

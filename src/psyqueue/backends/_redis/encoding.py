@@ -264,7 +264,9 @@ def _outcome_of(outcome: AnyOutcome, cargo: Cargo) -> tuple[Any, ...]:
 
 
 def wish_of(fetch: Fetch | None) -> bytes:
-    return NOTHING if fetch is None else pack((fetch.queues, fetch.count, fetch.token_seed, fetch.bytes_max))
+    if fetch is None:
+        return NOTHING
+    return pack((fetch.queues, fetch.count, fetch.token_seed, fetch.bytes_max, fetch.counts))
 
 
 # ── operating ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -61,6 +61,7 @@ def settle(step: Step, session_id: str, outcomes: Sequence[AnyOutcome], fetch: F
         cancel_requested(step, session),
         more=is_bounded or passed.is_bounded or is_left_over,
         next_due_in_ms=min((each for each in (due_in_ms, start_in_ms) if each is not None), default=None),
+        held=step.run(SQL["session.held_count"], (session,)).fetchone()[0] if fetch.counts else None,
     )
 
 

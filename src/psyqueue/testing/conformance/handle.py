@@ -114,10 +114,10 @@ class Store:
         turn = self._turns[channel] = self._turns.get(channel, 0) + 1
         return Op(self.client, channel, turn)
 
-    def fetch(self, *queues: str, count: int = 1, bytes_max: int = 8_388_608) -> Fetch:
+    def fetch(self, *queues: str, count: int = 1, bytes_max: int = 8_388_608, counts: bool = False) -> Fetch:
         self._seeds += 1
         seed = f"{self.client}-{token_seed(self._seeds)}"
-        return Fetch(queues=queues or ("q",), count=count, token_seed=seed, bytes_max=bytes_max)
+        return Fetch(queues=queues or ("q",), count=count, token_seed=seed, bytes_max=bytes_max, counts=counts)
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue(self, *jobs: NewJob, effects: Effects = NO_EFFECTS) -> tuple[Enqueued, ...]:

@@ -54,6 +54,32 @@ async def test_a_session_counts_what_it_holds(store: Store) -> None:
     assert info.held == 2
 
 
+async def test_a_fetch_that_counts_says_what_its_session_holds_afterwards(store: Store) -> None:
+    await store.fill(9)
+    await store.dequeue(session="other", count=2)
+    first, _ = await store.dequeue(count=2)
+    reply = await store.settle(ack(first), fetch=store.fetch(count=3, counts=True))
+    assert (len(reply.deliveries), reply.held) == (3, 4)
+    assert (await store.settle(fetch=store.fetch(count=1))).held is None
+    assert (await store.settle(fetch=store.fetch(count=0, counts=True))).held == 5
+
+
+async def test_a_fetch_that_finds_nothing_counts_too(store: Store) -> None:
+    await store.add("a")
+    delivery = await store.dequeue_one()
+    assert (await store.settle(fetch=store.fetch("r", counts=True))).held == 1
+    assert (await store.settle(ack(delivery), fetch=store.fetch("r", counts=True))).held == 0
+
+
+async def test_a_repeat_counts_nothing(store: Store) -> None:
+    await store.fill(2)
+    await store.open_session("s")
+    op, fetch = store.op(), store.fetch(count=2, counts=True)
+    first = await store.backend.settle(op, "s", (), fetch)
+    again = await store.backend.settle(op, "s", (), fetch)
+    assert (first.held, again.held, again.deliveries) == (2, None, first.deliveries)
+
+
 async def test_renewal_extends_the_lease(store: Store) -> None:
     await store.add("a")
     delivery = await store.dequeue_one()

@@ -2,11 +2,11 @@
 -- Params: client (NULL: in the caller's own transaction), channel, turn; session id. Plain acks as arrays: job ids, numbers and
 --   seeds of the tokens, results (NULL element = null). The other outcomes in `outcomes` (includes/outcomes.sql), with their
 --   bytes in `cargo`, in their order; keys: what their effects name. Fetch: queues (NULL: none), count 0..500, seed, bytes,
---   marks (includes/marks.sql; NULL: none).
+--   marks (includes/marks.sql; NULL: none), whether to count what the session holds.
 -- Returns: a row for each delivery, in any order; last one with `head`: JSON { acks: how many, a: NULL (all are ok) or
---   [[verdict, status] …], o: [[verdict, status, follow-up jobs] …], asked, more, next, d: numbers, in the order in which they
---   should run, seed, w: marks }.
--- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session.
+--   [[verdict, status] …], o: [[verdict, status, follow-up jobs] …], asked, more, next, held, d: numbers, in the order in
+--   which they should run, seed, w: marks }.
+-- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session; to count job_running.
 -- Cost: plain acks are one statement, deliveries two (one more for each start where lanes take turns), what else has no
 --   effects and ends or puts back jobs without links three; some five small ones for each of the rest.
 -- Differs from the others: jobs that another step has locked are passed over, not waited for. The session's row is locked
@@ -15,7 +15,7 @@ CREATE FUNCTION @schema@.settle(
     p_client text, p_channel bigint, p_turn bigint, p_session text,
     p_ids text[], p_numbers bigint[], p_seeds text[], p_results bytea[],
     p_outcomes jsonb, p_cargo bytea[], p_keys text[],
-    p_queues text[], p_count int, p_seed text, p_bytes bigint, p_marks jsonb
+    p_queues text[], p_count int, p_seed text, p_bytes bigint, p_marks jsonb, p_counts boolean
 ) RETURNS TABLE (
     head text, n bigint, id text, queue text, name text, payload bytea, cold bytea, fence int, attempt int, lost int,
     max_retries int, priority int, lane text, created_at_ms bigint, started_at_ms bigint, run_at_ms bigint, max_lost int,
@@ -38,6 +38,7 @@ DECLARE
     is_more boolean := false;
     is_promoted boolean;
     next_ms bigint;
+    held bigint;
 BEGIN
     t := begin_step(p_client, p_channel, p_turn, 'settle');
     IF t.reply IS NOT NULL THEN
@@ -106,9 +107,12 @@ BEGIN
         IF t.has_limits THEN
             next_ms := least(next_ms, next_start_in(p_queues, t.now_ms, t.mono_ms));
         END IF;
+        IF p_counts THEN
+            held := (SELECT count(*) FROM job AS j WHERE j.session = v_session AND j.status = 3);
+        END IF;
     END IF;
     head := json_build_object('acks', coalesce(cardinality(p_ids), 0), 'a', acks, 'o', others, 'asked', asked_of(v_session),
-        'more', is_more, 'next', next_ms, 'd', started, 'seed', p_seed, 'w', marks);
+        'more', is_more, 'next', next_ms, 'held', held, 'd', started, 'seed', p_seed, 'w', marks);
     IF p_client IS NOT NULL AND (is_changed OR has_changed()) THEN
         PERFORM keep_turn(p_client, p_channel, p_turn, 'settle', t.before, head, t.mono_ms);
     END IF;
@@ -124,7 +128,7 @@ CREATE FUNCTION @schema@.settled_before(p_reply jsonb, p_session text) RETURNS T
 #variable_conflict use_column
 BEGIN
     head := (p_reply || jsonb_build_object('asked', asked_of((SELECT s.n FROM session AS s WHERE s.id = p_session)),
-        'more', true, 'next', NULL, 'w', NULL))::text;
+        'more', true, 'next', NULL, 'held', NULL, 'w', NULL))::text;
     RETURN QUERY SELECT NULL, d.*
     FROM deliveries_of(ARRAY(SELECT jsonb_array_elements_text(p_reply->'d')::bigint), p_reply->>'seed') AS d;
     RETURN NEXT;

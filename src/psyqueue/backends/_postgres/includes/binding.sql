@@ -50,7 +50,7 @@ BEGIN
         PERFORM set_config('idle_in_transaction_session_timeout', p_idle_ms::text, true);
     END IF;
     RETURN (SELECT s.head FROM settle(NULL, NULL, NULL, p_session, p_ids, p_numbers, p_seeds, p_results, p_outcomes, p_cargo,
-        p_keys, NULL, 0, NULL, 0, NULL) AS s);
+        p_keys, NULL, 0, NULL, 0, NULL, false) AS s);
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_text = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
     RETURN json_build_object('error', json_build_array(v_state, v_text, v_detail));

@@ -1,9 +1,9 @@
 -- Apply the outcomes of deliveries in order, then what time and they set free, then dequeue: the heart of a worker.
--- Params: 1 op, 2 session, 3 outcomes, 4 fetch { queues, count, seed, bytes_max } or false, packed (session: text);
+-- Params: 1 op, 2 session, 3 outcomes, 4 fetch { queues, count, seed, bytes_max, counts } or false, packed (session: text);
 -- 5 … results, errors and bodies that the outcomes point at. Shapes: includes/outcomes.lua.
 -- Returns: { 0 | 1, { verdicts, effects { outcome number, { id, flag, initial } … } …, deliveries, asked to cancel,
 -- 1 if there is more, milliseconds until time alone brings something or false, now, jobs that the session holds or false
--- without a fetch } } | { 2, code, facts … }. For an empty list there is false: the server looks at each table of a
+-- without a fetch that counts } } | { 2, code, facts … }. For an empty list there is false: the server looks at each table of a
 -- reply seven times.
 -- A delivery: id, body, false for the first attempt of a plain job, else packed { number, created at, attempt, fence,
 -- lost, priority, run at, generation }; then the next one. `now` of the deliveries is the reply's.
@@ -47,7 +47,7 @@ local function act()
   local asked = cancel_requested(session_id)
   local reply = {
     verdicts, #followed > 0 and followed, #deliveries > 0 and deliveries, #asked > 0 and asked, is_more and 1 or 0,
-    next_ms, now_ms, fetch and held_by(session_id),
+    next_ms, now_ms, fetch and fetch[5] and held_by(session_id),
   }
   return reply, { verdicts, followed, ids, fetch and fetch[3] or '' }
 end
@@ -63,7 +63,7 @@ local function recall(kept)
     end
   end
   local asked = cancel_requested(session_id)
-  return { kept[1], kept[2], deliveries, asked, 1, false, started_ms[1] or now_ms, held_by(session_id) }
+  return { kept[1], kept[2], deliveries, asked, 1, false, started_ms[1] or now_ms, false }
 end
 
 return once('settle', act, recall)
