@@ -236,6 +236,9 @@ def test_an_application_is_moved_while_it_works(shop, elsewhere):
     (shop.folder / "shop.py").write_text(APPLICATION.format(old=shop.url, new=elsewhere))
     produce(shop, 0, 5)
     assert shop.json("migrate", "plan", *ends)["obstacles"] == []
+    alone = shop.run("migrate", "run", *ends, "--yes", "--drain", "0s")
+    assert "no worker is there: start one with `psyqueue worker`" in alone.err
+    assert "No worker is there to drain the old store." in alone.out
     assert shop.json("migrate", "run", *ends, "--yes", "--drain", "0s")["drained"] is False
     produce(shop, 5, 9)
     worker = shop.start("worker", "shop:q")
@@ -243,7 +246,9 @@ def test_an_application_is_moved_while_it_works(shop, elsewhere):
         wait_until(lambda: ran(shop) == list(range(5)))
         again = shop.json("migrate", "run", *ends, "--yes")
         assert (again["step"], again["drained"], again["source_mode"]) == ("draining", True, "draining")
-        assert "Workers in the old store" in shop.run("migrate", "status", *ends).out
+        status = shop.run("migrate", "status", *ends).out
+        assert "Workers in the old store" in status
+        assert "No worker" not in status
         assert shop.json("migrate", "finish", *ends, "--yes")["ok"]
         produce(shop, 9, 12)
         wait_until(lambda: ran(shop) == list(range(12)))
@@ -254,6 +259,17 @@ def test_an_application_is_moved_while_it_works(shop, elsewhere):
     assert (status["step"], status["source_mode"], status["destination_mode"]) == ("over", "moved", "open")
     assert "moved to" in said(shop, 1, "enqueue", "note", "{}")
     assert "live at" in said(shop, 1, "migrate", "rollback", *ends)
+
+
+def test_a_worker_of_a_store_that_was_closed_is_not_started(shop, elsewhere):
+    fill(shop.url)
+    shop.json("migrate", "--from", shop.url, "--to", elsewhere, "--yes")
+    (shop.folder / "shop.py").write_text("from psyqueue import PsyQueue\nq = PsyQueue()\n")
+    answer = shop.run("worker", "shop:q", "--queues", "note", "--backend", shop.url)
+    assert answer.code == 1, answer
+    assert "Point the application there" in answer.err
+    assert "Traceback" not in answer.err
+    assert "ready" not in answer.out
 
 
 def test_a_move_without_a_pause_is_rolled_back_by_the_same_command_as_any(shop, elsewhere):

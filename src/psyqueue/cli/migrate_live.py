@@ -16,6 +16,10 @@ from psyqueue.cli.surface import DONE, NO, Surface, common, confirm
 from psyqueue.clock import span, to_ms
 from psyqueue.moving import House, LiveMove, Selection, Status
 
+_UNATTENDED = (
+    "No worker is there to drain the old store. Start one on the application with moving(old, new): "
+    "`psyqueue worker MODULE:QUEUE`. Without any, `psyqueue migrate finish` copies what is left."
+)
 SHOWN = 3
 """Of the jobs that run."""
 _NEXT = {
@@ -159,6 +163,8 @@ def _tell(surface: Surface, status: Status, facts: dict[str, Any]) -> int:
     output.print_table(("queue", "status", "old store", "new store"), rows, empty="No jobs.")
     if status.workers and status.step != "over":
         click.echo(output.clean(f"Workers in the old store: {', '.join(status.workers)}"))
+    elif status.step == "draining" and any(count for (_, kind), count in status.source.items() if kind == "pending"):
+        click.echo(_UNATTENDED)
     if status.running:
         click.echo(output.clean(_running(status)))
     click.echo(f"Step: {status.step}. {_NEXT[status.step]}")

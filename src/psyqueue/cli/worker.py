@@ -48,7 +48,7 @@ def worker(surface: Surface, target: str, **options: Any) -> int:
     """Run jobs until SIGTERM or SIGINT; a second signal stops at once.
 
     MODULE:QUEUE is a PsyQueue in a module, e.g. shop.jobs:q; the current folder is importable. Exit code 70: a worker
-    failed or its event loop hangs.
+    failed or its event loop hangs. Exit code 1: the jobs of its store were moved to another one.
     """
     plan = _plan(target, options)
     start_logging(plan.log_level, plan.log_format)

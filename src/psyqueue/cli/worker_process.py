@@ -23,7 +23,7 @@ from psyqueue.cli.notify import Notifier
 from psyqueue.cli.surface import BROKEN, DISMISSED, DONE
 from psyqueue.cli.waits import first_of, on_signal, within
 from psyqueue.cli.worker_plan import WorkerPlan
-from psyqueue.errors import PsyQueueError
+from psyqueue.errors import NamespaceMoved, PsyQueueError
 from psyqueue.events import Event
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.worker import POLL_MS
@@ -65,6 +65,7 @@ class WorkerProcess:
             if not await self._start():
                 return DONE
             try:
+                await self._require_jobs()
                 async with self._health() as health_url:
                     code = await self._serve(health_url, is_json=is_json)
                     drained = await self._drain()
@@ -86,6 +87,12 @@ class WorkerProcess:
         if (failure := starting.result()) is not None:
             raise failure
         return True
+
+    async def _require_jobs(self) -> None:
+        """Raises NamespaceMoved: who is started beside a store that was closed would idle for ever."""
+        info = await self._queue.get_exposed("backend").info()
+        if info.mode == "moved":
+            raise NamespaceMoved(info.moved_to)
 
     async def _serve(self, health_url: str | None, *, is_json: bool) -> int:
         """Until a signal or the end of a worker; the exit code so far."""

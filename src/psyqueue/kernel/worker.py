@@ -36,6 +36,7 @@ from psyqueue.kernel.run import Run
 from psyqueue.kernel.settler import CLOSE_MS, Settler
 from psyqueue.kernel.slots import ABANDON_MS, Slots
 from psyqueue.kernel.threads import Threads
+from psyqueue.kernel.troubles import Troubles
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
@@ -81,6 +82,7 @@ class Worker:
         self.was_ordered: bool = False
         self._core = core
         self._backend = core.backend
+        self._troubles = Troubles(options.name, core.bus)
         self._batch = min(ITEMS_MAX, core.backend.capabilities.batch_max)
         self._threads = Threads(f"psyqueue-{options.name}", on_return=self._thread_returned)
         self._children = Children()
@@ -129,7 +131,7 @@ class Worker:
             slots=self._slots,
             executor=executor,
             announcer=announcer,
-            trouble=self._trouble,
+            trouble=self._troubles.tell,
             give_up_ms=math.inf,
         )
         self._main = spawn(self._work(), name=f"psyqueue-worker-{self.name}")
@@ -207,7 +209,7 @@ class Worker:
         except Exception as exc:
             self.failure = exc
             log.exception("worker ended", extra={"worker": self.name})
-            self._trouble(exc)
+            self._troubles.tell(exc)
         finally:
             self._begin_stop()
             # However often it is cancelled from here on, what it holds is handed back.
@@ -319,7 +321,7 @@ class Worker:
         except (StoreFull, NamespaceFrozen) as exc:
             # Nothing was written: it goes out again when time may have mended it.
             if isinstance(exc, NamespaceFrozen):
-                self._trouble(exc)
+                self._troubles.tell(exc)
                 self._is_dry = True
             if entries or not self._is_dry:
                 await self._core.clock.sleep_ms(TROUBLE_MS)
@@ -375,7 +377,7 @@ class Worker:
             try:
                 is_news = await self._backend.wait(self._all_queues(), (), POLL_MS)
             except Exception as exc:  # noqa: BLE001 - a store that cannot be listened to is looked at now and then
-                self._trouble(exc)
+                self._troubles.tell(exc)
                 await self._core.clock.sleep_ms(TROUBLE_MS)
                 is_news = False
             goes_on = is_news and self._is_resting
@@ -437,12 +439,8 @@ class Worker:
     # ── trouble ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _stuck(self) -> None:
         self.failure = RuntimeError(f"worker {self.name!r}: every slot is held by a handler that ignores its stop")
-        self._trouble(self.failure)
+        self._troubles.tell(self.failure)
         self._begin_stop()
-
-    def _trouble(self, error: BaseException) -> None:
-        log.warning("worker has trouble", extra={"worker": self.name, "error": str(error)})
-        self._core.bus.publish("worker:error", {"worker": self.name, "error": str(error)})
 
 
 def _go_on() -> None:

@@ -35,6 +35,7 @@ ROOM = 1_000_000_000
 FIRST: tuple[Part, ...] = ("limits", "schedules", "fires")
 """What the new store has to know before it takes jobs."""
 DRAIN_LOOK_MS = 500
+UNATTENDED = "draining (no worker is there: start one with `psyqueue worker`)"
 
 
 class Status(Struct, frozen=True):
@@ -46,7 +47,7 @@ class Status(Struct, frozen=True):
     source: Counter[tuple[str, str]]
     target: Counter[tuple[str, str]]
     workers: tuple[str, ...]
-    """Names of those that have a session in the old store."""
+    """Names of those that have a session in the old store, and renew it."""
     running: tuple[tuple[str, int], ...] = ()
     """Ids of jobs that run in the old store, and for how many ms, the longest first: `finish` waits for their end."""
 
@@ -83,10 +84,15 @@ class LiveMove:
             step: str = journal.phase
         else:
             step = "over" if source.mode == "moved" and source.moved_to == self._target.address else "none"
-        workers = sorted({info.session.worker for info in await self._source.sessions()})
+        workers = await self._workers()
         counts = [await house.counts() for house in (self._source, self._target)]
         running = await self._running(source.now_ms)
-        return Status(step, source.mode, target.mode, counts[0], counts[1], tuple(workers), running)
+        return Status(step, source.mode, target.mode, counts[0], counts[1], workers, running)
+
+    async def _workers(self) -> tuple[str, ...]:
+        """Without those that died: while nobody else works, nobody takes their sessions away."""
+        alive = [info for info in await self._source.sessions() if info.expires_in_ms > 0]
+        return tuple(sorted({info.session.worker for info in alive}))
 
     async def _running(self, now_ms: int) -> tuple[tuple[str, int], ...]:
         """Of as many as one page has."""
@@ -149,7 +155,7 @@ class LiveMove:
         """Wait until nothing is pending or active in the old store; False: it still is, after `wait_ms`."""
         until = self._source.clock.mono_ms() + wait_ms
         while left := await self._left():
-            self._tell(Progress("draining", 0, left))
+            self._tell(Progress("draining" if await self._workers() else UNATTENDED, 0, left))
             if self._source.clock.mono_ms() >= until:
                 return False
             await self._source.clock.sleep_ms(DRAIN_LOOK_MS)

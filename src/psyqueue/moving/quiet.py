@@ -16,7 +16,7 @@ LOOK_EVERY_MS = 200
 
 
 class Progress(Struct, frozen=True):
-    """`doing`: waiting, draining, copying, verifying, dropping or rolling back; `done` of `total` jobs."""
+    """`doing`: waiting, draining (with or without workers), copying, verifying, …; `done` of `total` jobs."""
 
     doing: str
     done: int
