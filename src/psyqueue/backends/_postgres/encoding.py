@@ -92,15 +92,18 @@ _NO_COLUMNS: Final[Columns] = (None,) * 14
 
 
 def columns_of(jobs: Sequence[NewJob]) -> Columns:
-    """Jobs that are simple, as arrays; None instead of an array where all have the default."""
+    """Jobs that are simple, as arrays; None instead of an array where all have the default.
+
+    One element where queue, name or cold are those of all: each costs something here, on the way, and in the server.
+    """
     return (
         [job.id for job in jobs],
-        [job.queue for job in jobs],
-        [job.name for job in jobs],
+        _alike([job.queue for job in jobs]),
+        _alike([job.name for job in jobs]),
         [job.payload for job in jobs],
-        [job.cold for job in jobs],
+        _alike([job.cold for job in jobs]),
         [job.digest for job in jobs],
-        unless_all(None, [extras_of(job) for job in jobs]),
+        _extras_of_simple(jobs),
         unless_all("", [job.lane for job in jobs]),
         unless_all(0, [job.priority for job in jobs]),
         unless_all(3, [job.max_retries for job in jobs]),
@@ -109,6 +112,16 @@ def columns_of(jobs: Sequence[NewJob]) -> Columns:
         unless_all(None, [job.run_at_ms for job in jobs]),
         unless_all(None, [job.expires_in_ms for job in jobs]),
     )
+
+
+def _alike(values: list[Any]) -> list[Any]:
+    return values[:1] if values and values.count(values[0]) == len(values) else values
+
+
+def _extras_of_simple(jobs: Sequence[NewJob]) -> list[bytes | None] | None:
+    if unless_all(None, [job.schedule_id for job in jobs]) is None:
+        return None
+    return [extras_of(job) for job in jobs]
 
 
 def unless_all(default: Any, values: list[Any]) -> list[Any] | None:

@@ -1,7 +1,7 @@
 -- Take jobs in: all of them, or none.
 -- Params: client (NULL: in the caller's own transaction, without an op), channel, turn. Jobs without keys, gate and needs
---   come as arrays, one element a job (an array may be NULL: all have the default): ids … expires; delays and
---   expirations in ms from now, run_ats in ms. If one job has more than that, all come in `jobs` (includes/intake.sql), with
+--   come as arrays, one element a job (an array may be NULL: all have the default; one of queues, names and colds may have
+--   one element: that of all): ids … expires; delays and expirations in ms from now, run_ats in ms. If one job has more than that, all come in `jobs` (includes/intake.sql), with
 --   their bytes in `cargo`. effects: includes/effects.sql. keys: what the call names, to be locked in one order.
 -- Returns: a number: all of them are new and pending; else JSON [[id, created, status] …].
 -- Index: body_id; limits.
@@ -101,7 +101,10 @@ DECLARE
 BEGIN
     is_changed := false;
     IF p_is_counted THEN
-        FOR r IN SELECT * FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes,
+        FOR r IN SELECT u.id, coalesce(u.queue, p_queues[1]) AS queue, coalesce(u.name, p_names[1]) AS name, u.payload,
+                coalesce(u.cold, p_colds[1]) AS cold, u.digest, u.extras, u.lane, u.priority, u.max_retries, u.max_lost, u.delay,
+                u.run_at, u.expires_in
+            FROM unnest(p_ids, p_queues, p_names, p_payloads, p_colds, p_digests, p_extras, p_lanes,
                 p_priorities, p_max_retries, p_max_lost, p_delays, p_run_ats, p_expires)
             AS u (id, queue, name, payload, cold, digest, extras, lane, priority, max_retries, max_lost, delay, run_at, expires_in)
         LOOP
@@ -124,7 +127,8 @@ BEGIN
             PERFORM wake_queues(p_queues);
         END IF;
         IF p_lanes IS NOT NULL THEN
-            INSERT INTO lane (queue, lane) SELECT DISTINCT u.queue, u.lane FROM unnest(p_queues, p_lanes) AS u (queue, lane)
+            INSERT INTO lane (queue, lane)
+            SELECT DISTINCT coalesce(u.queue, p_queues[1]), u.lane FROM unnest(p_queues, p_lanes) AS u (queue, lane)
             WHERE u.lane <> '' ORDER BY 1, 2 ON CONFLICT DO NOTHING;
         END IF;
         IF is_all THEN
@@ -264,7 +268,7 @@ DECLARE
 BEGIN
     BEGIN
         INSERT INTO body (n, id, digest, extras, cold, payload)
-        SELECT p_numbers[i], p_ids[i], p_digests[i], p_extras[i], p_colds[i], p_payloads[i]
+        SELECT p_numbers[i], p_ids[i], p_digests[i], p_extras[i], coalesce(p_colds[i], p_colds[1]), p_payloads[i]
         FROM generate_series(1, cardinality(p_ids)) AS i;
         RETURN p_numbers;
     EXCEPTION WHEN unique_violation THEN
@@ -272,7 +276,7 @@ BEGIN
     END;
     WITH made_now AS (
         INSERT INTO body AS b (n, id, digest, extras, cold, payload)
-        SELECT p_numbers[i], p_ids[i], p_digests[i], p_extras[i], p_colds[i], p_payloads[i]
+        SELECT p_numbers[i], p_ids[i], p_digests[i], p_extras[i], coalesce(p_colds[i], p_colds[1]), p_payloads[i]
         FROM generate_series(1, cardinality(p_ids)) AS i
         ON CONFLICT (id) DO NOTHING RETURNING b.n
     )
@@ -295,8 +299,9 @@ BEGIN
     )
     SELECT v.n, p_now, v.run_at, CASE WHEN v.run_at <= p_now THEN v.n END, p_now + p_expires[v.i],
         coalesce(p_priorities[v.i], 0), coalesce(p_max_retries[v.i], 3), coalesce(p_max_lost[v.i], 2),
-        octet_length(p_payloads[v.i]) + octet_length(p_colds[v.i]), CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END,
-        p_ids[v.i], p_queues[v.i], coalesce(p_lanes[v.i], ''), p_names[v.i]
+        octet_length(p_payloads[v.i]) + octet_length(coalesce(p_colds[v.i], p_colds[1])),
+        CASE WHEN v.run_at <= p_now THEN 2 ELSE 1 END, p_ids[v.i], coalesce(p_queues[v.i], p_queues[1]),
+        coalesce(p_lanes[v.i], ''), coalesce(p_names[v.i], p_names[1])
     FROM (
         SELECT i, p_numbers[i] AS n, greatest(p_now + coalesce(p_delays[i], 0), coalesce(p_run_ats[i], p_now)) AS run_at
         FROM generate_series(1, cardinality(p_ids)) AS i
