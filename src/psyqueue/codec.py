@@ -65,7 +65,7 @@ def encode(value: Any, *, what: str = "payload", bytes_max: int = PAYLOAD_BYTES_
     """
     if value is None:
         return b"null"
-    problem = _problem(value, "$", 0)
+    problem = _problem_in_dict(value, "$", 0) if type(value) is dict else _problem(value, "$", 0)
     if problem is not None:
         raise PayloadError(problem[0], problem[1], what)
     try:
@@ -110,13 +110,14 @@ def _problem(value: Any, path: str, depth: int) -> tuple[str, str] | None:
 
 def _problem_in_dict(value: dict[Any, Any], path: str, depth: int) -> tuple[str, str] | None:
     for key, item in value.items():
-        if type(key) is str and key.isascii() and type(item) is str and item.isascii():
+        kind = type(item)
+        if type(key) is str and key.isascii() and (kind in _PLAIN or (kind is str and item.isascii())):
             continue
         if not isinstance(key, str):
             return (path, f"key {key!r} is {type(key).__name__}, not text")
         if not key.isascii() and _has_surrogate(key):
             return (path, "a key with a lone surrogate")
-        if type(item) not in _PLAIN and (found := _problem(item, f"{path}.{key}", depth + 1)):
+        if kind not in _PLAIN and (found := _problem(item, f"{path}.{key}", depth + 1)):
             return found
     return None
 

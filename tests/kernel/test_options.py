@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -48,6 +49,29 @@ def test_job_without_options_is_the_same_on_the_short_and_on_the_long_way():
         3,
     )
     assert len(short.digest) == 16
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        None,
+        [],
+        {},
+        {"a": 1},
+        {"a": 1.5},
+        {"a": "ä"},
+        {"a": Decimal("1.50")},
+        {"a": {"c": 1, "b": 2}},
+        {"a": [{"c": 1, "b": 2}]},
+        {"b": 1, "a": 2},
+    ],
+    ids=repr,
+)
+def test_digest_is_the_same_on_the_short_and_on_the_long_way(payload):
+    """The short way takes the payload as it was encoded where nothing in it could be sorted."""
+    template = Template("send", "mail")
+    short, long = plain_job("job-1", template, payload, 3), new_job(Content("job-1", template, payload, 3), {}, NOW_MS)
+    assert short.digest == long.digest
 
 
 @pytest.mark.parametrize(

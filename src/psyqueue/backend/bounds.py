@@ -65,6 +65,12 @@ def check_job(job: NewJob) -> None:
         raise InvalidOption("priority", job.priority, f"is outside ±{PRIORITY_MAX}")
     if len(job.id) > NAME_LENGTH_MAX or not job.id:
         raise InvalidOption("id", job.id, f"has {len(job.id)} characters; 1 to {NAME_LENGTH_MAX} are allowed")
+    if job.unique is not None or job.idempotency is not None or job.gate is not None or job.needs:
+        _check_ties(job)
+
+
+def _check_ties(job: NewJob) -> None:
+    """What ties it to other jobs: keys, gates and needs."""
     if job.gate is not None and job.gate.capacity < 1:
         raise InvalidOption("gate.capacity", job.gate.capacity, "is less than 1")
     if job.unique is not None and not {"waiting", "scheduled", "pending"}.issubset(job.unique.while_):

@@ -138,7 +138,7 @@ class Effects(Struct, frozen=True):
 NO_EFFECTS = Effects()
 
 
-class Enqueued(Struct, frozen=True):
+class Enqueued(Struct, frozen=True, gc=False):
     """`created=False`: `job_id` is the job that was there before. `status` None: it is gone, its key still counts."""
 
     job_id: str

@@ -90,15 +90,17 @@ class Coalescer:
         callers: list[_Caller] = []
         items = size = 0
         while self._waiting:
-            jobs = self._waiting[0][0]
+            jobs, reply = self._waiting[0]
+            if reply.done():  # cancelled before its turn: never sent
+                self._waiting.popleft()
+                continue
             items += len(jobs)
             for job in jobs:
                 size += job_bytes(job)
             if callers and (items > ITEMS_MAX or size > CALL_BYTES_MAX):
                 break
             callers.append(self._waiting.popleft())
-        # Cancelled before its turn: never sent.
-        return [caller for caller in callers if not caller[1].done()]
+        return callers
 
     async def _send_together(self, callers: list[_Caller]) -> None:
         if not callers:

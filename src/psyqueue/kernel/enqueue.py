@@ -104,8 +104,9 @@ class Enqueuer:
         jobs = (job,)
         # The short way of the short way: among many callers one coroutine less for each.
         joined = self._coalescer.join(jobs)
-        (enqueued,) = await (self._coalescer.submit(jobs) if joined is None else joined)
-        return self._handle(job, enqueued, spec)
+        replies = await (self._coalescer.submit(jobs) if joined is None else joined)
+        self._tell(jobs, replies)
+        return self._handle(job, replies[0].job_id, spec, created=replies[0].created)
 
     # ── many ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue_bulk(self, items: Iterable[Any], options: Mapping[str, Any]) -> list[JobHandle[Any]]:
@@ -118,21 +119,28 @@ class Enqueuer:
         if not listed:
             return []
         if core.enqueue_chain is None and not options:
-            jobs = _each(listed, lambda number, item: self._plain_item(item) or self._item(number, item, options))
-            return await self._write([job for job, _ in jobs], _one_connection([given for _, given in jobs]))
+            return await self._write(*self._jobs_of_items(listed))
         drafts = _each(listed, lambda number, item: self._draft_of_item(number, item, options))
         return await self._enqueue_drafts(drafts, _each(drafts, lambda _, draft: read(draft.options)))
 
-    def _plain_item(self, item: Any) -> tuple[NewJob, Given] | None:
-        """The short way of a built call without options."""
-        if not isinstance(item, Call) or item.given or item.spec.makes_keys:
-            return None
-        return plain_job(new_id(), item.spec.template, item.payload, item.spec.max_retries), item.given
+    def _jobs_of_items(self, items: Sequence[Any]) -> tuple[list[NewJob], Any]:
+        """The jobs of items that no middleware sees, and the connection that they share."""
+        givens: list[Given] = []
 
-    def _item(self, number: int, item: Any, options: Mapping[str, Any]) -> tuple[NewJob, Given]:
-        draft = self._draft_of_item(number, item, options)
-        given = read(draft.options)
-        return self._job(draft, given), given
+        def make(number: int, item: Any) -> NewJob:
+            if type(item) is Call and not item.given and not item.spec.makes_keys:
+                # The short way of a built call without options.
+                given, spec = item.given, item.spec
+                job = plain_job(new_id(), spec.template, item.payload, spec.max_retries)
+            else:
+                draft = self._draft_of_item(number, item, {})
+                given = read(draft.options)
+                job = self._job(draft, given)
+            if not givens or given is not givens[-1]:
+                givens.append(given)
+            return job
+
+        return _each(items, make), _one_connection(givens)
 
     async def drain(self) -> None:
         """Until everything that was accepted is written."""
@@ -153,7 +161,7 @@ class Enqueuer:
         draft.parent_id = delivery.id
         job = self._job(draft, read(draft.options))
         spec = self._core.handlers.find(job.name)
-        handle = self._handle_of(job, job.id, spec, created=True)
+        handle = self._handle(job, job.id, spec, created=True)
         if self._core.enqueue_chain is None:
             return job, handle
         draft.payload = codec.decode(job.payload)
@@ -171,7 +179,7 @@ class Enqueuer:
         async def collect(ctx: EnqueueContext) -> list[JobHandle[Any]]:
             written.extend(job for job, _ in self._jobs_after(ctx))
             find = self._core.handlers.find
-            ctx.handles = [self._handle_of(job, job.id, find(job.name), created=True) for job in written]
+            ctx.handles = [self._handle(job, job.id, find(job.name), created=True) for job in written]
             return ctx.handles
 
         await _through(chain, ctx, collect)
@@ -216,13 +224,15 @@ class Enqueuer:
 
     async def _write(self, jobs: Sequence[NewJob], conn: Any) -> list[JobHandle[Any]]:
         handles: list[JobHandle[Any]] = []
+        find = self._core.handlers.find
         submit = self._coalescer.submit if conn is None else functools.partial(self._submit_bound, conn)
         try:
             for chunk in _chunks(jobs):
                 replies = await submit(chunk)
+                if conn is None:
+                    self._tell(chunk, replies)
                 for job, enqueued in zip(chunk, replies, strict=True):
-                    spec = self._core.handlers.find(job.name)
-                    handles.append(self._handle(job, enqueued, spec, is_committed=conn is None))
+                    handles.append(self._handle(job, enqueued.job_id, find(job.name), created=enqueued.created))
         except PsyQueueError as exc:
             exc.enqueued = handles
             raise
@@ -235,15 +245,15 @@ class Enqueuer:
             return await in_callers_thread(lambda: at_once(backend.bind(conn).enqueue(jobs)))
         return await backend.bind(conn).enqueue(jobs)
 
-    def _handle(
-        self, job: NewJob, enqueued: Enqueued, spec: HandlerSpec | None, *, is_committed: bool = True
-    ) -> JobHandle[Any]:
-        created = enqueued.created
-        if created and is_committed and self._core.bus.wants("job:enqueued"):
-            self._core.bus.publish("job:enqueued", {"job_id": job.id, "queue": job.queue, "name": job.name})
-        return self._handle_of(job, enqueued.job_id, spec, created=created)
+    def _tell(self, jobs: Sequence[NewJob], replies: Sequence[Enqueued]) -> None:
+        """Of the new ones among them, which are committed by now."""
+        bus = self._core.bus
+        if bus.wants("job:enqueued"):
+            for job, enqueued in zip(jobs, replies, strict=True):
+                if enqueued.created:
+                    bus.publish("job:enqueued", {"job_id": job.id, "queue": job.queue, "name": job.name})
 
-    def _handle_of(self, job: NewJob, job_id: str, spec: HandlerSpec | None, *, created: bool) -> JobHandle[Any]:
+    def _handle(self, job: NewJob, job_id: str, spec: HandlerSpec | None, *, created: bool) -> JobHandle[Any]:
         convert = None if spec is None else spec.convert
         return JobHandle(job_id, job.name, job.queue, created, self._core, convert)
 

@@ -118,7 +118,7 @@ def plain_job(job_id: str, template: Template, payload: Any, max_retries: int) -
         name=template.name,
         payload=body,
         cold=template.cold,
-        digest=_digest(template, payload, b""),
+        digest=_digest(template, body if _is_canonical(payload) else canonical(payload)),
         max_retries=max_retries,
     )
 
@@ -139,7 +139,7 @@ def new_job(content: Content, given: Given, now_ms: int) -> NewJob:
         name=content.template.name,
         payload=codec.encode(content.payload),
         cold=_cold(content, given, now_ms),
-        digest=_digest(content.template, content.payload, canonical(asked) if asked else b""),
+        digest=_digest(content.template, canonical(content.payload) + (canonical(asked) if asked else b"")),
         priority=given.get("priority", 0),
         max_retries=given.get("max_retries", content.max_retries),
         lane=given.get("lane", tenant or ""),
@@ -157,18 +157,29 @@ def new_job(content: Content, given: Given, now_ms: int) -> NewJob:
     )
 
 
-def _digest(template: Template, payload: Any, options: bytes) -> bytes:
-    """Stands for what the caller asked for: the same in every process and for every order of a mapping's keys."""
+def _digest(template: Template, asked: bytes) -> bytes:
+    """Stands for what the caller asked for, the payload and then his options, both as `canonical` writes them.
+
+    A JSON value ends where the next one begins, so the two need no border.
+    """
     hasher = template.hasher.copy()
-    # A JSON value ends where the next one begins, so the two need no border.
-    hasher.update(canonical(payload) + options)
+    hasher.update(asked)
     return hasher.digest()
 
 
 canonical: Callable[[Any], bytes] = msgspec.json.Encoder(
     order="deterministic", decimal_format="string", uuid_format="canonical", enc_hook=codec.of_model
 ).encode
-"""JSON with sorted keys, of a value that was checked before."""
+"""JSON with sorted keys, of a value that was checked before: whatever their order in the caller's mapping."""
+_ATOMS = frozenset((bool, int, float, str, type(None)))
+
+
+def _is_canonical(payload: Any) -> bool:
+    """Whether it holds nothing that could be sorted, as many payloads do: then one encoding of it is enough."""
+    if type(payload) is not dict or len(payload) != 1:
+        return False
+    (value,) = payload.values()
+    return type(value) in _ATOMS
 
 
 def scoped(tenant: str | None, key: str) -> str:

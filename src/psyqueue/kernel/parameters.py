@@ -47,6 +47,7 @@ class Parameters:
         self.takes: Literal["fields", "payload", "nothing"] = (
             "fields" if fields else "payload" if self.wants_ctx else "nothing"
         )
+        self._enough = self._counts_that_are_enough()
         if not self.injected:
             self.invoke: Invoke = self._build_invoke(fn)
             self.invoke_in_thread: Invoke = self.invoke
@@ -80,19 +81,32 @@ class Parameters:
             f"handler {self.handler!r}, parameter {name!r}: what is injected {where}; put it behind a `*`"
         )
 
+    def _counts_that_are_enough(self) -> range:
+        """How many values by position make a payload without a look at its names."""
+        if self.takes == "payload" or not set(self._required).issubset(self._positional):
+            return range(0)
+        return range(len(self._required), len(self._positional) + 1)
+
     # ── at enqueue ────────────────────────────────────────────────────────────────────────────────────────────────
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The payload of a call with these arguments. Raises PayloadError naming the argument that does not fit."""
+        """The payload of a call with these arguments; `kwargs` may become it.
+
+        Raises PayloadError naming the argument that does not fit.
+        """
+        if not kwargs and len(args) in self._enough:
+            return dict(zip(self._positional, args, strict=False))
         if self.takes == "payload":
             return self._bind_payload(args, kwargs)
         if len(args) > len(self._positional):
             most = len(self._positional)
             raise PayloadError("$", f"handler {self.handler!r} takes {most} values by position, {len(args)} were given")
-        payload = dict(zip(self._positional, args, strict=False))
-        for name, value in kwargs.items():
-            if name in payload:
-                raise PayloadError(f"$.{name}", f"handler {self.handler!r} got {name!r} by position and by name")
-            payload[name] = value
+        payload = kwargs
+        if args:
+            payload = dict(zip(self._positional, args, strict=False))
+            for name, value in kwargs.items():
+                if name in payload:
+                    raise PayloadError(f"$.{name}", f"handler {self.handler!r} got {name!r} by position and by name")
+                payload[name] = value
         if payload.keys() != self._fields.keys():
             self._check_names(payload)
         return payload
