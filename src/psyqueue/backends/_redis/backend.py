@@ -55,7 +55,6 @@ from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._redis import decoding
 from psyqueue.backends._redis.client import Client
 from psyqueue.backends._redis.encoding import (
-    NOTHING,
     Cargo,
     add_effects,
     add_job,
@@ -106,7 +105,7 @@ class RedisBackend:
         check_jobs(jobs, effects)
         flat = None if effects else flat_jobs(jobs)
         if flat is not None:
-            reply = await self._once("enqueue", op, "", NOTHING, *flat)
+            reply = await self._once("enqueue", op, *flat)
         else:
             cargo = Cargo(4)
             headers = pack([add_job(job, cargo) for job in jobs])

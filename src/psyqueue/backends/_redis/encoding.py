@@ -179,16 +179,28 @@ def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
     )
 
 
-def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str] | None:
-    """Plain jobs without headers: their bodies, then id, queue and name of each. None: not all of them are plain."""
-    bodies: list[bytes | str] = []
-    names: list[bytes | str] = []
-    for job in jobs:
+def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str | int] | None:
+    """Plain jobs without headers, as includes/intake.lua takes them: how many, bodies, ids, runs of one queue and name.
+
+    None: not all of them are plain.
+    """
+    flat: list[bytes | str | int] = [len(jobs)]
+    ids: list[str] = []
+    runs: list[str | int] = []
+    queue = name = rest = None
+    start = 0
+    for index, job in enumerate(jobs):
         if not _is_plain(job):
             return None
-        bodies.append(plain_body_of(job))
-        names += job.id, job.queue, job.name
-    return bodies + names
+        if rest is None or job.queue != queue or job.name != name:
+            if index:
+                runs.append(index - start)
+            start, queue, name = index, job.queue, job.name
+            runs += (queue, name)
+            rest = _plain_rest(queue, name)
+        flat.append(_body(job, rest))
+        ids.append(job.id)
+    return [*flat, *ids, *runs]
 
 
 def initials(statuses: Sequence[Status]) -> str:

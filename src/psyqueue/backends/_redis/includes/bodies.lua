@@ -6,8 +6,8 @@ local FRESH, OTHER = 'f', 'o'
 
 -- What follows the number, of 14 bytes.
 local function instant_of(created_ms)
-  local digits = text_of(created_ms)
-  return ' ' .. sub(ZEROS, #digits + 4) .. digits
+  local digits = text_of_ms(created_ms)
+  return #digits == 13 and ' ' .. digits or ' ' .. sub(ZEROS, #digits + 4) .. digits
 end
 
 -- Whether the body is that of a plain job with this creation number.

@@ -7,7 +7,7 @@
 -- Everything here is a definition: where the server keeps functions, it reads them once and not with each call. What
 -- a call needs afresh is set up by `begin`.
 -- Hot loops name functions: in a function of the server each global is looked up behind several tables.
-local call, pcall_, P, meta
+local call, pcall_, P, META, meta
 local sub, find, format, floor, struct_unpack, pack_
 local now_ms, mono_ms, shift_ms, kept_mono_ms
 -- How whole numbers are written: '%d' costs a quarter of '%.0f', but not where C's long has 32 bits.
@@ -18,8 +18,8 @@ local has_limits
 local journal, journaled, later, counter = {}, 0, {}, {}
 -- Something was changed by now: in the journal, or written.
 local is_changed
--- What other files set up for each call.
-local begins = {}
+-- What other files set up for each call. `is_clean`: the last one has left nothing behind for them.
+local begins, is_clean = {}, false
 
 -- A table that is known to be empty: a new one only where the last call left something behind.
 local function emptied(table_)
@@ -36,15 +36,33 @@ local function try(...)
   return reply
 end
 
+-- Numbers from text cost as much as a third of a command. Of each place the last is kept, since it comes again: seconds with
+-- all calls of a second, the highest number with the next call.
+local number_at, keep_number
+do
+  local texts, numbers = {}, {}
+
+  function keep_number(place, text, number)
+    texts[place], numbers[place] = text, number
+  end
+
+  function number_at(place, text)
+    if texts[place] ~= text then
+      keep_number(place, text, tonumber(text))
+    end
+    return numbers[place]
+  end
+end
+
 -- The monotone clock is wall + kept shift. While the wall goes back it stands still, then it runs on.
 local function read_clock()
   now_ms = meta[4] and tonumber(meta[4])
   if not now_ms then
     local time = call('TIME')
-    now_ms = time[1] * 1000 + floor(time[2] / 1000)
+    now_ms = number_at('seconds', time[1]) * 1000 + floor(time[2] / 1000)
   end
-  shift_ms = meta[2] and meta[2] ~= '0' and tonumber(meta[2]) or 0
-  kept_mono_ms = meta[3] and tonumber(meta[3]) or 0
+  shift_ms = meta[2] and number_at('shift', meta[2]) or 0
+  kept_mono_ms = meta[3] and number_at('mono', meta[3]) or 0
   if now_ms + shift_ms < kept_mono_ms then
     shift_ms = kept_mono_ms - now_ms
   end
@@ -62,12 +80,20 @@ local function begin()
   if not call then
     name_functions()
   end
-  P = KEYS[1]
-  meta = call('HMGET', P .. 'meta', 'number', 'shift', 'mono', 'test', 'mode', 'limits')
+  if KEYS[1] ~= P then
+    P = KEYS[1]
+    META = P .. 'meta'
+  end
+  meta = call('HMGET', META, 'number', 'shift', 'mono', 'test', 'mode', 'limits')
   read_clock()
   mode, has_limits = meta[5] or 'open', meta[6]
-  journal, journaled, later, is_changed = emptied(journal), 0, emptied(later), false
-  counter.number = meta[1] and tonumber(meta[1]) or 0
+  is_changed = false
+  counter.number = meta[1] and number_at('number', meta[1]) or 0
+  if is_clean then
+    is_clean = false
+    return
+  end
+  journal, journaled, later = emptied(journal), 0, emptied(later)
   for i = 1, #begins do
     begins[i]()
   end
@@ -140,8 +166,21 @@ local function next_number()
 end
 
 local EXACT_MAX = 2 ^ 53
-local function text_of(number)
-  return format(number < EXACT_MAX and number > -EXACT_MAX and digits or '%.0f', number)
+local text_of, text_of_ms
+do
+  local last_ms, last_text
+
+  function text_of(number)
+    return format(number < EXACT_MAX and number > -EXACT_MAX and digits or '%.0f', number)
+  end
+
+  -- Of an instant: most often the one that was asked for before.
+  function text_of_ms(at_ms)
+    if at_ms ~= last_ms then
+      last_ms, last_text = at_ms, text_of(at_ms)
+    end
+    return last_text
+  end
 end
 
 -- A member of a sorted set that sorts by number among equal scores. Its kind is a letter for whoever reads it there.
@@ -164,14 +203,17 @@ local function kind_of(member)
 end
 
 local function write_meta()
-  if counter.number ~= (tonumber(meta[1]) or 0) then
-    call('HSET', P .. 'meta', 'number', text_of(counter.number))
+  local number = counter.number
+  if number ~= (meta[1] and number_at('number', meta[1]) or 0) then
+    local text = text_of(number)
+    call('HSET', META, 'number', text)
+    keep_number('number', text, number)
   end
   if not meta[3] then
-    call('HSETNX', P .. 'meta', 'schema', SCHEMA) -- somebody emptied the server under its clients
+    call('HSETNX', META, 'schema', SCHEMA) -- somebody emptied the server under its clients
   end
-  if mono_ms >= kept_mono_ms + 1000 or shift_ms ~= (tonumber(meta[2]) or 0) then
-    call('HSET', P .. 'meta', 'mono', mono_ms, 'shift', shift_ms)
+  if mono_ms >= kept_mono_ms + 1000 or shift_ms ~= (meta[2] and number_at('shift', meta[2]) or 0) then
+    call('HSET', META, 'mono', mono_ms, 'shift', shift_ms)
   end
 end
 

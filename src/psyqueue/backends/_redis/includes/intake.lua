@@ -209,20 +209,39 @@ do
     end
   end
 
-  -- Plain jobs come flat: `count` bodies from the fourth argument on, then id, queue and name of each. As other jobs come.
+  -- Plain jobs come flat: `count` bodies from the third argument on, as many ids, then queue, name and length of each run
+  -- of jobs that share them; of the last one without a length.
+  local function runs_of(count)
+    local runs, first = {}, 1
+    for at = 3 + 2 * count, #ARGV, 3 do
+      local last = ARGV[at + 2] and first + ARGV[at + 2] - 1 or count
+      runs[#runs + 1] = { queue = ARGV[at], name = ARGV[at + 1], first = first, last = last }
+      first = last + 1
+    end
+    return runs
+  end
+
+  -- As other jobs come.
   function plain_jobs(count)
     local jobs = {}
-    for i = 1, count do
-      local at = 3 + count + 3 * i
-      jobs[i] = { ARGV[at - 2], ARGV[at - 1], ARGV[at] }
+    for _, run in ipairs(runs_of(count)) do
+      for i = run.first, run.last do
+        jobs[i] = { ARGV[2 + count + i], run.queue, run.name }
+      end
     end
     return jobs
   end
 
-  -- A plain job that comes alone, as `enqueue_plain` and with hardly a table: 1, false if it is not new or has limits.
+  -- A plain job that comes alone, as `enqueue_plain` and with hardly a table: false if it is not new or has limits, else 1
+  -- as the reply of the step, and what it writes last.
   local function enqueue_lone(id, queue, name, body)
     local key = P .. 'j:' .. id
-    if has_limits and (has_bound(queue) or has_bound(queue, '')) or call('EXISTS', key) == 1 then
+    if has_limits and (has_bound(queue) or has_bound(queue, '')) then
+      return false
+    end
+    -- Two for the job, one for a signal that is armed.
+    local found = call('EXISTS', key, key, P .. 'w:' .. queue)
+    if found >= 2 then
       return false
     end
     counter.number, is_changed = counter.number + 1, true
@@ -231,43 +250,50 @@ do
     if call('HINCRBY', P .. 'c:' .. queue, 'pending', 1) == 1 then
       call('ZADD', P .. 'queues', 0, queue)
     end
-    call('HSET', key, 'queue', queue, 'name', name, 'status', 'pending', 'number', number, 'created_at', text_of(now_ms))
-    call('SET', P .. 'b:' .. id, FRESH .. number .. instant_of(now_ms) .. body)
+    call('HSET', key, 'queue', queue, 'name', name, 'status', 'pending', 'number', number, 'created_at', text_of_ms(now_ms))
     write_meta()
-    touched[queue] = true
-    return 1
+    if found == 0 then
+      touched[queue] = true
+    end
+    return 1, nil, P .. 'b:' .. id, FRESH .. number .. instant_of(now_ms) .. body
   end
 
-  -- The usual call: new jobs without keys, needs, delays or limits, pending at once. How many, false if it is not that.
+  -- The usual call: new jobs without keys, needs, delays or limits, pending at once. How many and what else the step has to
+  -- know, false if it is not that.
   function enqueue_plain(count)
     if count == 1 then
-      return enqueue_lone(ARGV[5], ARGV[6], ARGV[7], ARGV[4])
+      return enqueue_lone(ARGV[4], ARGV[5], ARGV[6], ARGV[3])
     end
-    local keys, entries, seen, last = {}, {}, {}, 3 + count
+    local argv, ids, runs, entries = ARGV, 2 + count, runs_of(count), {}
+    for _, run in ipairs(runs) do
+      local queue = run.queue
+      if has_limits and not entries[queue] and (has_bound(queue) or has_bound(queue, '')) then
+        return false
+      end
+      entries[queue] = entries[queue] or {}
+    end
+    local keys, seen = {}, {}
     for i = 1, count do
-      local id, queue = ARGV[last + 3 * i - 2], ARGV[last + 3 * i - 1]
+      local id = argv[ids + i]
       if seen[id] then
         return false
       end
       keys[i], seen[id] = P .. 'j:' .. id, true
-      if not entries[queue] then
-        if has_bound(queue) or has_bound(queue, '') then
-          return false
-        end
-        entries[queue] = {}
-      end
     end
     if count == 0 or call('EXISTS', unpack(keys)) > 0 then
       return false
     end
     local number, numbers, texts, now, instant = counter.number, {}, {}, text_of(now_ms), instant_of(now_ms)
-    for i = 1, count do
-      local id, of_queue = ARGV[last + 3 * i - 2], entries[ARGV[last + 3 * i - 1]]
-      number = number + 1
-      local its_number = text_of(number)
-      numbers[i] = its_number
-      of_queue[#of_queue + 1] = its_number .. ':' .. id
-      texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. its_number .. instant .. ARGV[3 + i]
+    for _, run in ipairs(runs) do
+      local of_queue = entries[run.queue]
+      for i = run.first, run.last do
+        local id = argv[ids + i]
+        number = number + 1
+        local its_number = text_of(number)
+        numbers[i] = its_number
+        of_queue[#of_queue + 1] = its_number .. ':' .. id
+        texts[2 * i - 1], texts[2 * i] = P .. 'b:' .. id, FRESH .. its_number .. instant .. argv[2 + i]
+      end
     end
     -- First what a foreign key in its place would refuse: entries without jobs are passed over, jobs without entries lost.
     for queue, of_queue in pairs(entries) do
@@ -277,9 +303,11 @@ do
       end
       touched[queue] = true
     end
-    for i = 1, count do
-      call('HSET', keys[i], 'queue', ARGV[last + 3 * i - 1], 'name', ARGV[last + 3 * i], 'status', 'pending',
-        'number', numbers[i], 'created_at', now)
+    for _, run in ipairs(runs) do
+      local queue, name = run.queue, run.name
+      for i = run.first, run.last do
+        call('HSET', keys[i], 'queue', queue, 'name', name, 'status', 'pending', 'number', numbers[i], 'created_at', now)
+      end
     end
     call('MSET', unpack(texts))
     counter.number, is_changed = number, true

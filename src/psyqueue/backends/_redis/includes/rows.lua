@@ -3,17 +3,6 @@
 local MAX_RETRIES, MAX_LOST = 3, 2
 -- In `special`: a plain job that ended with a result. Of members in `e:`: plain jobs, without one.
 local HAS_RESULT, COMPLETED = 'r', 'c'
-local IS_NUMBER = {
-  number = true, ready = true, priority = true, attempt = true, fence = true, lost = true, max_retries = true,
-  max_lost = true, created_at = true, run_at = true, expires_at = true, generation = true, started_at = true,
-  completed_at = true, gate_max = true, needs_left = true, kids = true,
-}
-local FIELDS = {
-  'number', 'ready', 'priority', 'attempt', 'fence', 'lost', 'max_retries', 'max_lost', 'created_at', 'run_at',
-  'expires_at', 'generation', 'started_at', 'completed_at', 'gate_max', 'needs_left', 'kids', 'queue', 'name', 'status',
-  'lane', 'token', 'session', 'reason', 'unique', 'unique_while', 'gate', 'placed', 'held', 'cancel', 'sorted', 'watched',
-  'special',
-}
 local INITIAL = {
   waiting = 'w', scheduled = 's', pending = 'p', active = 'a', completed = 'c', dead = 'd', cancelled = 'x',
 }
@@ -26,17 +15,26 @@ begins[#begins + 1] = function()
   rows, dirty, broken = emptied(rows), emptied(dirty), emptied(broken)
 end
 
-local function row_of_fields(id, raw)
-  local row, was = { id = id }, {}
-  for i = 1, #raw, 2 do
-    local name, value = raw[i], raw[i + 1]
-    if IS_NUMBER[name] then
-      value = tonumber(value)
+local row_of_fields
+do
+  local IS_NUMBER = {
+    number = true, ready = true, priority = true, attempt = true, fence = true, lost = true, max_retries = true,
+    max_lost = true, created_at = true, run_at = true, expires_at = true, generation = true, started_at = true,
+    completed_at = true, gate_max = true, needs_left = true, kids = true,
+  }
+
+  function row_of_fields(id, raw)
+    local row, was = { id = id }, {}
+    for i = 1, #raw, 2 do
+      local name, value = raw[i], raw[i + 1]
+      if IS_NUMBER[name] then
+        value = tonumber(value)
+      end
+      row[name], was[name] = value, value
     end
-    row[name], was[name] = value, value
+    row.was = was
+    return row
   end
-  row.was = was
-  return row
 end
 
 -- (row, fields); false if there is no such job, or if what stands there is not ours, or the rest of one.
@@ -288,6 +286,13 @@ do
     return row.ready or row.sorted or row.priority or row.lane or row.unique or row.gate or row.kids or row.needs_left or row.run_at
       or row.expires_at or row.fence or row.lost or row.generation or row.reason or row.held or row.cancel or row.watched
   end
+
+  local FIELDS = {
+    'number', 'ready', 'priority', 'attempt', 'fence', 'lost', 'max_retries', 'max_lost', 'created_at', 'run_at',
+    'expires_at', 'generation', 'started_at', 'completed_at', 'gate_max', 'needs_left', 'kids', 'queue', 'name', 'status',
+    'lane', 'token', 'session', 'reason', 'unique', 'unique_while', 'gate', 'placed', 'held', 'cancel', 'sorted', 'watched',
+    'special',
+  }
 
   local function flush_fields(row)
     local was, sets, drops = row.was or {}, {}, {}
