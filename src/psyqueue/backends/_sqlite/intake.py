@@ -1,4 +1,4 @@
-"""Enqueue. A batch of plain jobs is two statements; a job with keys, a gate or needs is put in by itself."""
+"""Enqueue. A plain job, or a batch of them, is two statements; a job with keys, a gate or needs is put in by itself."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from psyqueue.errors import IdConflict, KeyConflict, UnknownDependency
 from psyqueue.job import STATUSES, Status
 
 _INSERT_JOB, _INSERT_BODY = SQL["rows.insert_job"], SQL["rows.insert_body"]
+_INSERT_PLAIN_BODY, _INSERT_LONE = SQL["enqueue.insert_body"], SQL["enqueue.insert_lone"]
 _INSERT_RUN = SQL["enqueue.insert_run"]
 
 
@@ -56,7 +57,7 @@ def _enqueue_plain(step: Step, jobs: Sequence[NewJob], *, is_follow_up: bool) ->
     try:
         if len(jobs) == 1:
             # A single body that is taken leaves nothing behind that would have to be taken back.
-            return _insert_plain(step, jobs)
+            return [_insert_lone(step, jobs[0])]
         with step.savepoint():
             return _insert_plain(step, jobs)
     except _Taken:
@@ -72,11 +73,38 @@ def _has_room(step: Step, lanes: dict[tuple[str, str], int]) -> bool:
     return all(exceeded(step, queue, None, newcomers) is None for queue, newcomers in queues.items())
 
 
+def _insert_lone(step: Step, job: NewJob) -> Enqueued:
+    n, now_ms = step.made + 1, step.now_ms
+    extras, body = encode_extras(job), _body(job, n, now_ms)
+    inserted = step.run(_INSERT_PLAIN_BODY, body) if extras is None else step.run(_INSERT_BODY, (*body, extras))
+    if inserted.rowcount == 0:
+        raise _Taken
+    step.made = n
+    run_at_ms = run_at_ms_of(job, now_ms)
+    status, ready_number = SCHEDULED, None
+    if run_at_ms <= now_ms:
+        status = PENDING
+        step.ready = ready_number = step.ready + 1
+    row = (n, job.queue, job.lane, status, job.priority, ready_number)
+    if job.expires_in_ms is None:
+        step.run(_INSERT_LONE, (*row, run_at_ms))
+    else:
+        step.run(_INSERT_JOB, (*row, 0, run_at_ms, now_ms + job.expires_in_ms, None))
+    step.count(job.queue, job.lane, status, 1)
+    step.touched.add(job.queue)
+    return Enqueued(job.id, True, STATUSES[status])
+
+
 def _insert_plain(step: Step, jobs: Sequence[NewJob]) -> list[Enqueued]:
     """The bodies one by one; of the rows as many at once as differ in their numbers alone, which is mostly all."""
     first, now_ms = step.made + 1, step.now_ms
+    statement = _INSERT_PLAIN_BODY
     bodies = [_body(job, n, now_ms) for n, job in enumerate(jobs, first)]
-    if step.connection.executemany(_INSERT_BODY, bodies).rowcount < len(jobs):
+    every_extras = [encode_extras(job) for job in jobs]
+    if any(every_extras):
+        statement = _INSERT_BODY
+        bodies = [(*body, extras) for body, extras in zip(bodies, every_extras, strict=True)]
+    if step.connection.executemany(statement, bodies).rowcount < len(jobs):
         raise _Taken
     step.made += len(jobs)
     replies: list[Enqueued] = []
@@ -111,9 +139,10 @@ def _insert_run(step: Step, alike: tuple[Any, ...], first: int, last: int) -> No
 
 
 def _body(job: NewJob, n: int, now_ms: int) -> tuple[Any, ...]:
-    extras = encode_extras(job)
+    """Without extras. As bytearray, because Python's sqlite3 takes it as it is and looks for an adapter for bytes."""
     return (
-        n, job.id, job.name, job.max_retries, job.max_lost, now_ms, job.digest, extras, job.cold, job.payload,
+        n, job.id, job.name, job.max_retries, job.max_lost, now_ms,
+        bytearray(job.digest), bytearray(job.cold), bytearray(job.payload),
     )  # fmt: skip
 
 
@@ -206,7 +235,7 @@ def _insert(step: Step, job: NewJob, parents: Sequence[int]) -> Status:
     gate = job.gate.key if job.gate is not None else None
     expires_at_ms = expires_at_ms_of(job, now_ms)
     step.run(_INSERT_JOB, (n, job.queue, job.lane, status, job.priority, number, links, run_at_ms, expires_at_ms, gate))
-    inserted = step.run(_INSERT_BODY, _body(job, n, now_ms)).rowcount
+    inserted = step.run(_INSERT_BODY, (*_body(job, n, now_ms), encode_extras(job))).rowcount
     # The statement passes over what it cannot insert; the id was looked for before.
     assert inserted == 1, job.id
     step.count(job.queue, job.lane, status, 1)

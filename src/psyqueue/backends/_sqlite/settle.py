@@ -99,7 +99,7 @@ class _Settling:
         self._outcomes = outcomes
         self._numbers = [number_in(outcome.completion_token) for outcome in outcomes]
         self._plain: list[int] = []
-        self._results: list[tuple[int, bytes]] = []
+        self._results: list[tuple[int, bytearray]] = []
         self._counts: dict[tuple[str, str], int] = {}
 
     def run(self) -> tuple[Settled, ...]:
@@ -132,7 +132,7 @@ class _Settling:
             return False
         self._plain.append(n)
         if outcome.result != b"null":
-            self._results.append((n, outcome.result))
+            self._results.append((n, bytearray(outcome.result)))
         key = (queue, lane)
         self._counts[key] = self._counts.get(key, 0) + 1
         self._step.ended.append(job_id)

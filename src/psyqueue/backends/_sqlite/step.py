@@ -121,7 +121,8 @@ class Step:
     def flush_counts(self) -> None:
         if self._tallies:
             rows = [(queue, status, by) for (queue, status), by in self._tallies.items() if by]
-            self.connection.executemany(_TALLY, rows)
+            for row in rows:
+                self.run(_TALLY, row)
             for queue, status, by in rows:
                 # Where running jobs are limited, the end of one is news to who waits for a start.
                 if (

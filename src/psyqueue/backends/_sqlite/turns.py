@@ -50,7 +50,7 @@ def once(step: Step, op: Op, verb: Verb[R], act: Callable[[Step], R], *, is_chan
         return verb.recall(step, kept)
     reply = act(step)
     if is_change or step.is_changed:
-        step.run(_PUT, (op.client, op.channel, op.turn, verb.name, verb.keep(step, reply), step.mono_ms))
+        step.run(_PUT, (op.client, op.channel, op.turn, verb.name, bytearray(verb.keep(step, reply)), step.mono_ms))
     return reply
 
 

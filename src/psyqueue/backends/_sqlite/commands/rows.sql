@@ -39,7 +39,7 @@ INSERT INTO psyqueue_job (n, queue, lane, status, priority, ready_number, links,
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_body
-INSERT OR IGNORE INTO psyqueue_body (n, id, name, max_retries, max_lost, created_at_ms, digest, extras, cold, payload)
+INSERT OR IGNORE INTO psyqueue_body (n, id, name, max_retries, max_lost, created_at_ms, digest, cold, payload, extras)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: replace_body
