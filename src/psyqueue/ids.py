@@ -26,8 +26,7 @@ class _IdSource:
         self._lock = threading.Lock()
         self._at_ms = 0
         self._counter = 0
-        self._head = ""
-        self._tail = ""
+        self._stamp = self._head = self._tail = ""
 
     def next(self) -> str:
         with self._lock:
@@ -36,10 +35,16 @@ class _IdSource:
                 self._start(at_ms)
             else:
                 self._counter += 1
-                if self._counter >> 26:
-                    self._start(self._at_ms + 1)
-            counter = self._counter
-            return f"{self._head}{counter >> 14:03x}-{0x8000 | counter & 0x3FFF:04x}{self._tail}"
+                if not self._counter & 0x3FFF:
+                    self._carry()
+            return f"{self._head}{0x8000 | self._counter & 0x3FFF:x}{self._tail}"
+
+    def _carry(self) -> None:
+        """The lower 14 bits of the counter are used up: they alone are written for each id."""
+        if self._counter >> 26:
+            self._start(self._at_ms + 1)
+        else:
+            self._head = f"{self._stamp}{self._counter >> 14:03x}-"
 
     def _start(self, at_ms: int) -> None:
         random = int.from_bytes(os.urandom(9), "big")
@@ -47,7 +52,8 @@ class _IdSource:
         # The counter starts in the lower half of its range, so that a millisecond has room for 33 million ids.
         self._counter = random & 0x1FFFFFF
         stamp = f"{at_ms:012x}"
-        self._head = f"{stamp[:8]}-{stamp[8:]}-7"
+        self._stamp = f"{stamp[:8]}-{stamp[8:]}-7"
+        self._head = f"{self._stamp}{self._counter >> 14:03x}-"
         self._tail = f"-{random >> 24:012x}"
 
 

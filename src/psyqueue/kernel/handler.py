@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from msgspec import Struct
+
 from psyqueue.kernel.context import Context
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions, Given, read
@@ -21,16 +23,13 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Call(Generic[R_co]):
+class Call(Struct, Generic[R_co], eq=False):
     """A call that was built and not enqueued: for `enqueue`, `enqueue_bulk` and `ctx.enqueue`."""
 
-    __slots__ = ("given", "options", "payload", "spec")
-
-    def __init__(self, spec: HandlerSpec, payload: Any, options: Mapping[str, Any], given: Given) -> None:
-        self.spec: HandlerSpec = spec
-        self.payload: Any = payload
-        self.options: Mapping[str, Any] = options
-        self.given: Given = given
+    spec: HandlerSpec
+    payload: Any
+    options: Mapping[str, Any]
+    given: Given
 
     def __repr__(self) -> str:
         return f"<Call of {self.spec.name!r}>"
