@@ -275,6 +275,28 @@ async def test_ended_jobs_tell_how_they_ended(started):
     assert await codes(started, gone) == ["cancelled"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("result", "its handler returned something that is not JSON, or that is too large"),
+        ("too_large", "its outcome was too large for one call to the store"),
+        ("rejected: closed", "middleware turned its run away: closed"),
+        ("not a secure address", "its handler gave it up: not a secure address"),
+        ("dead_letter", "its handler gave it up"),
+    ],
+)
+async def test_a_dead_job_tells_who_gave_it_up(started, probe, reason, text):
+    handle = await started.enqueue("x")
+    (stored,) = await probe.store.inner.get((handle.id,))
+
+    async def get(ids):
+        return (msgspec.structs.replace(stored, status="dead", reason=reason),)
+
+    probe.store.get = get
+    (told,) = (await started.explain(handle.id)).reasons
+    assert (told.code, told.text) == (f"dead:{reason}", text)
+
+
 async def test_worker_of_another_queue_is_no_worker_for_this_one(started, probe):
     started.handle("other", ok)
     started.start_worker("other")

@@ -43,9 +43,19 @@ def _ended(view: JobView) -> Reason:
         return Reason("completed", f"it completed in attempt {view.attempt}")
     if view.status == "cancelled":
         return Reason("cancelled", _ENDS.get(view.reason, view.reason) or "it was cancelled")
-    text = _ENDS.get(view.reason, f"its handler gave it up: {view.reason}")
+    text = _ENDS.get(view.reason) or _given_up(view.reason)
     last = f"; the last error: {_error(view)}" if view.errors else ""
     return Reason(f"dead:{view.reason}", text + last)
+
+
+def _given_up(reason: str) -> str:
+    """By a text of somebody's own: middleware's, or the handler's."""
+    kind, colon, why = reason.partition(": ")
+    return (
+        f"middleware turned its run away: {why}"
+        if colon and kind == "rejected"
+        else f"its handler gave it up: {reason}"
+    )
 
 
 # ── it runs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,7 +215,9 @@ _ENDS = {
     "deadline": "its deadline had passed before a run could start",
     "fatal": "it failed with an error that its handler calls fatal",
     "payload": "its payload does not fit its handler",
-    "result": "its handler returned something that is not JSON",
+    "result": "its handler returned something that is not JSON, or that is too large",
+    "too_large": "its outcome was too large for one call to the store",
+    "dead_letter": "its handler gave it up",
     "unknown_handler": "no worker knew its handler for a day",
     "dependency": "a job that it depends on ended otherwise than it needs",
 }
