@@ -245,7 +245,7 @@ def _network(found: Health, options: PostgresOptions) -> Finding:
     if not found.way["is_tls"]:
         advice = "Jobs and passwords cross the network in the clear: switch ssl on in the server, and give ssl=True"
         return Finding("network", False, f"{where}, without TLS", advice)
-    is_verified = options.ssl is not False
+    is_verified = options.is_verified
     advice = "Anybody in between can read and change jobs: give ssl=True, with ssl_ca= for an authority of your own"
     return finding("network", is_verified, f"{where}, TLS {'verified' if is_verified else 'not verified'}", advice)
 

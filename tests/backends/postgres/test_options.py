@@ -32,6 +32,9 @@ SECRET = "s3cret"
         {"user": 1},
         {"ssl": "yes"},
         {"ssl_ca": "ca.pem"},
+        {"ssl_ca": "ca.pem", "sslmode": "require"},
+        {"sslmode": "verify-ca"},
+        {"sslmode": "require", "ssl": True},
         {"connection_string": "mysql://x"},
         {"connection_string": "postgresql://h:port/x"},
         {"connect_timeout": 0},
@@ -68,6 +71,22 @@ def test_tls_verifies() -> None:
     context = PostgresOptions(ssl=True).arguments()["ssl"]
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require"])
+def test_the_address_that_a_provider_gives_says_how_tls_is_spoken(mode: str) -> None:
+    options = plugin_for(f"postgresql://me:{SECRET}@h/d?sslmode={mode}&schema=s", {}).adapter.options  # type: ignore[attr-defined]
+    assert options.arguments()["ssl"] == mode
+    assert options.arguments()["dsn"] == f"postgresql://me:{SECRET}@h/d"
+
+
+def test_the_mode_that_verifies_all_is_the_option_that_does() -> None:
+    options = plugin_for("postgresql://h/d?sslmode=verify-full", {}).adapter.options  # type: ignore[attr-defined]
+    context = options.arguments()["ssl"]
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert options.is_verified
+    assert not PostgresOptions(sslmode="require").is_verified
 
 
 def test_behind_a_pooler_nothing_is_prepared() -> None:

@@ -104,6 +104,21 @@ async def test_an_authority_that_cannot_be_read_is_named(front: TlsFront, tmp_pa
         assert refused.value.option == "ssl_ca"
 
 
+async def test_the_mode_of_an_address_is_kept(
+    front: TlsFront, postgres_server: Server, certificate: tuple[Path, Path], namespace: str
+) -> None:
+    assert "certificate is not trusted" in (await refusal(front.url, namespace, sslmode="verify-full")).message
+    assert (front.greeted, front.plain) == (0, 0)
+    async with opened(front.url, namespace, sslmode="verify-full", ssl_ca=certificate[0]) as store:
+        await work(store)
+    async with opened(front.url, namespace, sslmode="require") as store:
+        await store.backend.info()
+    assert (front.greeted >= 5, front.plain) == (True, 0)
+    assert "speaks no TLS" in (await refusal(postgres_server.url, namespace, sslmode="require")).message
+    async with opened(postgres_server.url, namespace, sslmode="disable") as store:
+        await store.backend.info()
+
+
 async def test_without_the_option_tls_is_used_where_it_is_offered(front: TlsFront, namespace: str) -> None:
     """As every client of PostgreSQL does, and unverified: `ssl=True` asks for more."""
     async with opened(front.url, namespace) as store:

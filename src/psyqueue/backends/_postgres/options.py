@@ -6,13 +6,15 @@ import os
 import re
 import ssl as tls
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import InvalidOption
 
 PORT_DEFAULT = 5432
+SslMode: TypeAlias = Literal["disable", "allow", "prefer", "require", "verify-full"]
+"""As in libpq; verify-ca is none: who looks at the certificate looks at the name in it, too."""
 _PORT_MAX = 65_535
 _SIZE_MAX = 1_000
 _TEN_MINUTES_MS = 600_000
@@ -26,13 +28,13 @@ class PostgresOptions:
 
     `connection_string`, "postgresql://user:password@host:port/database", overrides host, port, database, user and
     password. `ssl`: True verifies the server against the system's authorities or those in the file `ssl_ca`; or an own
-    `ssl.SSLContext`. `max_size`: connections at most. `schema`: everything lives in it; two stores in one database need
-    two of them. `schema_policy`: "create" makes and upgrades what is missing there when it connects, "require" raises
-    instead, and needs no rights on definitions. `pool`: an own asyncpg.Pool, which is used for all steps and not
-    closed; connections that wait or renew are made from the other options. `connect_timeout`: to be let in.
-    `statement_timeout`: for a reply, then what became of the call is unknown until it is repeated. `prepared`: False
-    behind a pooler that hands each statement to another connection. `test_clock`: the store's clock stands still and is
-    moved by tests.
+    `ssl.SSLContext`. `sslmode`: the same as addresses of PostgreSQL say it. `max_size`: connections at most. `schema`:
+    everything lives in it; two stores in one database need two of them. `schema_policy`: "create" makes and upgrades
+    what is missing there when it connects, "require" raises instead, and needs no rights on definitions. `pool`: an own
+    asyncpg.Pool, which is used for all steps and not closed; connections that wait or renew are made from the other
+    options. `connect_timeout`: to be let in. `statement_timeout`: for a reply, then what became of the call is unknown
+    until it is repeated. `prepared`: False behind a pooler that hands each statement to another connection.
+    `test_clock`: the store's clock stands still and is moved by tests.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -43,6 +45,7 @@ class PostgresOptions:
     password: str | None = field(default=None, repr=False)
     ssl: bool | tls.SSLContext = False
     ssl_ca: str | os.PathLike[str] | None = None
+    sslmode: SslMode | None = None
     max_size: int = 10
     schema: str = "psyqueue"
     schema_policy: Literal["create", "require"] = "create"
@@ -75,6 +78,11 @@ class PostgresOptions:
         object.__setattr__(self, "statement_timeout_ms", _limit_ms("statement_timeout", self.statement_timeout))
         object.__setattr__(self, "place", _place(self))
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether the server has to prove who it is; of an SSLContext its owner knows."""
+        return self.ssl is not False or self.sslmode == "verify-full"
+
     def arguments(self) -> dict[str, Any]:
         """What asyncpg.connect takes. Nothing of it sets a session up: a pooler may hand out another one each time.
 
@@ -86,8 +94,10 @@ class PostgresOptions:
             for option in ("database", "user", "password"):
                 if getattr(self, option) is not None:
                     where[option] = getattr(self, option)
-        if self.ssl is not False:
-            where["ssl"] = _verifying(self.ssl_ca) if self.ssl is True else self.ssl
+        if self.ssl is True or self.sslmode == "verify-full":
+            where["ssl"] = _verifying(self.ssl_ca)
+        elif self.ssl is not False or self.sslmode is not None:
+            where["ssl"] = self.ssl or self.sslmode
         return {
             **where,
             "timeout": self.connect_timeout_ms / 1000,
@@ -126,7 +136,13 @@ def _check_texts(options: PostgresOptions) -> None:
 def _check_ssl(options: PostgresOptions) -> None:
     if not isinstance(options.ssl, bool | tls.SSLContext):
         raise InvalidOption("ssl", options.ssl, "is neither a bool nor an ssl.SSLContext")
-    if options.ssl_ca is not None and options.ssl is not True:
+    if options.sslmode is not None:
+        if options.sslmode not in get_args(SslMode):
+            way_out = f"There are {', '.join(get_args(SslMode))}"
+            raise InvalidOption("sslmode", options.sslmode, "is unknown", way_out)
+        if options.ssl is not False:
+            raise InvalidOption("sslmode", options.sslmode, "is given beside ssl", "Give one of the two")
+    if options.ssl_ca is not None and options.ssl is not True and options.sslmode != "verify-full":
         raise InvalidOption("ssl_ca", options.ssl_ca, "does nothing without ssl=True", "Give ssl=True")
     if options.ssl_ca is not None and not isinstance(options.ssl_ca, str | os.PathLike):
         raise InvalidOption("ssl_ca", options.ssl_ca, "is not the path of a file")
