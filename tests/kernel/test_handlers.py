@@ -204,6 +204,12 @@ def test_queues_are_listed_once_in_order(q):
     assert q._core.handlers.queues() == ("mail", "b")
 
 
+def test_queues_of_former_names_come_first_where_the_handler_names_none(q):
+    q.handle("new", send, aliases=("old", "oldest"))
+    q.handle("moved", compute, queue="mail", aliases=("post",))
+    assert q._core.handlers.queues() == ("old", "oldest", "new", "mail")
+
+
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", 7, None])
 def test_absurd_handler_names_are_refused(q, name):
     with pytest.raises(InvalidOption, match="name"):

@@ -373,12 +373,33 @@ async def test_renamed_handler_still_runs_jobs_of_its_old_name(rig):
     assert await (await rig.q.enqueue("old", queue="q")).result(20) == "ran"
 
 
+async def test_renamed_handler_finds_what_is_left_in_the_queue_of_its_old_name(rig):
+    """That of a handler without a queue of its own is called as it is."""
+    left = await rig.q.enqueue("old", 1)
+    assert left.queue == "old"
+
+    @rig.q.handle("new", aliases=("old",))
+    async def handler(ctx):
+        return ctx.job.name
+
+    made = await handler.enqueue(2)
+    rig.q.start_worker()
+    assert [await job.result(20) for job in (left, made)] == ["old", "new"]
+
+
 async def test_process_that_dies_fails_its_run_and_names_the_signal(rig):
     handler = rig.q.handle("p", elsewhere.leave, queue="q", mode="process", max_retries=0)
     rig.worker(concurrency=3)
-    jobs = [await handler.enqueue(how) for how in ("SIGSEGV", "SIGKILL", "os._exit")]
-    assert await rig.ended(*jobs) == ["dead"] * 3
+    real_time = str(signal.SIGRTMIN + 6)
+    jobs = [await handler.enqueue(how) for how in ("SIGSEGV", "SIGKILL", real_time, "os._exit")]
+    assert await rig.ended(*jobs) == ["dead"] * 4
     told = [(await rig.view(job)).errors[0]["message"] for job in jobs]
-    assert [signal.Signals.SIGSEGV.name in told[0], "SIGKILL" in told[1], "exit code 7" in told[2]] == [True] * 3
+    ends = (
+        "ended by signal SIGSEGV",
+        "ended by signal SIGKILL",
+        f"ended by signal {real_time}",
+        "ended with exit code 7",
+    )
+    assert [end in text for end, text in zip(ends, told, strict=True)] == [True] * 4
     with pytest.raises(JobDead):
         await jobs[0].result(20)

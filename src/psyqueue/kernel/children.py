@@ -165,7 +165,7 @@ class _Child:
         if not await within_ms(GONE_MS, self._process.wait()):
             return "closed its connection"
         code = self._process.returncode or 0
-        return f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"ended by signal {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
     async def _hang_up(self) -> None:
         await self._process.wait()
@@ -179,6 +179,14 @@ class _Child:
         await self._hang_up()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+def _signal_name(number: int) -> str:
+    """Its number where it has none: real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -137,7 +137,7 @@ class Handlers:
             raise ConfigError(f"handler {spec.name!r} lists a name twice: {', '.join(spec.aliases)}", name=spec.name)
         for name in (spec.name, *spec.aliases):
             self._by_name[name] = spec
-        self._queues = tuple(dict.fromkeys(each.queue for each in self.all()))
+        self._queues = tuple(dict.fromkeys(queue for each in self.all() for queue in _queues_of(each)))
 
     def find(self, name: str) -> HandlerSpec | None:
         """The handler of this name or alias; None if this process does not know it."""
@@ -148,8 +148,13 @@ class Handlers:
         return tuple(spec for name, spec in self._by_name.items() if name == spec.name)
 
     def queues(self) -> tuple[str, ...]:
-        """The queues that these handlers are enqueued to by default, in order of registration."""
+        """Where jobs of these handlers are by default, in order of registration."""
         return self._queues
+
+
+def _queues_of(spec: HandlerSpec) -> tuple[str, ...]:
+    """Without a queue of its own a handler had that of its former name, too: first what was left there."""
+    return (*spec.aliases, spec.queue) if spec.queue == spec.name else (spec.queue,)
 
 
 class HandleOptions(TypedDict, total=False):
