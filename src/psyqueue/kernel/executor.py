@@ -169,7 +169,7 @@ class Executor:
         if not isinstance(outcome, Ack):
             await transaction.rollback()
             return outcome
-        if run.has_progress:
+        if has_progress := run.has_progress:
             outcome = with_progress(run, outcome)
         try:
             settled = await transaction.commit(self._session_id(), outcome)
@@ -180,9 +180,13 @@ class Executor:
         except StoreError as exc:
             # The store's trouble is not the handler's: whatever it calls fatal, this is tried again.
             return self._decide(run.delivery, replace(policy, retry_on=(Exception,), fatal=()), error=exc)
+        finally:
+            # Until the commit is known to have taken it along, it goes with whatever is sent in its place.
+            run.has_progress |= has_progress
         if settled.verdict == "conflict":
             return self.conflicted(run)
         run.settled = settled
+        run.has_progress = False
         return outcome
 
     async def _call(self, run: Run, spec: HandlerSpec, ctx: Context) -> Any:

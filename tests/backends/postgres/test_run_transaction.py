@@ -18,7 +18,7 @@ from psyqueue.backends._postgres import transaction
 from psyqueue.errors import StoreUnavailable
 from support.servers import Server
 from worker.process_handlers import enter_transaction
-from worker.rig import Rig, soon, started
+from worker.rig import Rig, soon, started, turns
 
 QUICK: dict[str, Any] = {"queue": "q", "backoff": "fixed", "backoff_base": "1ms", "backoff_jitter": False}
 
@@ -94,6 +94,30 @@ async def test_a_worker_commits_many_side_by_side_without_a_call_of_its_own(shop
     assert await shop.rig.ended(*jobs) == ["completed"] * 40
     assert await shop.rows() == list(range(40))
     assert len(shop.rig.told.of("job:completed")) == 40
+
+
+async def test_progress_of_a_run_that_cannot_be_committed_is_kept(shop: Shop) -> None:
+    @shop.q.handle("order", max_retries=0, **QUICK)
+    async def order(ctx: Context, number: int) -> None:
+        async with ctx.transaction() as connection:
+            await shop.write(connection)
+            await shop.write(connection)
+        await report_in_a_pause(shop, ctx)
+
+    job = await order.enqueue(1)
+    await shop.drain()
+    view = await shop.rig.view(job)
+    assert (view.status, view.progress) == ("dead", "second")
+    assert shop.rig.told.types(job) == ["job:enqueued", "job:started", "job:failed", "job:dead"]
+
+
+async def report_in_a_pause(shop: Shop, ctx: Context) -> None:
+    """Twice: the second value has to wait for a while, as the first one was sent just now."""
+    ctx.progress("first")
+    while (await shop.rig.view(ctx.job.id)).progress != "first":
+        pass
+    ctx.progress("second")
+    await turns(2)
 
 
 async def test_a_job_enqueued_on_the_connection_comes_with_it(shop: Shop) -> None:
