@@ -116,3 +116,13 @@ async def test_shared_channel_has_one_call_in_flight_in_order_of_arrival(clock):
         assert log == [(m, m + 1) for m in range(n + 1)]
         gates[n].set()
     await asyncio.gather(*callers)
+
+
+async def test_time_spent_waiting_for_a_turn_counts(clock):
+    """Else the tenth of ten callers would hear of a store that is away after ten times as long."""
+    shared = SharedChannel("client", 1, clock=clock, chance=lambda: 1.0)
+    store = Store(*(StoreUnavailable("cut") for _ in range(1_000)))
+    told = await asyncio.gather(*(shared.run(store.call) for _ in range(10)), return_exceptions=True)
+    assert [type(error) for error in told] == [StoreUnavailable] * 10
+    assert clock.passed_ms <= GIVE_UP_MS + PAUSE_CAP_MS
+    assert {op.turn for op in store.ops} == set(range(1, 11))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from psyqueue.backend import Op
 from psyqueue.clock import Clock
@@ -31,15 +31,17 @@ class Channel:
         self._give_up_ms = give_up_ms
         self._turn = 0
 
-    async def run(self, call: Callable[[Op], Awaitable[T]]) -> T:
+    def run(self, call: Callable[[Op], Awaitable[T]]) -> Coroutine[Any, Any, T]:
         """`await call(op)`, with the same op again while the store is busy or the outcome unknown.
 
         Raises what the store refused at once; the last StoreUnavailable or StoreBusy after `give_up_ms`. Once a try got
         no answer, that a later one did not reach the store, or found it full, says nothing about it: it stays unknown.
         """
+        return self._run(call, self._clock.mono_ms() + self._give_up_ms)
+
+    async def _run(self, call: Callable[[Op], Awaitable[T]], give_up_at: float) -> T:
         self._turn += 1
         op = Op(self._client, self._number, self._turn)
-        give_up_at = self._clock.mono_ms() + self._give_up_ms
         try:
             return await call(op)
         except (StoreUnavailable, StoreBusy) as exc:
@@ -81,6 +83,7 @@ class SharedChannel(Channel):
         self._lock = asyncio.Lock()
 
     async def run(self, call: Callable[[Op], Awaitable[T]]) -> T:
-        """As Channel.run, one after the other."""
+        """As Channel.run, one after the other. Every call is tried, however long it waited for its turn."""
+        give_up_at = self._clock.mono_ms() + self._give_up_ms
         async with self._lock:
-            return await super().run(call)
+            return await self._run(call, give_up_at)
