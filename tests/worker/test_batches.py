@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+from typing import Any
 
 import pytest
 
@@ -572,3 +573,37 @@ async def test_handler_that_is_registered_later_changes_nothing_for_a_worker_of_
     assert await rig.ended(same) == ["completed"]
     assert await rig.status(other) == "pending"
     assert worker.health()["queues"] == ["qa"]
+
+
+class Looked(list[Any]):
+    """Counts the looks through it, each of which takes longer the more is in it."""
+
+    looks = 0
+
+    def __contains__(self, item: object) -> bool:
+        self.looks += 1
+        return super().__contains__(item)
+
+    def remove(self, item: Any) -> None:
+        self.looks += 1
+        super().remove(item)
+
+
+async def test_slot_is_woken_without_a_look_through_all_that_sleep(rig):
+    gate = asyncio.Event()
+
+    @rig.q.handle("h", queue="q")
+    async def handler():
+        await gate.wait()
+
+    worker = rig.worker(concurrency=50)
+    jobs = await rig.q.enqueue_bulk([handler.build() for _ in range(50)])
+    await until(lambda: worker.health()["running"] == 50)
+    gate.set()
+    await rig.ended(*jobs)
+    await until(lambda: len(worker._slots._parked) == 50)
+    worker._slots._parked = parked = Looked(worker._slots._parked)
+    for _ in range(3):
+        assert await rig.ended(await handler.enqueue()) == ["completed"]
+    await until(lambda: len(parked) == 50)
+    assert parked.looks == 0

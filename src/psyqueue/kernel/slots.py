@@ -73,7 +73,7 @@ class Slots:
         self._outcomes: list[Entry] = []
         self._progress = Progress(wake)
         self._full_timer: asyncio.TimerHandle | None = None
-        self._slots: list[asyncio.Task[None]] = []
+        self._slots: set[asyncio.Task[None]] = set()
         self._parked: list[asyncio.Future[None]] = []
         self._is_watched = False
         self._breathing = 0
@@ -222,7 +222,7 @@ class Slots:
                 wanted -= 1
         while wanted > 0 and len(self._slots) < self._size:
             context = self._context.copy()
-            self._slots.append(spawn(self._serve(), name=f"psyqueue-slot-{len(self._slots)}", context=context))
+            self._slots.add(spawn(self._serve(), name=f"psyqueue-slot-{len(self._slots)}", context=context))
             wanted -= 1
 
     def _watch(self) -> None:
@@ -282,7 +282,7 @@ class Slots:
                     await self._breathe()
         finally:
             # Whatever took it down, another one can take its place.
-            self._slots.remove(slot)
+            self._slots.discard(slot)
 
     async def _breathe(self) -> None:
         self._breathing += 1
@@ -343,12 +343,11 @@ class Slots:
         try:
             await parked
         except asyncio.CancelledError:
+            if parked in self._parked:
+                self._parked.remove(parked)
             if self._is_over:
                 raise
             await self._calm(slot)
-        finally:
-            if parked in self._parked:
-                self._parked.remove(parked)
 
     # ── stops ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def stop_run(self, run: Run, reason: StopReason) -> None:
