@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from psyqueue import Cancel, Context, DeadLetter, Retry, Snooze
+from psyqueue import Cancel, Context, DeadLetter, PsyQueue, Retry, Snooze
 
 
 class Later(Snooze):
@@ -96,6 +96,13 @@ def follow(ctx: Context, ok: bool) -> str:
     if not ok:
         raise ValueError("after all not")
     return str(child)
+
+
+def follow_wrongly(ctx: Context, how: str) -> None:
+    if how == "conn":
+        ctx.enqueue("after", {"n": 1}, conn=object())
+    built = PsyQueue().handle("after", many).build(count=1)
+    ctx.enqueue(built, {"count": 2})
 
 
 def many(ctx: Context, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 
 import pytest
@@ -51,6 +52,19 @@ async def test_follow_ups_exist_if_and_only_if_the_run_succeeds(rig, kind, ok):
         assert (await rig.view(job)).result == view.job.id
         assert (view.job.name, view.job.payload, view.job.priority) == ("after", b'{"n":1}', 3)
         assert f'"parent_id":"{job.id}"'.encode() in view.job.cold
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("how", "problem"), [("conn", "conn=.*: is not for ctx.enqueue"), ("two", "'after' has its payload already")]
+)
+async def test_follow_up_that_cannot_be_is_the_handlers_mistake_wherever_it_runs(rig, mode, how, problem):
+    rig.q.handle("h", elsewhere.follow_wrongly, queue="q", mode=mode, max_retries=0)
+    rig.worker()
+    job = await rig.q.enqueue("h", {"how": how})
+    assert await rig.ended(job) == ["dead"]
+    assert re.search(problem, (await rig.view(job)).errors[-1]["message"])
+    assert await follow_ups(rig) == []
 
 
 async def test_follow_ups_of_a_run_that_is_put_off_are_dropped(rig):

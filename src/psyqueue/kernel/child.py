@@ -30,7 +30,7 @@ from psyqueue.ids import new_id
 from psyqueue.kernel import frames
 from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals
 from psyqueue.kernel.handler import Call, Handler
-from psyqueue.kernel.options import read, read_name
+from psyqueue.kernel.options import read, read_name, refuse_conn
 from psyqueue.kernel.parameters import Parameters
 from psyqueue.outcome import BadResult, Cancel, DeadLetter, Retry, Snooze, Verdict, error_json
 
@@ -137,15 +137,17 @@ class Child:
     def _follow_up(self, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[Any, str]:
         """Checked here, so that the handler sees its mistake; made into a job by the worker, who knows all handlers."""
         if isinstance(name_or_call, Call):
-            name, payload, options = name_or_call.spec.name, name_or_call.payload, {**name_or_call.options, **options}
+            call = name_or_call.over(payload, options)
+            name, payload, options = call.spec.name, call.payload, dict(call.options)
         else:
             name = name_or_call
+        refuse_conn(options)
         options.setdefault("id", new_id())
         read(options)
         wire = msgspec.msgpack.encode({option: _plain(value) for option, value in options.items()})
-        call = frames.FollowUpCall(read_name("name", name), codec.encode(payload), wire)
-        self._send(call)
-        return call, options["id"]
+        frame = frames.FollowUpCall(read_name("name", name), codec.encode(payload), wire)
+        self._send(frame)
+        return frame, options["id"]
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from psyqueue.kernel.handler import Call
 from psyqueue.kernel.handlers import HandlerSpec
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.loop_thread import in_callers_thread
-from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name
+from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name, refuse_conn
 from psyqueue.kernel.pipeline import Chain, Terminal
 from psyqueue.outcome import Verdict
 
@@ -83,7 +83,7 @@ class Enqueuer:
     async def enqueue(self, name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> JobHandle[Any]:
         """One job, by name or built."""
         if isinstance(name_or_call, Call):
-            call = _call_with(name_or_call, payload, options)
+            call = name_or_call.over(payload, options)
             return await self.enqueue_bound(call.spec, call.payload, call.options, call.given)
         spec = self._find(name_or_call)
         if spec is not None:
@@ -152,12 +152,11 @@ class Enqueuer:
     ) -> tuple[NewJob, JobHandle[Any]]:
         """The job of `ctx.enqueue`, checked; it is written with the ack of `delivery`."""
         if isinstance(name_or_call, Call):
-            call = _call_with(name_or_call, payload, options)
+            call = name_or_call.over(payload, options)
             draft = self._draft(call.spec, call.spec.name, call.payload, call.options)
         else:
             draft = self._draft(self._find(name_or_call), name_or_call, payload, options)
-        if "conn" in draft.options:
-            raise InvalidOption("conn", draft.options["conn"], "is not for ctx.enqueue, which commits with the ack")
+        refuse_conn(draft.options)
         draft.parent_id = delivery.id
         job = self._job(draft, read(draft.options))
         spec = self._core.handlers.find(job.name)
@@ -337,15 +336,6 @@ async def _through(chain: Chain, ctx: EnqueueContext, terminal: Terminal) -> lis
 
 
 _ITEM_KEYS = frozenset(("name", "payload", "options"))
-
-
-def _call_with(call: Call[Any], payload: Any, options: Mapping[str, Any]) -> Call[Any]:
-    if payload is not None:
-        raise PayloadError("$", f"the call of {call.spec.name!r} has its payload already; give it to build(...)")
-    if not options:
-        return call
-    merged = {**call.options, **options}
-    return Call(call.spec, call.payload, merged, read(merged))
 
 
 def _listed(items: Iterable[Any]) -> Iterable[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from msgspec import Struct
 
+from psyqueue.errors import PayloadError
 from psyqueue.kernel.context import Context
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions, Given, read
@@ -30,6 +31,15 @@ class Call(Struct, Generic[R_co], eq=False):
     payload: Any
     options: Mapping[str, Any]
     given: Given
+
+    def over(self, payload: Any, options: Mapping[str, Any]) -> Call[R_co]:
+        """This call with `options` over its own. Raises PayloadError for a second payload, InvalidOption."""
+        if payload is not None:
+            raise PayloadError("$", f"the call of {self.spec.name!r} has its payload already; give it to build(...)")
+        if not options:
+            return self
+        merged = {**self.options, **options}
+        return Call(self.spec, self.payload, merged, read(merged))
 
     def __repr__(self) -> str:
         return f"<Call of {self.spec.name!r}>"

@@ -109,6 +109,12 @@ def read(options: Mapping[str, Any]) -> Given:
     return given
 
 
+def refuse_conn(options: Mapping[str, Any]) -> None:
+    """Of a follow-up. Raises InvalidOption."""
+    if "conn" in options:
+        raise InvalidOption("conn", options["conn"], "is not for ctx.enqueue, which commits with the ack")
+
+
 def plain_job(job_id: str, template: Template, payload: Any, max_retries: int) -> NewJob:
     """The seam's job of an enqueue without options: the short way. Raises PayloadError, TooLarge."""
     body = codec.encode(payload)
