@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +194,11 @@ class Cli:
         assert answer.code == 0, answer
         return answer.json
 
-    def start(self, *arguments: object, store: bool = False, **environment: str) -> Running:
+    def start(
+        self, *arguments: object, store: bool = False, command: Sequence[str] = COMMAND, **environment: str
+    ) -> Running:
         process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*command, *map(str, arguments)],
             cwd=self.folder,
             env=self._environment(store, environment),
             stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -412,6 +413,23 @@ def test_a_reader_that_goes_away_is_no_error(cli):
     )
     assert done.stderr == ""
     assert json.loads((cli.folder / "first").read_text() + "}") == {}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing is needed")
+def test_an_output_that_takes_nothing_is_told_in_one_line(cli):
+    cli.enqueue("mail", 1)
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m psyqueue jobs ls > /dev/full"],
+        cwd=cli.folder,
+        env={**cli.environment, "PSYQUEUE_URL": cli.url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 70
+    assert done.stderr.splitlines() == [
+        "psyqueue: what it has to say cannot be written: No space left on device. Free some room, and look again"
+    ]
 
 
 # ── plugins ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,10 +8,12 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,15 @@ def test_jobs_are_run_and_a_signal_ends_the_worker_with_0(shop):
     worker.send(signal.SIGTERM)
     assert worker.end() == 0
     assert shop.sessions() == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing is needed")
+def test_a_worker_whose_ready_line_finds_no_room_runs_jobs(shop):
+    job_id = shop.enqueue("note", {"text": "hello"})
+    worker = shop.start(command=["bash", "-c", f"exec {sys.executable} -m psyqueue worker shop:q > /dev/full"])
+    assert shop.wait_for_status(job_id, "completed")["result"] == "HELLO"
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
 
 
 def test_a_drain_lets_running_jobs_end_and_hands_the_others_back_untouched(shop):

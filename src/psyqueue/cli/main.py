@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -70,6 +70,8 @@ def cli(context: click.Context, backend: str | None, app: str | None, as_json: b
     context.obj = Surface(backend or None, is_given, as_json, app)
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 for _command in (
     demo,
     worker,
@@ -129,8 +131,14 @@ def run(arguments: Sequence[str]) -> int:
         return exit_code_of(exc)
     except BrokenPipeError:
         # Whoever read our output is gone (`| head`): nothing to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.give_up()
         return DONE
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM or exc.filename is not None:
+            raise
+        output.give_up()
+        output.say(f"psyqueue: what it has to say cannot be written: {exc.strerror}. Free some room, and look again")
+        return BROKEN
     except ExceptionGroup as exc:
         output.say(f"psyqueue: {exc.message}: {'; '.join(str(part) for part in exc.exceptions)}")
         return BROKEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -94,6 +95,11 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 def say(text: str) -> None:
     """A line for people, on standard error: it never mixes with an answer."""
     click.echo(clean(text), err=True)
+
+
+def give_up() -> None:
+    """Nothing more can be written to standard output: else the interpreter tries once more at its end, and fails."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def cell(value: object) -> str:

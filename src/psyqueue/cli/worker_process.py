@@ -106,7 +106,10 @@ class WorkerProcess:
         await first_of(stop, started, *ended)
         if self._all_started.is_set() and not self._stop.is_set():
             self._is_ready = True
-            self._announce(health_url, is_json=is_json)
+            try:
+                self._announce(health_url, is_json=is_json)
+            except OSError:
+                output.give_up()  # its disk is full, its reader gone: jobs can be run all the same
             self._warn_of_strange_queues()
         while not self._stop.is_set() and (left := [each for each in ended if not each.done()]):
             await first_of(stop, *left)

@@ -218,12 +218,16 @@ async def test_an_isolation_that_was_set_under_a_worker_is_told_and_healed_from(
         await running.end_well()
 
 
+def copy_with_owners(folder: Path, to: Path) -> None:
+    subprocess.run(["cp", "-a", folder, to], check=True)
+
+
 async def test_a_server_that_went_back_in_time_is_worked_on(server, running):
     """An older copy of its data, or a replica that lacked the last writes: what it lost is done again."""
     data, copy, held = server.folder / "data", server.folder / "copy", running.held
     server.process.send_signal(signal.SIGINT)
     server.process.wait(10)
-    subprocess.run(["cp", "-a", data, copy], check=True)
+    copy_with_owners(data, copy)
     server.restart()
     held.go.set()
     later, _ = await enqueued_at_last(held, 3)
