@@ -52,4 +52,4 @@ def test_troubles_that_differ_each_time_are_not_kept_for_ever(told, caplog):
     for number in range(10 * KEPT_MAX):
         told.troubles.tell(StoreUnavailable(f"try {number}"))
     assert len(caplog.records) == 10 * KEPT_MAX
-    assert len(told.troubles._told) <= KEPT_MAX
+    assert len(told.troubles._repeats._told) <= KEPT_MAX

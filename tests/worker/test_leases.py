@@ -453,6 +453,38 @@ def test_lease_thread_ends_with_a_loop_that_was_closed_without_a_stop():
     assert Keeper.is_closed.wait(LIMIT_S)
 
 
+async def test_a_store_that_stays_away_does_not_fill_the_log(rig, caplog):
+    tries = []
+
+    class Away:
+        def renew(self, session_id):
+            tries.append(session_id)
+            raise StoreUnavailable("nobody there")
+
+        def close(self): ...
+
+    worker = rig.worker(lease_ms=400)
+    rig.faults.always["promote"] = fails(StoreUnavailable("nobody there"))
+    keeper = LeaseKeeper(
+        Away(),
+        "s",
+        lease_ms=40,
+        hang_ms=300_000,
+        clock=SystemClock(),
+        turns=lambda: 1,
+        on_renewal=lambda renewal: None,
+        on_hang=lambda: None,
+    )
+    keeper.start()
+    await until(lambda: len(tries) > 5 and rig.faults.calls["promote"] > 5)
+    keeper.stop()
+    del rig.faults.always["promote"]
+    said = [record.message for record in caplog.records]
+    assert said.count("lease not renewed, trying again") == 1
+    assert said.count("maintenance postponed") == 1
+    assert worker.failure is None
+
+
 async def test_renewals_that_fail_are_repeated_sooner_and_lose_nothing(rig, monkeypatch):
     failures = [StoreUnavailable("cut"), ValueError("a bug"), StoreUnavailable("cut")]
     real = rig.store.keeper

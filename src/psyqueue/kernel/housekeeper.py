@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from psyqueue.backend import Done
 from psyqueue.errors import NamespaceFrozen, StoreError
+from psyqueue.kernel.troubles import Repeats
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
@@ -29,6 +30,7 @@ class Housekeeper:
         self._core = core
         self._queues = queues
         self._period_ms = min(PERIOD_MS, lease_ms / 4)
+        self._repeats = Repeats(core.clock)
         self._ended = 0
         self._is_pruning = False
 
@@ -47,7 +49,7 @@ class Housekeeper:
                     since_prune_ms = 0.0
                     await self._rounds(lambda: self._core.backend.prune(PRUNE_LIMIT))
             except (StoreError, NamespaceFrozen) as exc:
-                log.warning("maintenance postponed", extra={"error": str(exc)})
+                self._postponed(exc)
             except Exception:
                 # A worker that no longer reaps would leave the jobs of the others lying: the next round may work.
                 log.exception("maintenance failed")
@@ -64,9 +66,13 @@ class Housekeeper:
         try:
             await self._rounds(lambda: self._core.backend.prune(PRUNE_LIMIT))
         except (StoreError, NamespaceFrozen) as exc:
-            log.warning("maintenance postponed", extra={"error": str(exc)})
+            self._postponed(exc)
         finally:
             self._is_pruning = False
+
+    def _postponed(self, error: Exception) -> None:
+        if times := self._repeats.times(str(error)):
+            log.warning("maintenance postponed", extra={"error": str(error), "times": times})
 
     async def _reap(self) -> None:
         more = True

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from psyqueue.backend import Renewal, SessionKeeper
 from psyqueue.clock import Clock
 from psyqueue.kernel.aio import call_in
+from psyqueue.kernel.troubles import Repeats
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class LeaseKeeper:
         self._hang_ms = hang_ms
         self._clock = clock
         self._turns = turns
+        self._repeats = Repeats(clock)
         self._on_renewal = on_renewal
         self._on_hang = on_hang
         self._loop = asyncio.get_running_loop()
@@ -101,8 +103,10 @@ class LeaseKeeper:
         try:
             renewal = self._keeper.renew(self._session_id)
         except Exception as exc:  # noqa: BLE001 - whatever it is, a lease thread that ends loses every job of the worker
-            if not self._stopped.is_set():
-                log.warning("lease not renewed, trying again", extra={"session": self._session_id, "error": repr(exc)})
+            error = repr(exc)
+            if not self._stopped.is_set() and (times := self._repeats.times(error)):
+                about = {"session": self._session_id, "error": error, "times": times}
+                log.warning("lease not renewed, trying again", extra=about)
             return False
         call_in(self._loop, self._tell, renewal)
         return True
