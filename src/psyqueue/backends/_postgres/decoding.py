@@ -71,7 +71,7 @@ def settled_of(
         tuple(head["asked"]),
         more=head["more"],
         next_due_in_ms=head["next"],
-        held=head["held"],
+        held=head["active"],
     )
     return reply, head["w"]
 

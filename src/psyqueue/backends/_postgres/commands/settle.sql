@@ -4,8 +4,8 @@
 --   bytes in `cargo`, in their order; keys: what their effects name. Fetch: queues (NULL: none), count 0..500, seed, bytes,
 --   marks (includes/marks.sql; NULL: none), whether to count what the session holds.
 -- Returns: a row for each delivery, in any order; last one with `head`: JSON { acks: how many, a: NULL (all are ok) or
---   [[verdict, status] …], o: [[verdict, status, follow-up jobs] …], asked, more, next, held, d: numbers, in the order in
---   which they should run, seed, w: marks }.
+--   [[verdict, status] …], o: [[verdict, status, follow-up jobs] …], asked, more, next, active: how many, d: numbers, in
+--   the order in which they should run, seed, w: marks }.
 -- Index: job by number, job_ready in its own order, job_due, job_expiring, job_cancel, session; to count job_running.
 -- Cost: plain acks are one statement, deliveries two (one more for each start where lanes take turns), what else has no
 --   effects and ends or puts back jobs without links three; some five small ones for each of the rest.
@@ -38,7 +38,7 @@ DECLARE
     is_more boolean := false;
     is_promoted boolean;
     next_ms bigint;
-    held bigint;
+    active bigint;
 BEGIN
     t := begin_step(p_client, p_channel, p_turn, 'settle');
     IF t.reply IS NOT NULL THEN
@@ -108,11 +108,11 @@ BEGIN
             next_ms := least(next_ms, next_start_in(p_queues, t.now_ms, t.mono_ms));
         END IF;
         IF p_counts THEN
-            held := (SELECT count(*) FROM job AS j WHERE j.session = v_session AND j.status = 3);
+            active := (SELECT count(*) FROM job AS j WHERE j.session = v_session AND j.status = 3);
         END IF;
     END IF;
     head := json_build_object('acks', coalesce(cardinality(p_ids), 0), 'a', acks, 'o', others, 'asked', asked_of(v_session),
-        'more', is_more, 'next', next_ms, 'held', held, 'd', started, 'seed', p_seed, 'w', marks);
+        'more', is_more, 'next', next_ms, 'active', active, 'd', started, 'seed', p_seed, 'w', marks);
     IF p_client IS NOT NULL AND (is_changed OR has_changed()) THEN
         PERFORM keep_turn(p_client, p_channel, p_turn, 'settle', t.before, head, t.mono_ms);
     END IF;
@@ -128,7 +128,7 @@ CREATE FUNCTION @schema@.settled_before(p_reply jsonb, p_session text) RETURNS T
 #variable_conflict use_column
 BEGIN
     head := (p_reply || jsonb_build_object('asked', asked_of((SELECT s.n FROM session AS s WHERE s.id = p_session)),
-        'more', true, 'next', NULL, 'held', NULL, 'w', NULL))::text;
+        'more', true, 'next', NULL, 'active', NULL, 'w', NULL))::text;
     RETURN QUERY SELECT NULL, d.*
     FROM deliveries_of(ARRAY(SELECT jsonb_array_elements_text(p_reply->'d')::bigint), p_reply->>'seed') AS d;
     RETURN NEXT;
