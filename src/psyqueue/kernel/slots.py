@@ -76,6 +76,8 @@ class Slots:
         self._slots: set[asyncio.Task[None]] = set()
         self._parked: list[asyncio.Future[None]] = []
         self._is_watched = False
+        self._ended_beside = 0
+        """Runs that committed by themselves since the last call went out: the store may have counted them in it."""
         self._breathing = 0
         """Slots that go on by themselves in the next turn."""
         # Slots may be opened out of any callback: what a job left in its context must not become theirs.
@@ -102,8 +104,9 @@ class Slots:
             (self._apart if is_suspect else self._ready).append(Run(delivery))
         if held is not None:
             self.is_in_doubt = False
-            if held > self.held:
-                self._stray(held - self.held)
+            unknown = held - self.held - self._ended_beside
+            if unknown > 0:
+                self._stray(unknown)
         if self._apart:
             # Suspects run alone: what waits goes back to its place, of the suspects all but the first.
             first = self._apart[0]
@@ -162,6 +165,7 @@ class Slots:
 
     def take_outcomes(self) -> list[Entry]:
         """What gathered for the next call, oldest first; progress of running jobs rides along."""
+        self._ended_beside = 0
         entries, self._outcomes = self._outcomes[: self._batch], self._outcomes[self._batch :]
         if (room := (self._batch - len(entries)) // 2) > 0:
             entries += self._progress.take(room)
@@ -178,6 +182,7 @@ class Slots:
         """Hand the outcome to the loop; a run that is settled, or no longer counts, only frees its place."""
         if run.settled is not None:
             self.held -= 1
+            self._ended_beside += 1
             assert run.outcome is not None, run.delivery.id
             if not run.is_lost or run.settled.verdict == "ok":
                 self._announcer.settled(run.delivery, run.outcome, run.settled)

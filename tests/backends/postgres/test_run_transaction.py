@@ -18,7 +18,7 @@ from psyqueue.backends._postgres import transaction
 from psyqueue.errors import StoreUnavailable
 from support.servers import Server
 from worker.process_handlers import enter_transaction
-from worker.rig import Rig, soon, started, turns
+from worker.rig import Rig, answers_after, soon, started, turns, until
 
 QUICK: dict[str, Any] = {"queue": "q", "backoff": "fixed", "backoff_base": "1ms", "backoff_jitter": False}
 
@@ -94,6 +94,36 @@ async def test_a_worker_commits_many_side_by_side_without_a_call_of_its_own(shop
     assert await shop.rig.ended(*jobs) == ["completed"] * 40
     assert await shop.rows() == list(range(40))
     assert len(shop.rig.told.of("job:completed")) == 40
+
+
+async def test_run_that_commits_while_the_store_counts_is_no_stray(shop: Shop) -> None:
+    """The count was taken before its commit, and comes after it."""
+    counted, go = asyncio.Event(), asyncio.Event()
+
+    @shop.q.handle("order", **QUICK)
+    async def order(ctx: Context, number: int) -> None:
+        async with ctx.transaction() as connection:
+            await shop.write(connection, number)
+            await counted.wait()
+
+    @shop.q.handle("other", **QUICK)
+    async def other() -> None: ...
+
+    job = await order.enqueue(1)
+    worker = shop.rig.worker("q", concurrency=2)
+    await shop.rig.told.first("job:started", job.id)
+    session_id = worker._settler.session_id
+    shop.rig.faults.always["settle"] = answers_after(go, counted)
+    worker._slots.is_in_doubt = True
+    late = await other.enqueue()
+    async with asyncio.timeout(20):
+        while await shop.rows() != [1]:
+            pass
+    await until(lambda: worker._slots.held == 0)
+    del shop.rig.faults.always["settle"]
+    go.set()
+    assert await shop.rig.ended(job, late) == ["completed"] * 2
+    assert (worker._slots.unknown, worker._settler.session_id) == (0, session_id)
 
 
 async def test_progress_of_a_run_that_cannot_be_committed_is_kept(shop: Shop) -> None:
