@@ -17,6 +17,7 @@ from psyqueue import (
     PsyQueue,
 )
 from psyqueue.backends import memory
+from psyqueue.kernel import services
 from support.kernel import FakeClock, Heard, build, next_turn
 
 
@@ -367,6 +368,28 @@ async def test_service_that_fails_is_logged_told_and_started_again_with_growing_
     assert "svc." in told[0]["service"]
     assert "run 1" in told[0]["error"]
     assert "run 1" in caplog.text
+
+
+async def test_service_that_ignores_its_end_does_not_keep_the_queue(monkeypatch, caplog):
+    monkeypatch.setattr(services, "STOP_MS", 10)
+    heard, may_end = [], asyncio.Event()
+
+    async def serve():
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                heard.append("cancel")
+
+    q = with_service(serve)
+    await q.start()
+    await next_turn()
+    try:
+        await asyncio.wait_for(q.stop(), 20)
+    finally:
+        may_end.set()
+    assert heard[:1] == ["cancel"]
+    assert "service ignores its end" in caplog.text
 
 
 async def test_service_that_returns_is_not_started_again():

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from psyqueue.kernel.aio import spawn
+from psyqueue.kernel.aio import settle_down, spawn
 from psyqueue.kernel.pipeline import label
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ log: logging.Logger = logging.getLogger(__name__)
 RESTART_MS = 1_000
 RESTART_CAP_MS = 60_000
 """A service that ran for longer than this starts over with the short pause."""
+STOP_MS = 10_000
+"""For services to end once they are cancelled; one that ignores it must not keep the queue from stopping."""
 
 
 class Services:
@@ -34,12 +36,14 @@ class Services:
             self._tasks.append(spawn(self._supervise(owner, fn), name=f"psyqueue-service-{owner}"))
 
     async def stop(self) -> None:
-        """Cancel them and wait until they are gone."""
+        """Cancel them and wait until they are gone, `STOP_MS` at most."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await settle_down(tasks, STOP_MS)
+        for task in tasks:
+            if not task.done():
+                log.error("service ignores its end, left behind", extra={"work": task.get_name()})
 
     async def _supervise(self, owner: str, fn: Service) -> None:
         """Until it returns by itself, or is cancelled."""
