@@ -135,7 +135,7 @@ class Actions(Race):
     @action(10, session=PICK, count=st.integers(1, 5))
     def dequeue_some(self, session: int, count: int) -> None:
         """The usual turn of a worker; without it few histories would get anywhere."""
-        self._settle(self.session(session), [], (("q", "r"), count, 1 << 20), 0)
+        self._settle(self.session(session), [], (("q", "r"), count, 1 << 20, count % 2 == 0), 0)
 
     @action(
         12,
