@@ -8,7 +8,7 @@ import pytest
 
 from psyqueue import InvalidOption, KeyConflict, NamespaceMoved, StoreFull, StoreUnavailable
 from psyqueue.backend import Enqueued, NewJob
-from psyqueue.kernel.coalescer import Coalescer
+from psyqueue.kernel.coalescer import CROWD, Coalescer
 from psyqueue.kernel.ops import Channel
 from support.kernel import FakeClock, next_turn
 
@@ -23,6 +23,7 @@ class Store:
     def __init__(self):
         self.calls = []
         self.turns = []
+        self.in_flight = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self.refuses = {}
@@ -30,7 +31,12 @@ class Store:
     async def send(self, op, jobs):
         self.calls.append([each.id for each in jobs])
         self.turns.append(op.turn)
-        await self.gate.wait()
+        assert op.channel not in self.in_flight
+        self.in_flight[op.channel] = len(jobs)
+        try:
+            await self.gate.wait()
+        finally:
+            del self.in_flight[op.channel]
         for each in jobs:
             if each.id in self.refuses:
                 raise self.refuses[each.id]
@@ -44,7 +50,14 @@ def store():
 
 @pytest.fixture
 def coalescer(store):
-    return Coalescer(Channel("c", 1, clock=FakeClock(), chance=lambda: 0.5), store.send)
+    return Coalescer([Channel("c", 1, clock=FakeClock(), chance=lambda: 0.5)], store.send)
+
+
+@pytest.fixture
+def sharing(store):
+    """For a store that takes in two calls beside each other."""
+    channels = [Channel("c", number, clock=FakeClock(), chance=lambda: 0.5) for number in (1, 2)]
+    return Coalescer(channels, store.send)
 
 
 async def gather_behind(coalescer, store, batches):
@@ -193,4 +206,108 @@ async def test_drain_returns_when_everything_was_sent(coalescer, store):
     store.gate.set()
     await draining
     assert sum(map(len, store.calls)) == 3
+    await asyncio.gather(*callers)
+
+
+# ── two calls beside each other ───────────────────────────────────────────────────────────────────────────────────────
+async def waiting(coalescer, names):
+    """Callers that have been let in as far as there is room."""
+    callers = [asyncio.ensure_future(coalescer.submit((job(name),))) for name in names]
+    for _ in range(3):
+        await next_turn()
+    return callers
+
+
+async def test_few_callers_wait_for_the_call_in_flight(sharing, store):
+    store.gate.clear()
+    callers = await waiting(sharing, range(CROWD))
+    assert store.in_flight == {2: 1}
+    callers += await waiting(sharing, ["one more"])
+    assert store.in_flight == {2: 1, 1: CROWD}
+    store.gate.set()
+    await asyncio.gather(*callers)
+
+
+async def test_a_call_that_is_back_takes_no_few_along_while_the_other_is_away(sharing, store):
+    store.gate.clear()
+    first = await waiting(sharing, ["first"])
+    back, store.gate = store.gate, asyncio.Event()
+    others = await waiting(sharing, range(CROWD))
+    few = await waiting(sharing, ["few"])
+    back.set()
+    await asyncio.gather(*first)
+    for _ in range(3):
+        await next_turn()
+    assert store.in_flight == {1: CROWD}
+    store.gate.set()
+    await asyncio.gather(*others, *few)
+    assert store.calls[-1] == ["few"]
+
+
+async def test_many_callers_are_shared_out_over_two_calls_and_stay_so(sharing, store):
+    answer, held = sharing._send, []
+
+    async def answers_when_told(op, jobs):
+        told = asyncio.Event()
+        held.append((told, len(jobs)))
+        await told.wait()
+        return await answer(op, jobs)
+
+    async def caller(n):
+        for _ in range(5):
+            (reply,) = await sharing.submit((job(n),))
+            assert reply.job_id == str(n)
+
+    sharing._send = answers_when_told
+    callers = asyncio.gather(*(caller(n) for n in range(4 * CROWD)))
+    seen = []
+    while not callers.done():
+        for _ in range(5):
+            await next_turn()
+        seen.append([size for _, size in held])
+        if held:
+            told, _ = held.pop(0)
+            told.set()
+    await callers
+    assert seen[:5] == [[1, 2 * CROWD], *[[2 * CROWD, 2 * CROWD]] * 4]
+    assert sum(map(len, store.calls)) == 5 * 4 * CROWD
+
+
+async def test_the_jobs_of_one_caller_are_never_shared_out(sharing, store):
+    store.gate.clear()
+    first = await waiting(sharing, ["first"])
+    many = asyncio.ensure_future(sharing.submit(tuple(job(n) for n in range(200))))
+    others = await waiting(sharing, [f"other {n}" for n in range(CROWD - 1)])
+    store.gate.set()
+    assert [each.job_id for each in await many] == [str(n) for n in range(200)]
+    await asyncio.gather(*first, *others)
+    assert [len(call) for call in store.calls] == [1, 200 + CROWD - 1]
+
+
+async def test_a_call_that_fails_leaves_the_one_beside_it_alone(sharing, store):
+    store.refuses["first"] = StoreUnavailable("no", "refused")
+    store.gate.clear()
+    (first,) = await waiting(sharing, ["first"])
+    others = await waiting(sharing, range(CROWD))
+    assert len(store.in_flight) == 2
+    store.gate.set()
+    assert all(await asyncio.gather(*others))
+    with pytest.raises(StoreUnavailable):
+        await first
+
+
+async def test_drain_waits_for_both_calls(sharing, store):
+    store.gate.clear()
+    callers = await waiting(sharing, range(1 + CROWD))
+    draining = asyncio.ensure_future(sharing.drain())
+    held, store.gate = store.gate, asyncio.Event()
+    callers += await waiting(sharing, ["late"])
+    held.set()
+    for _ in range(5):
+        await next_turn()
+    assert store.in_flight
+    assert not draining.done()
+    store.gate.set()
+    await draining
+    assert sum(map(len, store.calls)) == 2 + CROWD
     await asyncio.gather(*callers)

@@ -223,12 +223,15 @@ class Info(Struct, frozen=True, kw_only=True):
 class Capabilities(Struct, frozen=True, kw_only=True):
     """How stores differ, as data.
 
-    `binds`: kinds of connection that `bind` takes, as `module.Class`. `binds_in_thread`: what `bind` gives never waits
-    for the loop, and has to be called in the thread that owns the connection. `has_transactions`: `begin` gives one.
-    `test_clock`: the store's clock stands still at `state_rules.TEST_EPOCH_MS` and moves only by `advance_clock`.
+    `enqueues_at_once`: how many calls a process with a crowd of callers makes beside each other; one where its own
+    threads do the work of the store. `binds`: kinds of connection that `bind` takes, as `module.Class`.
+    `binds_in_thread`: what `bind` gives never waits for the loop, and has to be called in the thread that owns the
+    connection. `has_transactions`: `begin` gives one. `test_clock`: the store's clock stands still at
+    `state_rules.TEST_EPOCH_MS` and moves only by `advance_clock`.
     """
 
     batch_max: int = 500
+    enqueues_at_once: int = 1
     wakes_across_processes: bool = True
     binds: tuple[str, ...] = ()
     binds_in_thread: bool = False

@@ -1,11 +1,15 @@
-"""Concurrent enqueues of one process share store calls: while one is in flight the others gather for the next."""
+"""Concurrent enqueues of one process share store calls: while one is in flight the others gather for the next.
+
+Where a store takes two calls at once, a crowd of callers is shared out over both: while one half waits for the store,
+the process reads the replies of the other half and makes its next call (docs/adr/0022).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from psyqueue.backend import Enqueued, NewJob, Op
 from psyqueue.backend.bounds import CALL_BYTES_MAX, ITEMS_MAX
@@ -15,6 +19,9 @@ from psyqueue.kernel.ops import Channel
 
 _Caller: TypeAlias = tuple[Sequence[NewJob], "asyncio.Future[Sequence[Enqueued]]"]
 Send: TypeAlias = Callable[[Op, Sequence[NewJob]], Awaitable[Sequence[Enqueued]]]
+
+CROWD: Final = 25
+"""Callers that are worth a call of their own beside one in flight; fewer wait for it, and go with whoever comes."""
 
 
 def job_bytes(job: NewJob) -> int:
@@ -29,11 +36,15 @@ class Coalescer:
     its call itself, without a task in between.
     """
 
-    def __init__(self, channel: Channel, send: Send) -> None:
-        self._channel = channel
+    def __init__(self, channels: Iterable[Channel], send: Send) -> None:
+        """As many calls are in flight at once as there are channels."""
+        self._free = list(channels)
+        """Those without a call in flight."""
+        self._calls_max = len(self._free)
         self._send = send
         self._waiting: deque[_Caller] = deque()
-        self._is_busy = False
+        self._flying = 0
+        """Callers whose calls are in flight."""
         self._drained: asyncio.Future[None] | None = None
 
     async def submit(self, jobs: Sequence[NewJob]) -> Sequence[Enqueued]:
@@ -44,33 +55,46 @@ class Coalescer:
         reply = self.join(jobs)
         if reply is not None:
             return await reply
-        self._is_busy = True
+        channel = self._free.pop()
+        self._flying += 1
         try:
-            return await self._channel.run(lambda op: self._send(op, jobs))
+            return await channel.run(lambda op: self._send(op, jobs))
         finally:
+            self._flying -= 1
+            self._free.append(channel)
             if self._waiting:
-                spawn(self._serve(), name="psyqueue-enqueue")
+                self._serve_soon()
             else:
                 self._rest()
 
     def join(self, jobs: Sequence[NewJob]) -> asyncio.Future[Sequence[Enqueued]] | None:
         """The replies of the next call, if one is in flight now; None: nobody to wait for, `submit` them."""
-        if not self._is_busy:
+        if len(self._free) == self._calls_max:
             return None
         reply: asyncio.Future[Sequence[Enqueued]] = asyncio.get_running_loop().create_future()
         self._waiting.append((jobs, reply))
+        if self._free and len(self._waiting) >= CROWD:
+            self._serve_soon()
         return reply
 
     async def drain(self) -> None:
         """Until nobody waits any more. Nobody may submit meanwhile."""
-        if self._is_busy:
+        if len(self._free) < self._calls_max:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
-    async def _serve(self) -> None:
+    def _serve_soon(self) -> None:
+        spawn(self._serve(self._free.pop()), name="psyqueue-enqueue")
+
+    async def _serve(self, channel: Channel) -> None:
         try:
-            while self._waiting:
-                await self._send_together(self._next_callers())
+            while self._waiting and (not self._flying or len(self._waiting) >= CROWD):
+                callers = self._next_callers()
+                self._flying += len(callers)
+                try:
+                    await self._send_together(channel, callers)
+                finally:
+                    self._flying -= len(callers)
                 # Those who were served may have come back by the next turn of the loop: then they go together.
                 await _NextTurn()
         except BaseException as exc:
@@ -78,18 +102,19 @@ class Coalescer:
             self._waiting.clear()
             raise
         finally:
+            self._free.append(channel)
             self._rest()
 
     def _rest(self) -> None:
-        self._is_busy = False
-        if self._drained is not None and not self._drained.done():
+        if self._drained is not None and not self._drained.done() and len(self._free) == self._calls_max:
             self._drained.set_result(None)
 
     def _next_callers(self) -> list[_Caller]:
-        """As many as fit into one step, in order of arrival."""
+        """As many as fit into one step, in order of arrival; of a crowd an even share for each call."""
         callers: list[_Caller] = []
         items = size = 0
-        while self._waiting:
+        share = max(CROWD, -(-(self._flying + len(self._waiting)) // self._calls_max))
+        while self._waiting and len(callers) < share:
             jobs, reply = self._waiting[0]
             if reply.done():  # cancelled before its turn: never sent
                 self._waiting.popleft()
@@ -102,18 +127,18 @@ class Coalescer:
             callers.append(self._waiting.popleft())
         return callers
 
-    async def _send_together(self, callers: list[_Caller]) -> None:
+    async def _send_together(self, channel: Channel, callers: list[_Caller]) -> None:
         if not callers:
             return
         together = [job for jobs, _ in callers for job in jobs]
         try:
-            replies = await self._channel.run(lambda op: self._send(op, together))
+            replies = await channel.run(lambda op: self._send(op, together))
         except (Refused, ConfigError) as exc:
             if len(callers) == 1 or isinstance(exc, NamespaceFrozen):
                 _fail(callers, exc)
                 return
             for caller in callers:
-                await self._send_together([] if caller[1].done() else [caller])
+                await self._send_together(channel, [] if caller[1].done() else [caller])
         except Exception as exc:  # noqa: BLE001 - it belongs to the callers, each of them gets it
             _fail(callers, exc)
         except BaseException:

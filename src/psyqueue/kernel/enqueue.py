@@ -76,7 +76,8 @@ class Enqueuer:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._coalescer = Coalescer(core.new_channel(), core.backend.enqueue)
+        channels = [core.new_channel() for _ in range(core.backend.capabilities.enqueues_at_once)]
+        self._coalescer = Coalescer(channels, core.backend.enqueue)
         self._warned: set[str] = set()
 
     # ── one ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -82,6 +82,7 @@ class PostgresBackend:
         self._client = Client(options, release or this_release())
         self._marks = marks or Marks()
         self._capabilities = Capabilities(
+            enqueues_at_once=2,
             wakes_across_processes=options.prepared,
             binds=binding.BINDS,
             has_transactions=True,

@@ -78,7 +78,7 @@ class RedisBackend:
     def __init__(self, options: RedisOptions) -> None:
         self._options = options
         self._client = Client(options)
-        self._capabilities = Capabilities(test_clock=options.test_clock)
+        self._capabilities = Capabilities(enqueues_at_once=2, test_clock=options.test_clock)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
