@@ -69,8 +69,8 @@ def postgres(
 ) -> BackendPlugin:
     """All jobs in one schema of a PostgreSQL database, for any number of machines.
 
-    `url` (or `connection_string`), "postgresql://user:password@host:port/database", overrides host, port, database,
-    user and password. Raises InvalidOption, and MissingExtra without the extra `postgres`.
+    `url` (or `connection_string`), "postgresql://user:password@host:port/database", overrides what it names of
+    host, port, database, user and password. Raises InvalidOption, and MissingExtra without the extra `postgres`.
     """
     try:
         from psyqueue.backends._postgres import (  # noqa: PLC0415 - only what is used is loaded

@@ -66,6 +66,27 @@ def test_a_connection_string_overrides_the_rest() -> None:
     assert PostgresOptions(connection_string=url).place == "PostgreSQL at far:1234, schema psyqueue"
 
 
+def test_what_a_connection_string_leaves_out_is_taken_from_the_options() -> None:
+    """A Unix socket, for example, whose folder has no place in front of the path."""
+    options = plugin_for("postgresql:///shop?host=/run/postgresql&port=5433&user=me&password=x", {}).adapter.options  # type: ignore[attr-defined]
+    given = options.arguments()
+    assert (given["dsn"], given["host"], given["port"]) == ("postgresql:///shop", "/run/postgresql", 5433)
+    assert (given["user"], given["password"]) == ("me", "x")
+    assert "database" not in given
+    assert options.place == "PostgreSQL at /run/postgresql:5433, schema psyqueue"
+    plain = PostgresOptions(connection_string="postgresql://?host=there&dbname=shop", database="other").arguments()
+    assert not {"host", "port", "database"} & plain.keys()  # the driver reads them there
+
+
+def test_several_hosts_are_those_of_the_driver() -> None:
+    url = "postgresql://me@one:1234,two/shop"
+    options = PostgresOptions(connection_string=url, host="three")
+    assert options.place == "PostgreSQL at one:1234,two:5432, schema psyqueue"
+    assert not {"host", "port"} & options.arguments().keys()
+    with pytest.raises(errors.InvalidOption, match="is no URL"):
+        PostgresOptions(connection_string="postgresql://one:1234,two:port/shop")
+
+
 def test_tls_verifies() -> None:
     assert "ssl" not in PostgresOptions().arguments()
     context = PostgresOptions(ssl=True).arguments()["ssl"]

@@ -7,12 +7,13 @@ import re
 import ssl as tls
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
+from psyqueue.backends._postgres.address import PORT_DEFAULT, named_in, with_ports
 from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import InvalidOption
 
-PORT_DEFAULT = 5432
+HOST_DEFAULT = "localhost"
 SslMode: TypeAlias = Literal["disable", "allow", "prefer", "require", "verify-full"]
 """As in libpq; verify-ca is none: who looks at the certificate looks at the name in it, too."""
 _PORT_MAX = 65_535
@@ -26,19 +27,19 @@ _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
 class PostgresOptions:
     """How one PostgreSQL store is reached.
 
-    `connection_string`, "postgresql://user:password@host:port/database", overrides host, port, database, user and
-    password. `ssl`: True verifies the server against the system's authorities or those in the file `ssl_ca`; or an own
-    `ssl.SSLContext`. `sslmode`: the same as addresses of PostgreSQL say it. `max_size`: connections at most. `schema`:
-    everything lives in it; two stores in one database need two of them. `schema_policy`: "create" makes and upgrades
-    what is missing there when it connects, "require" raises instead, and needs no rights on definitions. `pool`: an own
-    asyncpg.Pool, which is used for all steps and not closed; connections that wait or renew are made from the other
-    options. `connect_timeout`: to be let in. `statement_timeout`: for a reply, then what became of the call is unknown
-    until it is repeated. `prepared`: False behind a pooler that hands each statement to another connection.
-    `test_clock`: the store's clock stands still and is moved by tests.
+    `connection_string`, "postgresql://user:password@host:port/database", overrides what it names of host, port,
+    database, user and password. `ssl`: True verifies the server against the system's authorities or those in the file
+    `ssl_ca`; or an own `ssl.SSLContext`. `sslmode`: the same as addresses of PostgreSQL say it. `max_size`: connections
+    at most. `schema`: everything lives in it; two stores in one database need two of them. `schema_policy`: "create"
+    makes and upgrades what is missing there when it connects, "require" raises instead, and needs no rights on
+    definitions. `pool`: an own asyncpg.Pool, which is used for all steps and not closed; connections that wait or renew
+    are made from the other options. `connect_timeout`: to be let in. `statement_timeout`: for a reply, then what became
+    of the call is unknown until it is repeated. `prepared`: False behind a pooler that hands each statement to another
+    connection. `test_clock`: the store's clock stands still and is moved by tests.
     """
 
     connection_string: str | None = field(default=None, repr=False)
-    host: str = "localhost"
+    host: str = HOST_DEFAULT
     port: int = PORT_DEFAULT
     database: str | None = None
     user: str | None = None
@@ -88,12 +89,7 @@ class PostgresOptions:
 
         Files are read each time, since they are replaced while we run. Raises InvalidOption.
         """
-        where: dict[str, Any] = {"dsn": self.connection_string} if self.connection_string is not None else {}
-        if self.connection_string is None:
-            where = {"host": self.host, "port": self.port}
-            for option in ("database", "user", "password"):
-                if getattr(self, option) is not None:
-                    where[option] = getattr(self, option)
+        where = self._where()
         if self.ssl is True or self.sslmode == "verify-full":
             where["ssl"] = _verifying(self.ssl_ca)
         elif self.ssl is not False or self.sslmode is not None:
@@ -106,6 +102,21 @@ class PostgresOptions:
             "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": self.application_name},
         }
+
+    def _where(self) -> dict[str, Any]:
+        """The server and the role. Beside an address only what it left out: asyncpg would take that for what is right."""
+        named: dict[str, str] = {}
+        where: dict[str, Any] = {}
+        if self.connection_string is not None:
+            named = named_in(self.connection_string)
+            where = {"dsn": self.connection_string}
+        is_asked_for = (self.host, self.port) != (HOST_DEFAULT, PORT_DEFAULT) or not where
+        if "host" not in named and is_asked_for:
+            where |= {"host": self.host, "port": self.port}
+        for option in ("database", "user", "password"):
+            if option not in named and getattr(self, option) is not None:
+                where[option] = getattr(self, option)
+        return where
 
 
 def _verifying(ca: str | os.PathLike[str] | None) -> tls.SSLContext:
@@ -156,15 +167,15 @@ def _limit_ms(option: str, value: Duration) -> int:
 
 
 def _place(options: PostgresOptions) -> str:
-    if options.connection_string is None:
-        return f"PostgreSQL at {options.host}:{options.port}, schema {options.schema}"
-    try:
-        parts = urlsplit(options.connection_string)
-        host = parts.hostname or (parse_qs(parts.query).get("host") or ["localhost"])[0]
-        port = parts.port or PORT_DEFAULT
-    except ValueError as exc:
-        raise InvalidOption("connection_string", "***", "is no URL") from exc
-    if parts.fragment:
-        way_out = "In a user name or password write it as %23"
-        raise InvalidOption("connection_string", "***", "holds a '#'", way_out)
-    return f"PostgreSQL at {host}:{port}, schema {options.schema}"
+    hosts = f"{options.host}:{options.port}"
+    if options.connection_string is not None:
+        try:
+            if (named := named_in(options.connection_string).get("host")) is not None:
+                hosts = with_ports(named)
+            fragment = urlsplit(options.connection_string).fragment
+        except ValueError as exc:
+            raise InvalidOption("connection_string", "***", "is no URL") from exc
+        if fragment:
+            way_out = "In a user name or password write it as %23"
+            raise InvalidOption("connection_string", "***", "holds a '#'", way_out)
+    return f"PostgreSQL at {hosts}, schema {options.schema}"
