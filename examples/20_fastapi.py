@@ -1,4 +1,4 @@
-"""FastAPI: the queue opens and closes with the application, endpoints enqueue, and tell how a job is."""
+"""FastAPI: the queue opens and closes with the application; endpoints enqueue, are told when they cannot, and look."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,10 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse
 from httpx2 import ASGITransport, AsyncClient
 
-from psyqueue import PsyQueue
+from psyqueue import PsyQueue, PsyQueueError, QueueFull, StoreError
 from psyqueue.backends import sqlite
 
 q = PsyQueue()
@@ -38,6 +39,13 @@ async def sign_up(email: str, idempotency_key: Annotated[str | None, Header()] =
     return {"job": job.id, "created": job.created}
 
 
+@app.exception_handler(QueueFull)
+@app.exception_handler(StoreError)
+async def not_now(_: Request, error: PsyQueueError) -> JSONResponse:
+    status = 429 if isinstance(error, QueueFull) else 503
+    return JSONResponse({"error": error.code}, status, headers={"Retry-After": "5"})
+
+
 @app.get("/jobs/{job_id}")
 async def look(job_id: str) -> dict[str, Any]:
     view = await q.get(job_id)
@@ -52,11 +60,15 @@ async def main(folder: str) -> None:
         for _ in range(2):
             answer = await client.post("/signup", params={"email": "ada@example.org"}, headers={"Idempotency-Key": "7"})
             print(answer.status_code, "created:", answer.json()["created"])
-        job = f"/jobs/{answer.json()['job']}"
+        first = answer.json()["job"]
+        job = f"/jobs/{first}"
         print((await client.get(job)).json())
+        await q.limits("mail", pending_max=1)
+        answer = await client.post("/signup", params={"email": "bob@example.org"})
+        print(answer.status_code, answer.json())
 
         q.start_worker("mail")  # usually a process of its own: psyqueue worker shop:q
-        await q.handle_of(answer.json()["job"]).wait(timeout="10s")
+        await q.handle_of(first).wait(timeout="10s")
         print((await client.get(job)).json())
         print((await client.get("/jobs/unknown")).status_code)
 
@@ -69,5 +81,6 @@ if __name__ == "__main__":
 # | 202 created: True
 # | 202 created: False
 # | {'status': 'pending', 'result': None}
+# | 429 {'error': 'QUEUE_FULL'}
 # | {'status': 'completed', 'result': 'mail to ada@example.org'}
 # | 404
