@@ -42,8 +42,7 @@ async def sign_up(email: str, idempotency_key: Annotated[str | None, Header()] =
 @app.exception_handler(QueueFull)
 @app.exception_handler(StoreError)
 async def not_now(_: Request, error: PsyQueueError) -> JSONResponse:
-    status = 429 if isinstance(error, QueueFull) else 503
-    return JSONResponse({"error": error.code}, status, headers={"Retry-After": "5"})
+    return JSONResponse({"error": error.code}, 429 if isinstance(error, QueueFull) else 503, {"Retry-After": "5"})
 
 
 @app.get("/jobs/{job_id}")
@@ -60,17 +59,13 @@ async def main(folder: str) -> None:
         for _ in range(2):
             answer = await client.post("/signup", params={"email": "ada@example.org"}, headers={"Idempotency-Key": "7"})
             print(answer.status_code, "created:", answer.json()["created"])
-        first = answer.json()["job"]
-        job = f"/jobs/{first}"
+        job = f"/jobs/{answer.json()['job']}"
         print((await client.get(job)).json())
         await q.limits("mail", pending_max=1)
-        answer = await client.post("/signup", params={"email": "bob@example.org"})
-        print(answer.status_code, answer.json())
-
+        print(await client.post("/signup", params={"email": "bob@example.org"}))
         q.start_worker("mail")  # usually a process of its own: psyqueue worker shop:q
-        await q.handle_of(first).wait(timeout="10s")
+        await q.handle_of(answer.json()["job"]).wait(timeout="10s")
         print((await client.get(job)).json())
-        print((await client.get("/jobs/unknown")).status_code)
 
 
 if __name__ == "__main__":
@@ -81,6 +76,5 @@ if __name__ == "__main__":
 # | 202 created: True
 # | 202 created: False
 # | {'status': 'pending', 'result': None}
-# | 429 {'error': 'QUEUE_FULL'}
+# | <Response [429 Too Many Requests]>
 # | {'status': 'completed', 'result': 'mail to ada@example.org'}
-# | 404

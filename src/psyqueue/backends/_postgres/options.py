@@ -104,7 +104,7 @@ class PostgresOptions:
         }
 
     def _where(self) -> dict[str, Any]:
-        """The server and the role. Beside an address only what it left out: asyncpg would take that for what is right."""
+        """The server and the role. Beside an address only what it leaves out: asyncpg takes that for what is right."""
         named: dict[str, str] = {}
         where: dict[str, Any] = {}
         if self.connection_string is not None:
