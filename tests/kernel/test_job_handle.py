@@ -103,6 +103,44 @@ async def test_signal_that_got_lost_only_delays_the_result():
         assert clock.slept.count(1000) >= 1
 
 
+def away(probe, looks):
+    """The store cannot be asked for a job, as often as that."""
+    left = iter(range(looks))
+
+    async def refuse(ids):
+        if next(left, None) is not None:
+            raise StoreUnavailable("restarting", outcome="refused")
+
+    probe.store.before["get"] = refuse
+
+
+async def test_a_store_that_restarts_only_delays_the_result():
+    clock = FakeClock()
+    q, probe = build(clock=clock)
+    async with q:
+        handle = await q.handle("r", receipt).enqueue(7)
+        await q.process_next("r")
+        away(probe, 3)
+        assert await handle.result() == Receipt("7")
+        away(probe, 3)
+        assert [view.result async for view in handle.stream()] == [{"id": "7"}]
+        assert clock.slept.count(1000) == 6
+
+
+@pytest.mark.parametrize(("timeout", "lasted_ms"), [(None, 10_000), ("3s", 3_000), (0, 0)])
+async def test_a_store_that_stays_away_is_told_after_ten_seconds_or_at_the_timeout(timeout, lasted_ms):
+    clock = FakeClock()
+    q, probe = build(clock=clock)
+    async with q:
+        handle = await q.enqueue("x")
+        away(probe, 1_000)
+        began_ms = clock.mono_ms()
+        with pytest.raises(StoreUnavailable, match="restarting"):
+            await handle.result(timeout)
+        assert clock.mono_ms() - began_ms == lasted_ms
+        probe.store.before.clear()
+
+
 async def test_cancel_of_an_ended_job_is_false(started):
     handle = await started.handle("r", receipt).enqueue(7)
     await started.process_next("r")

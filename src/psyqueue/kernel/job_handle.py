@@ -11,10 +11,19 @@ from msgspec import Struct
 
 from psyqueue.backend import Change, Filter
 from psyqueue.clock import Duration, to_ms
-from psyqueue.errors import JobCancelled, JobDead, JobNotFound, ResultTimeout, StoreError
+from psyqueue.errors import (
+    JobCancelled,
+    JobDead,
+    JobNotFound,
+    ResultTimeout,
+    StoreBusy,
+    StoreError,
+    StoreUnavailable,
+)
 from psyqueue.job import name_problem
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.context import progress_key
+from psyqueue.kernel.ops import GIVE_UP_MS
 from psyqueue.kernel.views import JobView, view_of
 
 if TYPE_CHECKING:
@@ -58,12 +67,17 @@ class JobHandle(Struct, Generic[R_co], eq=False):
     async def result(self, timeout: Duration | None = None) -> R_co:
         """What the handler returned, as soon as the job completed; None waits for ever.
 
-        Raises JobDead with the last error, JobCancelled, JobNotFound, ResultTimeout (a TimeoutError).
+        Raises JobDead with the last error, JobCancelled, JobNotFound, ResultTimeout (a TimeoutError); StoreError as
+        `wait` does.
         """
         return self._ended(await self.wait(timeout))
 
     async def wait(self, timeout: Duration | None = None) -> JobView:
-        """The job, as soon as it has ended: completed, dead or cancelled. Raises JobNotFound, ResultTimeout."""
+        """The job, as soon as it has ended: completed, dead or cancelled.
+
+        Raises JobNotFound, ResultTimeout; StoreError when the store has been away for 10 s, or for the rest of the
+        timeout.
+        """
         timeout_ms = None if timeout is None else to_ms("timeout", timeout)
         clock = self._core.clock
         give_up_at = None if timeout_ms is None else clock.mono_ms() + timeout_ms
@@ -71,7 +85,7 @@ class JobHandle(Struct, Generic[R_co], eq=False):
             left_ms = None if give_up_at is None else give_up_at - clock.mono_ms()
             wait_ms = LOOK_AGAIN_MS if left_ms is None else max(0, min(LOOK_AGAIN_MS, int(left_ms) + 1))
             async with self._signal(wait_ms) as signal:
-                view = await self.refresh()
+                view = await self._look(GIVE_UP_MS if left_ms is None else min(GIVE_UP_MS, left_ms))
                 if view.status in _ENDS:
                     return view
                 if left_ms is not None and left_ms <= 0:
@@ -82,13 +96,13 @@ class JobHandle(Struct, Generic[R_co], eq=False):
         """The job as it is now, and again after each change of its status, attempt or progress, until it has ended.
 
         It is looked at this often, and at once when it ends; what changes twice between two looks is seen once. Raises
-        JobNotFound, InvalidOption.
+        JobNotFound, InvalidOption; StoreError when the store has been away for 10 s.
         """
         every_ms = to_ms("every", every, minimum_ms=1)
         seen: tuple[Any, ...] = ()
         while True:
             async with self._signal(every_ms) as signal:
-                view = await self.refresh()
+                view = await self._look(GIVE_UP_MS)
                 now = (view.status, view.generation, view.attempt, view.lost, view.progress, view.cancel_requested)
                 if now != seen:
                     seen = now
@@ -96,6 +110,19 @@ class JobHandle(Struct, Generic[R_co], eq=False):
                 if view.status in _ENDS:
                     return
                 await _outlast(self._core, signal)
+
+    async def _look(self, patience_ms: float) -> JobView:
+        """As `refresh`, over a restart of the store: whoever waits for a job has time for that."""
+        clock = self._core.clock
+        give_up_at = clock.mono_ms() + patience_ms
+        while True:
+            try:
+                return await self.refresh()
+            except (StoreUnavailable, StoreBusy):
+                left_ms = give_up_at - clock.mono_ms()
+                if left_ms <= 0:
+                    raise
+                await clock.sleep_ms(min(LOOK_AGAIN_MS, left_ms))
 
     @contextlib.asynccontextmanager
     async def _signal(self, wait_ms: int) -> AsyncIterator[asyncio.Task[bool]]:
