@@ -21,6 +21,7 @@ from psyqueue import Context, Depends, ForkedProcess, LifecycleError, PsyQueue, 
 from psyqueue.backends import memory, postgres, redis
 from psyqueue.errors import InvalidOption, InvalidState
 from psyqueue.testing import Kit, StillRunning, SyncKit, TooManyRuns
+from support.waiting import wait_until
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -49,6 +50,11 @@ def threads() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith("psyqueue")]
 
 
+def no_thread_is_left() -> bool:
+    """Nobody waits for those of a worker's handlers: they end by themselves once it has stopped."""
+    return wait_until(lambda: threads() == [])
+
+
 def here() -> int:
     return threading.get_ident()
 
@@ -65,7 +71,7 @@ def test_same_queue_serves_test_after_test_and_leaves_no_thread(number):
         assert t.drain() == 1
         assert t.job(job).result == job.result(timeout="1s") == f"shipped {number}"
     assert t.history.of(job).events == ["enqueued", "started", "completed"]
-    assert threads() == []
+    assert no_thread_is_left()
     assert not shop.is_running
 
 
@@ -134,7 +140,7 @@ def test_worker_runs_jobs_in_real_time():
         jobs = [ship.sync.enqueue(number) for number in range(3)]
         t.idle()
         assert [job.result(timeout="5s") for job in jobs] == ["shipped 0", "shipped 1", "shipped 2"]
-    assert threads() == []
+    assert no_thread_is_left()
 
 
 def test_context_of_the_application_runs_inside_and_changes_nothing():
@@ -274,7 +280,7 @@ def test_interrupt_of_a_plain_handler_ends_the_test_and_hands_its_job_back(q):
         with pytest.raises(KeyboardInterrupt):
             t.drain()
     assert (t.job(job).status, t.job(job).lost) == ("pending", 0)
-    assert threads() == []
+    assert no_thread_is_left()
 
 
 def test_handler_cannot_run_the_jobs_of_its_test(q):
@@ -293,7 +299,7 @@ def test_handler_cannot_run_the_jobs_of_its_test(q):
 async def test_inside_of_a_running_loop_it_says_so_and_starts_nothing():
     with pytest.raises(LifecycleError, match=r"Leave `\.sync` out"):
         shop.sync.testing().__enter__()
-    assert threads() == []
+    assert no_thread_is_left()
 
 
 def test_queue_that_runs_is_refused_and_goes_on():
@@ -315,7 +321,7 @@ def test_kit_is_for_one_test_and_never_starts_the_real_queue(q):
             q.sync.enqueue("work")
     with pytest.raises(InvalidState, match=r"call q\.testing"):
         kit.__enter__()
-    assert threads() == []
+    assert no_thread_is_left()
     assert not q.is_running
 
 

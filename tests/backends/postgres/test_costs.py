@@ -155,7 +155,7 @@ async def test_outcomes_that_are_no_acks_go_in_sets(postgres_server: Server, nam
         held = await store.dequeue(count=BATCH)
         kinds = (retry, dead, release, cancelled, partial(snooze, delay_ms=1_000))
         outcomes = tuple(kinds[number % len(kinds)](each) for number, each in enumerate(held))
-        arguments = ("c", 0, 5, "s", *Outcomes(outcomes).arguments, None, 0, "seed", 1 << 20, None)
+        arguments = ("c", 0, 5, "s", *Outcomes(outcomes).arguments, None, 0, "seed", 1 << 20, None, False)
         calls = await functions_called(url, namespace, "settle", *arguments)
         counts = [await store.count(status) for status in ("scheduled", "dead", "cancelled")]
     assert sum(calls.values()) <= 15, calls

@@ -170,7 +170,7 @@ class Watched(Marks):
 
 async def buffers(connection: asyncpg.Connection, schema: str, marks: str | None) -> int:
     """Pages that a fetch of one job touches, all of its statements together; the second time, when they are planned."""
-    arguments = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, marks)
+    arguments = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, marks, False)
     text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {this_release().functions.call('settle', schema)}"
     found = 0
     for _ in range(2):

@@ -251,7 +251,7 @@ async def test_a_fetch_and_a_reaper_that_come_at_once(postgres_server: Server, n
     """Whoever is first: the job is held by a session that is open, or pending."""
     url = postgres_server.url
     fetch = this_release().functions.call("settle", namespace)
-    wish = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, None)
+    wish = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, None, False)
     async with opened(url, namespace) as store, connected(url) as connection:
         await store.fill(2)
         await store.open_session()
