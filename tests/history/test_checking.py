@@ -42,8 +42,8 @@ class Tale:
         call = self.tell(process, "invoke", verb="settle")
         self.tell(process, "ok", call=call, deliveries=runs)
 
-    def end(self, run: Run, kind: str = "ack", verdict: str = "ok", process: str = "w") -> None:
-        call = self.tell(process, "invoke", verb="settle", endings=(Ending(run, kind),))
+    def end(self, run: Run, kind: str = "ack", verdict: str = "ok", process: str = "w", op: str = "") -> None:
+        call = self.tell(process, "invoke", verb="settle", op=op, endings=(Ending(run, kind),))
         self.tell(process, "ok", call=call, verdicts=(verdict,))
 
     def run(self, run: Run, kind: str = "ack", process: str = "w") -> None:
@@ -190,6 +190,26 @@ def test_c4_the_second_ack_is_told_that_it_is_lost(tale, tmp_path):
     report = check_history(tale.write(tmp_path), {"a": "completed"})
     assert report.is_clean, report
     assert report.repeats == {"justified": 1}
+
+
+def test_c4_a_repeated_call_that_is_answered_again_is_one(tale, tmp_path):
+    tale.enqueue("a")
+    tale.deliver(A1)
+    tale.tell("w", "start", run=A1)
+    tale.end(A1, op="c/0/7")
+    tale.end(A1, op="c/0/7")
+    tale.end(A1, op="c/0/7")
+    assert rules(tale, tmp_path, a="completed") == set()
+
+
+@pytest.mark.parametrize("op", ["c/0/8", "c/1/7", ""])
+def test_c4_another_call_is_no_repeat_of_one_that_was_answered(tale, tmp_path, op):
+    tale.enqueue("a")
+    tale.deliver(A1)
+    tale.tell("w", "start", run=A1)
+    tale.end(A1, op="c/0/7")
+    tale.end(A1, op=op)
+    assert rules(tale, tmp_path, a="completed") == {"C4"}
 
 
 def test_c4_an_accepted_ack_that_came_to_nothing(tale, tmp_path):

@@ -62,7 +62,8 @@ class Report(Struct, frozen=True, kw_only=True):
 class Call(Struct):
     """An invoke and what came of it; `done` is None if its process died before it knew.
 
-    `repeats`: the settle without an answer that this one is the repeat of. What it brings may have been done back then.
+    `repeats`: the settle that this one is the repeat of: its answer was never heard, or whoever heard it asked again
+    because another store of the same call had not answered. What it brings may have been done back then.
     """
 
     invoke: Event
@@ -77,6 +78,19 @@ class Call(Struct):
     @property
     def is_ok(self) -> bool:
         return self.done is not None and self.done.kind == "ok"
+
+    @property
+    def is_told_again(self) -> bool:
+        """It was answered before, and this is the same answer: the store remembers calls by their identity."""
+        before = self.repeats
+        while before is not None and not before.is_ok:
+            before = before.repeats
+        return before is not None and before.answer == self.answer
+
+    @property
+    def answer(self) -> tuple[object, ...]:
+        """What whoever called was told; () if nothing."""
+        return (self.done.verdicts, self.done.replies, self.done.deliveries) if self.done is not None else ()
 
     @property
     def ok_ns(self) -> float:
@@ -130,15 +144,17 @@ class History:
     def _join_repeats(self) -> None:
         """A process sends its outcomes again until it knows what became of them."""
         last: dict[tuple[str, str], Call] = {}
+        by_op: dict[tuple[str, str, str], Call] = {}
         for call in self.calls.values():
             if call.invoke.verb == "settle":
                 line = (call.invoke.process, call.invoke.store)
-                before = last.get(line)
-                if before is not None and not before.is_ok and before.invoke.endings == call.invoke.endings:
-                    call.repeats = before
-                last[line] = call
+                before = by_op.get((*line, call.invoke.op)) if call.invoke.op else None
+                call.repeats = before or _unanswered(last.get(line), call)
+                last[line] = by_op[*line, call.invoke.op] = call
 
     def _take_apart(self, call: Call) -> None:
+        if call.is_told_again:
+            return
         for job in call.invoke.jobs:
             self.enqueued[job.job_id].append((call, job))
         done = call.done if call.is_ok else None
@@ -158,6 +174,13 @@ class History:
         """Ids that the store said it took in."""
         ok = (call.done for call in self.calls.values() if call.is_ok)
         return {job_id for done in ok if done is not None for job_id, is_new in done.replies if is_new}
+
+
+def _unanswered(before: Call | None, call: Call) -> Call | None:
+    """The call before, if it brought the same outcomes and had no answer."""
+    if before is None or before.is_ok or before.invoke.endings != call.invoke.endings:
+        return None
+    return before
 
 
 def check_history(files: Iterable[Path], final_jobs: Mapping[str, str], *, stores: Sequence[str] = ()) -> Report:

@@ -45,8 +45,9 @@ class Ending(Struct, frozen=True, array_like=True):
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One line. `call` joins what was invoked with what came of it; `at_ns` is the machine's monotone clock.
 
-    invoke: `verb`, and of an enqueue `jobs`, of a settle `endings`, with `jobs` for follow-ups. ok: `replies` of the
-    jobs (id, whether it is new), `verdicts` of the endings, `deliveries`; of a reap `reaped`. start, end: `run`.
+    invoke: `verb`, and of an enqueue `jobs`, of a settle `endings`, with `jobs` for follow-ups and the identity (`op`)
+    under which it may be repeated. ok: `replies` of the jobs (id, whether it is new), `verdicts` of the endings,
+    `deliveries`; of a reap `reaped`. start, end: `run`.
     fault: what was done to process `victim` (killed, stopped). fail: `problem`, the code of what was raised.
 
     `store`: where the call went to, of a run with several stores. A look (`verb`) brings `startable`: the ids of jobs
@@ -58,6 +59,7 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
     at_ns: int
     call: int = 0
     verb: str = ""
+    op: str = ""
     jobs: tuple[Enqueuing, ...] = ()
     endings: tuple[Ending, ...] = ()
     replies: tuple[tuple[str, bool], ...] = ()

@@ -115,7 +115,8 @@ class RecordedBackend:
         """As the seam says."""
         endings = tuple(Ending(self._run_of(each), type(each).__name__.lower()) for each in outcomes)
         jobs = tuple(enqueuing(job) for each in outcomes for job in each.effects.jobs)
-        call = self.recorder.invoke("settle", store=self.store, endings=endings, jobs=jobs)
+        name = f"{op.client}/{op.channel}/{op.turn}"
+        call = self.recorder.invoke("settle", store=self.store, op=name, endings=endings, jobs=jobs)
         reply = await self._known(call, self.backend.settle(op, session_id, outcomes, fetch))
         for delivery in reply.deliveries:
             self._runs[delivery.completion_token] = run_of(delivery)
