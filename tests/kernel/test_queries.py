@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from psyqueue import InvalidOption, PsyQueue
 from psyqueue.backend import UNTIL_RESUMED, Limits
-from psyqueue.backends import memory
+from psyqueue.backends import memory, sqlite
 from support.kernel import next_turn
 
 
@@ -153,6 +154,19 @@ async def test_limits_of_a_lane_keep_what_is_not_named(started):
     assert await started.limits("x", "acm") == Limits(queue="x", lane="acm")
     assert await started.limits("x", "") == Limits(queue="x", lane="")
     assert (await started.limits("x", "acme", weight=1)).pending_max == 5
+
+
+async def test_a_pause_is_not_undone_by_limits_that_are_changed_at_the_same_time(tmp_path):
+    """Neither knows of the other: each writes what it names, and nothing that it read before."""
+    one, other = [PsyQueue().use(sqlite(tmp_path / "jobs.db")) for _ in range(2)]
+    async with one, other:
+        for number in range(10):
+            await asyncio.gather(one.limits("x", active_max=number), other.pause("x"))
+            found = await one.limits("x")
+            assert (found.active_max, found.paused_until_ms) == (number, UNTIL_RESUMED)
+            await asyncio.gather(one.limits("x", pending_max=number), other.resume("x"))
+            found = await one.limits("x")
+            assert (found.pending_max, found.paused_until_ms) == (number, None)
 
 
 async def test_a_look_at_limits_writes_nothing(started, probe):

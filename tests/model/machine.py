@@ -27,6 +27,7 @@ from model.vocabulary import (
     PICK,
     PLAIN,
     RICH,
+    SOME_SETTINGS,
     STEPS_MS,
     Also,
     End,
@@ -327,9 +328,10 @@ class Actions(Race):
 
         self.changes(f"amend({where}, {change}, {also})", call)
 
-    @action(3, limits=st.lists(LIMITS, min_size=1, max_size=2))
-    def put_limits(self, limits: list[Limits]) -> None:
-        self.changes(f"put_limits({limits})", lambda side, op: side.backend.put_limits(op, limits))
+    @action(3, limits=st.lists(LIMITS, min_size=1, max_size=2), only=SOME_SETTINGS)
+    def put_limits(self, limits: list[Limits], only: tuple[str, ...]) -> None:
+        words = f"put_limits({limits}, only={only})"
+        self.changes(words, lambda side, op: side.backend.put_limits(op, limits, only=only))
 
     @action(2)
     def lift_limits(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from psyqueue.backend import Change, Limits, Record, StateWrite
+from psyqueue.backend import SETTINGS, Change, Limits, Record, StateWrite
 from psyqueue.job import STATUSES, TERMINAL, Status
 
 LEASE_MS = 10_000
@@ -156,6 +156,7 @@ FETCHES = st.none() | st.tuples(
 STEPS_MS = st.sampled_from(
     [1, 1, 999, 1_000, 1_001, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1, 60_001, DAY_MS, 91 * DAY_MS, -1_000, -DAY_MS]
 )
+SOME_SETTINGS = st.one_of(st.just(()), st.lists(st.sampled_from(SETTINGS), unique=True, max_size=3).map(tuple))
 LIMITS = st.builds(
     Limits,
     queue=QUEUES,

@@ -53,6 +53,7 @@ from psyqueue.backend.outcomes import (
     Verdict,
 )
 from psyqueue.backend.reading import (
+    SETTINGS,
     UNTIL_RESUMED,
     Amended,
     Capabilities,
@@ -78,6 +79,7 @@ from psyqueue.backend.transactions import Transaction
 __all__ = [
     "NO_EFFECTS",
     "PARTS",
+    "SETTINGS",
     "UNTIL_RESUMED",
     "WINDOW_MS_DEFAULT",
     "Ack",

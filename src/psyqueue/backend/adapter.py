@@ -183,8 +183,13 @@ class BackendAdapter(Protocol):
         """`change` to what matches, `limit` at most; `effects` apply once, if anything was changed."""
         ...
 
-    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
-        """Replace the settings of each (queue, lane)."""
+    async def put_limits(
+        self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS, *, only: Sequence[str] = ()
+    ) -> None:
+        """Replace the settings of each (queue, lane); with `only` just these (names of `SETTINGS`), the others stay.
+
+        So that two who change different settings at once both have their way.
+        """
         ...
 
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────

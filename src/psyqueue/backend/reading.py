@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from psyqueue.backend.jobs import NewJob
 from psyqueue.backend.outcomes import Session
@@ -127,6 +129,16 @@ class Limits(Struct, frozen=True, kw_only=True):
     pending_max: int | None = None
     retain_ended: tuple[int, int] | None = (86_400_000, 10_000)
     retain_dead: tuple[int, int] | None = (7_776_000_000, 100_000)
+
+    def over(self, before: Limits | None, only: Sequence[str]) -> Limits:
+        """What `put_limits` makes of the settings before (None: the defaults)."""
+        if not only:
+            return self
+        base = before or Limits(queue=self.queue, lane=self.lane)
+        return replace(base, **{name: getattr(self, name) for name in only})
+
+
+SETTINGS: Final = tuple(field for field in Limits.__struct_fields__ if field not in {"queue", "lane"})
 
 
 class Schedule(Struct, frozen=True, kw_only=True):

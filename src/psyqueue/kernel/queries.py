@@ -83,9 +83,7 @@ async def find_jobs(core: Core, filters: JobFilters) -> Page[JobView]:
 async def read_limits(core: Core, queue: str, lane: str | None = None) -> Limits:
     """The settings of a queue or lane; the defaults for one that was given none."""
     core.require_running()
-    if lane:
-        read_name("lane", lane)
-    return await limits_of(core.backend, read_name("queue", queue), lane)
+    return await limits_of(core.backend, read_name("queue", queue), _lane(lane))
 
 
 async def change_limits(core: Core, queue: str, lane: str | None, changes: QueueLimits) -> Limits:
@@ -99,19 +97,20 @@ async def change_limits(core: Core, queue: str, lane: str | None, changes: Queue
         if lane is not None and option.startswith("retain_"):
             raise InvalidOption(option, value, "is for a whole queue", "Leave lane out")
         changed[option] = reader(option, value)
-    found = await read_limits(core, queue, lane)
-    return await _put(core, msgspec.structs.replace(found, **changed)) if changed else found
+    if changed:
+        await _put(core, Limits(queue=read_name("queue", queue), lane=_lane(lane), **changed), changed)
+    return await read_limits(core, queue, lane)
 
 
 async def pause(core: Core, queue: str, until: datetime | None) -> None:
     """No dequeue from `queue` until then, or until `resume`."""
     until_ms = UNTIL_RESUMED if until is None else to_at_ms("until", until)
-    await _put(core, msgspec.structs.replace(await read_limits(core, queue), paused_until_ms=until_ms))
+    await _pause(core, queue, until_ms)
 
 
 async def resume(core: Core, queue: str) -> None:
     """Undo a pause."""
-    await _put(core, msgspec.structs.replace(await read_limits(core, queue), paused_until_ms=None))
+    await _pause(core, queue, None)
 
 
 def read_limit(limit: Any) -> int:
@@ -119,9 +118,18 @@ def read_limit(limit: Any) -> int:
     return read_int("limit", limit, 1, ITEMS_MAX)
 
 
-async def _put(core: Core, limits: Limits) -> Limits:
-    await core.operate(lambda op: core.backend.put_limits(op, (limits,)))
-    return limits
+async def _pause(core: Core, queue: str, until_ms: int | None) -> None:
+    core.require_running()
+    await _put(core, Limits(queue=read_name("queue", queue), paused_until_ms=until_ms), ("paused_until_ms",))
+
+
+async def _put(core: Core, limits: Limits, only: Iterable[str]) -> None:
+    """The store keeps what is not named: somebody else may be changing that."""
+    await core.operate(lambda op: core.backend.put_limits(op, (limits,), only=tuple(only)))
+
+
+def _lane(lane: str | None) -> str | None:
+    return read_name("lane", lane) if lane else lane
 
 
 def _names(option: str, given: Any) -> tuple[str, ...]:

@@ -155,14 +155,16 @@ class MovingBackend:
     ) -> Amended:
         return await self._both.amend(op, where, change, cursor, limit, effects)
 
-    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+    async def put_limits(
+        self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS, *, only: Sequence[str] = ()
+    ) -> None:
         """In every store that has a part in the move, also in one that comes in meanwhile; effects in the first."""
         having: list[BackendAdapter] = []
 
         async def put() -> None:
             for store in self.routes.homes:
                 if store not in having:
-                    await store.put_limits(op, limits, NO_EFFECTS if having else effects)
+                    await store.put_limits(op, limits, NO_EFFECTS if having else effects, only=only)
                     having.append(store)
 
         await self.routes.learn()

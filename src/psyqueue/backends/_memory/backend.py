@@ -271,13 +271,16 @@ class MemoryBackend:
 
         return self._once(op, "amend", act)
 
-    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+    async def put_limits(
+        self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS, *, only: Sequence[str] = ()
+    ) -> None:
         check_jobs((), effects)
 
         def act(store: Store, now_ms: int) -> None:
             fence.require_change(store)
             for each in limits:
-                store.limits[each.queue, each.lane] = each
+                before = store.limits.get((each.queue, each.lane))
+                store.limits[each.queue, each.lane] = each.over(before, only)
                 store.touched_queues.add(each.queue)
             intake.apply_effects(store, effects, now_ms)
 

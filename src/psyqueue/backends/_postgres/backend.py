@@ -217,11 +217,14 @@ class PostgresBackend:
         )
         return decoding.amended_of(reply)
 
-    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+    async def put_limits(
+        self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS, *, only: Sequence[str] = ()
+    ) -> None:
         check_jobs((), effects)
         cargo = Cargo()
         also = effects_of(effects, cargo)
-        await self._once("put_limits", op, *limits_arrays(limits), also, cargo.parts or None, cargo.keys)
+        whole = [each.over(None, only) for each in limits]
+        await self._once("put_limits", op, *limits_arrays(whole), list(only), also, cargo.parts or None, cargo.keys)
 
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:

@@ -7,6 +7,7 @@ from typing import Any
 
 from psyqueue.backend import (
     NO_EFFECTS,
+    SETTINGS,
     Amended,
     AnyOutcome,
     Bound,
@@ -219,12 +220,16 @@ class RedisBackend:
         )
         return decoding.amended_of(reply)
 
-    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+    async def put_limits(
+        self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS, *, only: Sequence[str] = ()
+    ) -> None:
         check_jobs((), effects)
-        cargo = Cargo(4)
+        cargo = Cargo(5)
         also = pack(add_effects(effects, cargo))
-        settings = [(each.queue, False if each.lane is None else each.lane, settings_of(each)) for each in limits]
-        await self._once("put_limits", op, pack(settings), also, *cargo.arguments)
+        whole = [each.over(None, only) for each in limits]
+        settings = [(each.queue, False if each.lane is None else each.lane, settings_of(each)) for each in whole]
+        places = [SETTINGS.index(name) + 1 for name in only]
+        await self._once("put_limits", op, pack(settings), also, pack(places), *cargo.arguments)
 
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:

@@ -193,9 +193,11 @@ class SqliteBackend:
         check_jobs((), effects)
         return await self._once(op, _AMEND, lambda step: verbs.amend(step, where, change, cursor, limit, effects))
 
-    async def put_limits(self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS) -> None:
+    async def put_limits(
+        self, op: Op, limits: Sequence[Limits], effects: Effects = NO_EFFECTS, *, only: Sequence[str] = ()
+    ) -> None:
         check_jobs((), effects)
-        await self._once(op, _LIMITS, lambda step: verbs.set_limits(step, limits, effects))
+        await self._once(op, _LIMITS, lambda step: verbs.set_limits(step, limits, effects, only))
 
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def put_schedule(self, op: Op, schedule: Schedule, *, delete: bool = False) -> Schedule:

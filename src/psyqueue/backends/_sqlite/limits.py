@@ -88,9 +88,11 @@ def limited(step: Step, queue: str, lane: str | None) -> Limited | None:
     return None if row is None else Limited(step, row)
 
 
-def put_limits(step: Step, limits: Sequence[Limits]) -> None:
+def put_limits(step: Step, limits: Sequence[Limits], only: Sequence[str] = ()) -> None:
     step.has_limits = True
-    for each in limits:
+    for wanted in limits:
+        found = limited(step, wanted.queue, wanted.lane) if only else None
+        each = wanted.over(None if found is None else found.limits, only)
         retained = (
             None if kept is None else msgspec.json.encode(kept).decode()
             for kept in (each.retain_ended, each.retain_dead)

@@ -48,9 +48,9 @@ def amend(step: Step, where: Filter, change: Change, cursor: str | None, limit: 
     return amended
 
 
-def set_limits(step: Step, limits: Sequence[Limits], effects: Effects) -> None:
+def set_limits(step: Step, limits: Sequence[Limits], effects: Effects, only: Sequence[str]) -> None:
     step.require_change()
-    put_limits(step, limits)
+    put_limits(step, limits, only)
     apply_effects(step, effects)
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from psyqueue.backend import UNTIL_RESUMED, Dependency, Effects, Limits
+from psyqueue.backend import SETTINGS, UNTIL_RESUMED, Dependency, Effects, Limits
+from psyqueue.backend.compose import limits_of
 from psyqueue.errors import QueueFull
 from psyqueue.testing.conformance.handle import PAGE_MAX, Store, ack, job, put, release, retry
 
+_OTHERS: dict[str, Any] = {
+    "paused_until_ms": UNTIL_RESUMED,
+    "weight": 3,
+    "active_max": 4,
+    "starts_per_minute": 5,
+    "starts_burst": 6,
+    "pending_max": 7,
+    "retain_ended": None,
+    "retain_dead": (8, 9),
+}
 WHERE = pytest.mark.parametrize("lane", [None, "", "t"], ids=["queue", "default lane", "lane"])
 
 
@@ -22,6 +34,27 @@ async def drain(store: Store, count: int = 1) -> list[str]:
             return done
         await store.settle(*(ack(each) for each in deliveries))
         done += [each.id for each in deliveries]
+
+
+# ── setting them ──────────────────────────────────────────────────────────────────────────────────────────────────────
+@WHERE
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_what_is_not_named_stays(store: Store, lane: str | None, name: str) -> None:
+    """Two who change different settings at once both have their way."""
+    before = Limits(queue="q", lane=lane, **_OTHERS)
+    await store.backend.put_limits(store.op(), (before,))
+    await store.backend.put_limits(store.op(), (Limits(queue="q", lane=lane),), only=(name,))
+    expected = replace(before, **{name: getattr(Limits(queue="q"), name)})
+    assert await limits_of(store.backend, "q", lane) == expected
+
+
+@WHERE
+async def test_what_is_named_alone_stands_on_the_defaults(store: Store, lane: str | None) -> None:
+    """Also if the caller gave more."""
+    given = Limits(queue="q", lane=lane, **_OTHERS)
+    await store.backend.put_limits(store.op(), (given,), only=("active_max", "retain_dead"))
+    expected = Limits(queue="q", lane=lane, active_max=_OTHERS["active_max"], retain_dead=_OTHERS["retain_dead"])
+    assert await limits_of(store.backend, "q", lane) == expected
 
 
 # ── pause ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,6 @@
--- Replace the settings of queues and lanes.
+-- Replace the settings of queues and lanes, or just some of them.
 -- Params: op; for each as arrays: queue, lane (NULL: of the queue), and the settings (retention as ms and count, NULL = keep
---   all); effects with their cargo and keys.
+--   all); the names of those to be replaced, none: all; effects with their cargo and keys.
 -- Returns: an empty text.
 -- Index: limits by name.
 -- Cost: one row for each.
@@ -8,11 +8,12 @@
 CREATE FUNCTION @schema@.put_limits(
     p_client text, p_channel bigint, p_turn bigint, p_queues text[], p_lanes text[], p_paused bigint[], p_weights bigint[],
     p_active bigint[], p_rates bigint[], p_bursts bigint[], p_pending bigint[], p_ended_ms bigint[], p_ended_count bigint[],
-    p_dead_ms bigint[], p_dead_count bigint[], p_effects jsonb, p_cargo bytea[], p_keys text[]
+    p_dead_ms bigint[], p_dead_count bigint[], p_only text[], p_effects jsonb, p_cargo bytea[], p_keys text[]
 ) RETURNS text @settings@ AS $$
 DECLARE
     t record;
     c record;
+    v_all boolean := cardinality(p_only) = 0;
 BEGIN
     t := begin_turn(p_client, p_channel, p_turn, 'put_limits');
     IF t.reply IS NOT NULL THEN
@@ -32,9 +33,14 @@ BEGIN
             p_bursts[i], p_pending[i], CASE WHEN p_ended_ms[i] IS NOT NULL THEN ARRAY[p_ended_ms[i], p_ended_count[i]] END,
             CASE WHEN p_dead_ms[i] IS NOT NULL THEN ARRAY[p_dead_ms[i], p_dead_count[i]] END
         ) ON CONFLICT (queue, is_lane, lane) DO UPDATE SET
-            paused_until_ms = excluded.paused_until_ms, weight = excluded.weight, active_max = excluded.active_max,
-            starts_per_minute = excluded.starts_per_minute, starts_burst = excluded.starts_burst,
-            pending_max = excluded.pending_max, retain_ended = excluded.retain_ended, retain_dead = excluded.retain_dead;
+            paused_until_ms = CASE WHEN v_all OR 'paused_until_ms' = ANY (p_only) THEN excluded.paused_until_ms ELSE l.paused_until_ms END,
+            weight = CASE WHEN v_all OR 'weight' = ANY (p_only) THEN excluded.weight ELSE l.weight END,
+            active_max = CASE WHEN v_all OR 'active_max' = ANY (p_only) THEN excluded.active_max ELSE l.active_max END,
+            starts_per_minute = CASE WHEN v_all OR 'starts_per_minute' = ANY (p_only) THEN excluded.starts_per_minute ELSE l.starts_per_minute END,
+            starts_burst = CASE WHEN v_all OR 'starts_burst' = ANY (p_only) THEN excluded.starts_burst ELSE l.starts_burst END,
+            pending_max = CASE WHEN v_all OR 'pending_max' = ANY (p_only) THEN excluded.pending_max ELSE l.pending_max END,
+            retain_ended = CASE WHEN v_all OR 'retain_ended' = ANY (p_only) THEN excluded.retain_ended ELSE l.retain_ended END,
+            retain_dead = CASE WHEN v_all OR 'retain_dead' = ANY (p_only) THEN excluded.retain_dead ELSE l.retain_dead END;
         PERFORM note_change();
         PERFORM wake_queue(p_queues[i]);
     END LOOP;

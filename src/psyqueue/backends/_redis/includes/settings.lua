@@ -9,6 +9,19 @@ local function queue_and_lane(name)
   return string.sub(name, at, at + length - 1), string.sub(name, at + length)
 end
 
+-- The settings with those before in all places that are not in `only`.
+local function settings_over(queue, lane, settings, only)
+  local packed = only[1] and field('limits', limit_name(queue, lane))
+  if not packed then
+    return settings
+  end
+  local merged = cmsgpack.unpack(packed)
+  for _, place in ipairs(only) do
+    merged[place] = settings[place]
+  end
+  return merged
+end
+
 local function put_limits(queue, lane, settings)
   defer('HSET', P .. 'meta', 'limits', '1')
   set_field('limits', limit_name(queue, lane), cmsgpack.pack(settings))
