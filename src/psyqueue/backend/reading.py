@@ -130,15 +130,16 @@ class Limits(Struct, frozen=True, kw_only=True):
     retain_ended: tuple[int, int] | None = (86_400_000, 10_000)
     retain_dead: tuple[int, int] | None = (7_776_000_000, 100_000)
 
-    def over(self, before: Limits | None, only: Sequence[str]) -> Limits:
-        """What `put_limits` makes of the settings before (None: the defaults)."""
-        if not only:
-            return self
-        base = before or Limits(queue=self.queue, lane=self.lane)
-        return replace(base, **{name: getattr(self, name) for name in only})
-
 
 SETTINGS: Final = tuple(field for field in Limits.__struct_fields__ if field not in {"queue", "lane"})
+
+
+def limits_over(before: Limits | None, wanted: Limits, only: Sequence[str]) -> Limits:
+    """What `put_limits` makes of the settings before (None: the defaults)."""
+    if not only:
+        return wanted
+    base = before or Limits(queue=wanted.queue, lane=wanted.lane)
+    return replace(base, **{name: getattr(wanted, name) for name in only})
 
 
 class Schedule(Struct, frozen=True, kw_only=True):

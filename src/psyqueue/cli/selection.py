@@ -17,7 +17,7 @@ from psyqueue.cli.pace import Pace
 from psyqueue.cli.query import Query, Term, read_query
 from psyqueue.errors import InvalidState, JobNotFound
 from psyqueue.job import STATUSES, Status
-from psyqueue.kernel.job_handle import tell_holders
+from psyqueue.kernel.cancels import tell_cancelled
 from psyqueue.kernel.views import view_of
 from psyqueue.words import counted
 
@@ -138,7 +138,7 @@ class Selection:
         done.count += len(amended.changed)
         done.skipped += len(amended.skipped)
         if change.kind == "cancel" and amended.changed:
-            await tell_holders(core, amended.changed)
+            await tell_cancelled(core, amended.changed)
         return amended
 
     async def _candidates(self) -> int:

@@ -11,7 +11,7 @@ from psyqueue.backend import Limits
 from psyqueue.clock import Clock, Duration, to_ms
 from psyqueue.config import read_settings
 from psyqueue.errors import ConfigError
-from psyqueue.kernel import queries, stores
+from psyqueue.kernel import cancels, queries, stores
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.context import Context
 from psyqueue.kernel.core import Core
@@ -20,7 +20,7 @@ from psyqueue.kernel.explain import explain
 from psyqueue.kernel.extension import Plugin
 from psyqueue.kernel.handler import Call, Handler, HandlerDecorator
 from psyqueue.kernel.handlers import HandleOptions, make_spec
-from psyqueue.kernel.job_handle import JobHandle, cancel_job, get_view
+from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.lifecycle import Lifecycle
 from psyqueue.kernel.lifespan import LifespanFunction
 from psyqueue.kernel.options import EnqueueOptions, read_name
@@ -283,7 +283,7 @@ class PsyQueue:
     # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, job_id: str) -> JobView | None:
         """The job as it is now; None if there is none. Raises StoreError."""
-        return await get_view(self._core, str(job_id))
+        return await queries.get_view(self._core, str(job_id))
 
     async def jobs(self, **filters: Unpack[queries.JobFilters]) -> Page[JobView]:
         """Jobs by queue, status, name, tenant, text, created_after, created_before; `limit` and `cursor` page.
@@ -294,7 +294,15 @@ class PsyQueue:
 
     async def cancel(self, job_id: str) -> bool:
         """As JobHandle.cancel."""
-        return await cancel_job(self._core, str(job_id))
+        return await cancels.cancel_job(self._core, str(job_id))
+
+    async def cancel_all(self, **choice: Unpack[queries.JobChoice]) -> int:
+        """Cancel the jobs that fit all given filters, those of `jobs()`, and were there when it began. How many.
+
+        What waits ends, what runs is asked to end. Raises InvalidOption, also without a filter; StoreError, and then
+        those before it are cancelled.
+        """
+        return await cancels.cancel_all(self._core, choice)
 
     async def explain(self, job_id: str) -> Explanation:
         """Why the job is not running, or how it ended. Raises JobNotFound."""

@@ -9,9 +9,8 @@ from psyqueue.backend import Amended, Change, Filter
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.clock import to_at_ms
 from psyqueue.errors import InvalidState, JobNotFound
-from psyqueue.kernel.job_handle import get_view
 from psyqueue.kernel.options import read_name
-from psyqueue.kernel.queries import read_limit
+from psyqueue.kernel.queries import get_view, read_limit
 from psyqueue.kernel.views import JobView, Page, view_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from psyqueue.backend import UNTIL_RESUMED, SessionInfo
 from psyqueue.clock import span, to_at_ms, to_datetime
 from psyqueue.errors import JobNotFound
-from psyqueue.kernel.job_handle import get_view
 from psyqueue.kernel.presence import presence_of
+from psyqueue.kernel.queries import get_view
 from psyqueue.kernel.surroundings import Surroundings, gate_name, look_around
 from psyqueue.kernel.views import Explanation, JobView, Reason
 from psyqueue.words import counted

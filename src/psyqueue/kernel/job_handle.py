@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from psyqueue.backend import Change, Filter
 from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import (
     JobCancelled,
@@ -20,11 +19,11 @@ from psyqueue.errors import (
     StoreError,
     StoreUnavailable,
 )
-from psyqueue.job import name_problem
 from psyqueue.kernel.aio import spawn
-from psyqueue.kernel.context import progress_key
+from psyqueue.kernel.cancels import cancel_job
 from psyqueue.kernel.ops import GIVE_UP_MS
-from psyqueue.kernel.views import JobView, view_of
+from psyqueue.kernel.queries import get_view
+from psyqueue.kernel.views import JobView
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
@@ -160,54 +159,6 @@ async def _outlast(core: Core, signal: Awaitable[bool]) -> None:
         await signal
     except StoreError:
         await core.clock.sleep_ms(LOOK_AGAIN_MS)
-
-
-async def get_view(core: Core, job_id: str) -> JobView | None:
-    """The job as it is now, None if there is none, as of what is no id at all: a store could not even look for it."""
-    core.require_running()
-    if name_problem(job_id):
-        return None
-    (stored,) = await core.backend.get((job_id,))
-    if stored is None:
-        return None
-    (progress,) = await core.backend.read_state((progress_key(job_id),))
-    return view_of(stored, None if progress is None else progress.value)
-
-
-async def cancel_job(core: Core, job_id: str) -> bool:
-    """As JobHandle.cancel."""
-    core.require_running()
-    if name_problem(job_id):
-        raise JobNotFound(job_id)
-    where, change = Filter(ids=(job_id,)), Change(kind="cancel", reason="cancelled by request")
-    amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))
-    if job_id in amended.changed:
-        await tell_holders(core, (job_id,))
-        if core.bus.wants("job:cancelled"):
-            view = await get_view(core, job_id)
-            # A job that runs is only asked to end: its worker tells when it did.
-            if view is not None and view.status == "cancelled":
-                core.bus.publish(
-                    "job:cancelled",
-                    {"job_id": job_id, "queue": view.queue, "name": view.name, "reason": view.reason},
-                )
-        return True
-    if not any(skipped == job_id and status is not None for skipped, status in amended.skipped):
-        if await get_view(core, job_id) is None:
-            raise JobNotFound(job_id)
-    return False
-
-
-async def tell_holders(core: Core, job_ids: Sequence[str]) -> None:
-    """Workers that run them hear of the cancel at once; if the word is lost, with their next call or renewal."""
-    found = await core.backend.get(job_ids)
-    for session_id in sorted({stored.session_id for stored in found if stored is not None and stored.session_id}):
-        await core.backend.publish(session_topic(session_id), (b"null",))
-
-
-def session_topic(session_id: str) -> str:
-    """What concerns the jobs that a worker holds is said here; every word only means: look."""
-    return f"session:{session_id}"
 
 
 _ENDS = frozenset(("completed", "dead", "cancelled"))

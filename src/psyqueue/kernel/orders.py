@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from psyqueue.backend import Effects, StateWrite
 from psyqueue.backend.bounds import ITEMS_MAX
-from psyqueue.kernel.job_handle import session_topic
+from psyqueue.kernel.cancels import session_topic
 
 if TYPE_CHECKING:
     from psyqueue.backend import BackendAdapter

@@ -1,10 +1,10 @@
-"""Reading and operating: pages of jobs, pauses, limits."""
+"""Reading and operating: jobs, one or pages of them, pauses, limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, TypedDict, get_args
 
 import msgspec
 
@@ -13,7 +13,8 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.compose import limits_of
 from psyqueue.clock import Duration, to_at_ms
 from psyqueue.errors import InvalidOption
-from psyqueue.job import STATUSES, Status
+from psyqueue.job import STATUSES, Status, name_problem
+from psyqueue.kernel.context import progress_key
 from psyqueue.kernel.options import read_int, read_name, read_positive_ms
 from psyqueue.kernel.views import JobView, Page, view_of
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 RATE_MAX = 1_000_000_000
 
 
-class JobFilters(TypedDict, total=False):
-    """What `jobs()` takes; all given conditions hold. Names and statuses: one, or several of which any."""
+class JobChoice(TypedDict, total=False):
+    """Which jobs are meant; all given conditions hold. Names and statuses: one, or several of which any."""
 
     queue: str | Iterable[str]
     status: Status | Iterable[Status]
@@ -33,8 +34,17 @@ class JobFilters(TypedDict, total=False):
     text: str
     created_after: datetime
     created_before: datetime
+
+
+class JobFilters(JobChoice, total=False):
+    """What `jobs()` takes: which jobs, and which page of them."""
+
     limit: int
     cursor: str | None
+
+
+CHOICE: Final = tuple(JobChoice.__annotations__)
+_FILTERS: Final = tuple(JobFilters.__annotations__)
 
 
 class QueueLimits(TypedDict, total=False):
@@ -49,35 +59,47 @@ class QueueLimits(TypedDict, total=False):
     retain_dead: tuple[Duration, int] | None
 
 
+async def get_view(core: Core, job_id: str) -> JobView | None:
+    """The job as it is now, None if there is none, as of what is no id at all: a store could not even look for it."""
+    core.require_running()
+    if name_problem(job_id):
+        return None
+    (stored,) = await core.backend.get((job_id,))
+    if stored is None:
+        return None
+    (progress,) = await core.backend.read_state((progress_key(job_id),))
+    return view_of(stored, None if progress is None else progress.value)
+
+
 async def find_jobs(core: Core, filters: JobFilters) -> Page[JobView]:
     """One page. Raises InvalidOption."""
     core.require_running()
-    for option in filters:
-        if option not in _FILTERS:
-            raise InvalidOption(
-                option, filters.get(option), "is no filter of jobs()", f"There are {', '.join(_FILTERS)}"
-            )
+    where = read_filters(filters)
+    page = await core.backend.list_jobs(where, _cursor(filters.get("cursor")), read_limit(filters.get("limit", 50)))
+    tenant = filters.get("tenant")
+    views = map(view_of, page.jobs)
+    return Page(tuple(view for view in views if tenant is None or view.tenant_id == tenant), page.cursor)
+
+
+def read_filters(filters: Mapping[str, Any], known: Sequence[str] = _FILTERS, verb: str = "jobs()") -> Filter:
+    """What the store can narrow by. Of a tenant that is its text alone: look at each job. Raises InvalidOption."""
+    for option, value in filters.items():
+        if option not in known:
+            raise InvalidOption(option, value, f"is no filter of {verb}", f"There are {', '.join(known)}")
     tenant, text = filters.get("tenant"), filters.get("text", "")
     if not isinstance(text, str):
         raise InvalidOption("text", text, f"is {type(text).__name__}, not text")
     if tenant is not None:
         read_name("tenant", tenant)
-        # A tenant stands in the cold text only: the store narrows by text where it can, the exact look is below.
         text = text or msgspec.json.encode(tenant).decode()
-    page = await core.backend.list_jobs(
-        Filter(
-            queues=_names("queue", filters.get("queue")),
-            statuses=_statuses(filters.get("status")),
-            names=_names("name", filters.get("name")),
-            created_from_ms=_instant("created_after", filters),
-            created_to_ms=_instant("created_before", filters),
-            text=text,
-        ),
-        _cursor(filters.get("cursor")),
-        read_limit(filters.get("limit", 50)),
+    return Filter(
+        queues=_names("queue", filters.get("queue")),
+        statuses=_statuses(filters.get("status")),
+        names=_names("name", filters.get("name")),
+        created_from_ms=_instant("created_after", filters),
+        created_to_ms=_instant("created_before", filters),
+        text=text,
     )
-    views = map(view_of, page.jobs)
-    return Page(tuple(view for view in views if tenant is None or view.tenant_id == tenant), page.cursor)
 
 
 async def read_limits(core: Core, queue: str, lane: str | None = None) -> Limits:
@@ -181,7 +203,6 @@ def _read_retention(option: str, value: Any) -> tuple[int, int] | None:
     return read_positive_ms(option, value[0]), read_int(option, value[1], 0, RATE_MAX)
 
 
-_FILTERS = tuple(JobFilters.__annotations__)
 _LIMITS = {
     "weight": _read_positive,
     "active_max": _read_count,

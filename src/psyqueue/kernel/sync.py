@@ -247,6 +247,7 @@ class SyncQueue(Facade[PsyQueue]):
     get: Final = blocking(PsyQueue.get)
     jobs: Final = blocking(PsyQueue.jobs)
     cancel: Final = blocking(PsyQueue.cancel)
+    cancel_all: Final = blocking(PsyQueue.cancel_all)
     explain: Final = blocking(PsyQueue.explain)
     durability: Final = blocking(PsyQueue.durability)
     pause: Final = blocking(PsyQueue.pause)

@@ -54,6 +54,7 @@ from psyqueue.backend.bounds import (
     check_moved,
     check_outcomes,
 )
+from psyqueue.backend.reading import limits_over
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._memory import check, fence, intake, lifecycle, maintenance, moving, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
@@ -280,7 +281,7 @@ class MemoryBackend:
             fence.require_change(store)
             for each in limits:
                 before = store.limits.get((each.queue, each.lane))
-                store.limits[each.queue, each.lane] = each.over(before, only)
+                store.limits[each.queue, each.lane] = limits_over(before, each, only)
                 store.touched_queues.add(each.queue)
             intake.apply_effects(store, effects, now_ms)
 

@@ -52,6 +52,7 @@ from psyqueue.backend.bounds import (
     check_outcomes,
 )
 from psyqueue.backend.losses import lost_error
+from psyqueue.backend.reading import limits_over
 from psyqueue.backends._postgres import binding, decoding, moving
 from psyqueue.backends._postgres.client import Client
 from psyqueue.backends._postgres.encoding import (
@@ -223,7 +224,7 @@ class PostgresBackend:
         check_jobs((), effects)
         cargo = Cargo()
         also = effects_of(effects, cargo)
-        whole = [each.over(None, only) for each in limits]
+        whole = [limits_over(None, each, only) for each in limits]
         await self._once("put_limits", op, *limits_arrays(whole), list(only), also, cargo.parts or None, cargo.keys)
 
     # ── schedules ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -52,6 +52,7 @@ from psyqueue.backend.bounds import (
     check_outcomes,
 )
 from psyqueue.backend.losses import lost_error
+from psyqueue.backend.reading import limits_over
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._redis import decoding
 from psyqueue.backends._redis.client import Client
@@ -226,7 +227,7 @@ class RedisBackend:
         check_jobs((), effects)
         cargo = Cargo(5)
         also = pack(add_effects(effects, cargo))
-        whole = [each.over(None, only) for each in limits]
+        whole = [limits_over(None, each, only) for each in limits]
         settings = [(each.queue, False if each.lane is None else each.lane, settings_of(each)) for each in whole]
         places = [SETTINGS.index(name) + 1 for name in only]
         await self._once("put_limits", op, pack(settings), also, pack(places), *cargo.arguments)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from psyqueue.backend import UNTIL_RESUMED, Limits
+from psyqueue.backend.reading import limits_over
 from psyqueue.backend.state_rules import TOKEN_UNITS, refilled, wait_ms
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import ACTIVE, PENDING, SCHEDULED, WAITING, Step
@@ -92,7 +93,7 @@ def put_limits(step: Step, limits: Sequence[Limits], only: Sequence[str] = ()) -
     step.has_limits = True
     for wanted in limits:
         found = limited(step, wanted.queue, wanted.lane) if only else None
-        each = wanted.over(None if found is None else found.limits, only)
+        each = limits_over(None if found is None else found.limits, wanted, only)
         retained = (
             None if kept is None else msgspec.json.encode(kept).decode()
             for kept in (each.retain_ended, each.retain_dead)
