@@ -251,6 +251,14 @@ class Rig:
         await self.store.amend(Op(str(job), 1, 1), Filter(ids=(str(job),)), Change(kind="cancel"), None, 1)
 
 
+def time_is_up(worker: Worker) -> None:
+    """What runs now has used up its time-out, however long it took to begin."""
+    running = list(worker._slots.running)
+    assert running, "nothing runs"
+    for run in running:
+        worker._timed_out(run)
+
+
 async def effects_of(rig: Rig, jobs: Iterable[Any]) -> list[int]:
     """How often each outcome was applied, by the store's own account."""
     keys = [f"applied:{job.id}" for job in jobs]
@@ -291,10 +299,12 @@ class Blocker:
 
     def __init__(self) -> None:
         self.began = threading.Event()
+        self.count = 0
         self._open = threading.Event()
 
     def block(self) -> None:
         """From a thread, or from a handler that is meant to block the loop."""
+        self.count += 1
         self.began.set()
         assert self._open.wait(LIMIT_S), "nobody opened it"
 

@@ -12,7 +12,7 @@ import pytest
 from psyqueue import Context, JobDead
 from psyqueue.backend import NewJob, Op
 from worker import process_handlers as elsewhere
-from worker.rig import soon, until
+from worker.rig import soon, time_is_up, until
 
 
 async def test_async_thread_and_process_handlers_give_their_results(rig):
@@ -314,7 +314,7 @@ async def test_slot_opened_by_a_returning_thread_starts_with_the_workers_context
     """Its callback runs in a context of its own, which is not that of the worker."""
     seen, hold = [], asyncio.Event()
 
-    @rig.q.handle("stuck", queue="q", timeout=0.05, max_retries=0)
+    @rig.q.handle("stuck", queue="q", timeout="1h", max_retries=0)
     def stuck():
         blocker.block()
 
@@ -326,7 +326,10 @@ async def test_slot_opened_by_a_returning_thread_starts_with_the_workers_context
     token = VARIABLE.set("worker")
     worker = rig.worker(concurrency=2, prefetch=10)
     VARIABLE.reset(token)
-    await rig.ended(await rig.q.enqueue("stuck"))
+    job = await rig.q.enqueue("stuck")
+    await until(blocker.began.is_set)
+    time_is_up(worker)
+    assert await rig.ended(job) == ["dead"]
     assert len(worker._slots._slots) == 1
     jobs = await rig.q.enqueue_bulk([{"name": "next"}] * 3)
     await until(lambda: len(seen) == 1 and worker.health()["held"] == 3)

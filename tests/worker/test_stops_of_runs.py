@@ -10,7 +10,7 @@ import pytest
 from psyqueue import Cancel, JobCancelled, JobDead
 from support.waiting import is_process_alive, wait_until
 from worker import process_handlers as elsewhere
-from worker.rig import LIMIT_S, Rig, shortened, soon, turns, until
+from worker.rig import LIMIT_S, Rig, shortened, soon, time_is_up, turns, until
 
 
 async def read_file(path) -> str:
@@ -126,7 +126,7 @@ async def test_cleanup_after_a_timeout_is_not_cut_short_by_the_end_of_the_worker
 async def test_thread_that_outlives_its_timeout_is_left_behind_and_its_slot_not_used(rig, blocker):
     seen = []
 
-    @rig.q.handle("stuck", queue="q", timeout=0.05, max_retries=0)
+    @rig.q.handle("stuck", queue="q", timeout="1h", max_retries=0)
     def stuck(ctx):
         blocker.block()
         seen.append(ctx.cancelled)
@@ -135,8 +135,10 @@ async def test_thread_that_outlives_its_timeout_is_left_behind_and_its_slot_not_
     def following():
         seen.append("next")
 
-    worker = rig.worker(concurrency=1)
+    worker = rig.worker(concurrency=1, prefetch=0)
     job = await stuck.enqueue()
+    await until(blocker.began.is_set)
+    time_is_up(worker)
     assert await rig.ended(job) == ["dead"]
     assert worker._threads.abandoned == 1
     waiting = await following.enqueue()
@@ -150,7 +152,7 @@ async def test_thread_that_outlives_its_timeout_is_left_behind_and_its_slot_not_
 
 
 async def test_second_slot_goes_on_while_a_thread_is_left_behind(rig, blocker):
-    @rig.q.handle("stuck", queue="q", timeout=0.05, max_retries=0)
+    @rig.q.handle("stuck", queue="q", timeout="1h", max_retries=0)
     def stuck():
         blocker.block()
 
@@ -158,8 +160,11 @@ async def test_second_slot_goes_on_while_a_thread_is_left_behind(rig, blocker):
     def following():
         return "ran"
 
-    rig.worker(concurrency=2)
-    await rig.ended(await stuck.enqueue())
+    worker = rig.worker(concurrency=2)
+    job = await stuck.enqueue()
+    await until(blocker.began.is_set)
+    time_is_up(worker)
+    assert await rig.ended(job) == ["dead"]
     assert [await (await following.enqueue()).result(20) for _ in range(5)] == ["ran"] * 5
 
 
@@ -181,11 +186,13 @@ async def test_thread_handler_that_no_thread_has_begun_is_not_begun_after_its_st
 
 
 async def test_timeout_kills_the_process_and_the_programs_it_started(rig, tmp_path):
-    handler = rig.q.handle("h", elsewhere.hang, queue="q", mode="process", timeout=1.5, max_retries=0)
+    """Its time is up when everything has started, however long that took."""
+    handler = rig.q.handle("h", elsewhere.hang, queue="q", mode="process", timeout="1h", max_retries=0)
     worker = rig.worker()
     path = tmp_path / "pids"
     job = await handler.enqueue(str(path))
     pids = await read_file(path)
+    time_is_up(worker)
     assert await rig.ended(job) == ["dead"]
     assert (await rig.view(job)).errors[0]["code"] == "HANDLER_TIMEOUT"
     assert not is_process_alive(int(pids.split()[0])), "it is dead before its run is settled"
@@ -260,19 +267,22 @@ async def test_handler_that_swallows_its_cancel_is_left_behind_and_its_slot_coun
 async def test_worker_whose_every_slot_is_stuck_ends_and_says_why(rig, deaf, monkeypatch, blocker, kind):
     if kind == "async":
 
-        @rig.q.handle("deaf", queue="q", timeout=0.05, max_retries=0)
+        @rig.q.handle("deaf", queue="q", timeout="1h", max_retries=0)
         async def ignores():
+            blocker.count += 1
             await deaf.ignore_cancels()
 
     else:
 
-        @rig.q.handle("deaf", queue="q", timeout=0.05, max_retries=0)
+        @rig.q.handle("deaf", queue="q", timeout="1h", max_retries=0)
         def ignores_too():
             blocker.block()
 
     with shortened(monkeypatch, ABANDON_MS=100):
         worker = rig.worker(concurrency=2, prefetch=3)
         jobs = await rig.q.enqueue_bulk([{"name": "deaf"}] * 5)
+        await until(lambda: blocker.count == 2)
+        time_is_up(worker)
         with pytest.raises(RuntimeError, match="every slot"):
             await soon(worker.wait())
     assert not worker.is_running
@@ -282,22 +292,28 @@ async def test_worker_whose_every_slot_is_stuck_ends_and_says_why(rig, deaf, mon
     assert (await rig.store.sessions(None, 10))[0] == ()
 
 
-async def test_slots_that_are_stuck_for_a_moment_only_do_not_end_the_worker(rig, monkeypatch, blocker):
-    """Each thread outlives its timeout, but comes back: there is always one more to wait for."""
-    again = threading.Semaphore(0)
+async def test_slots_that_are_stuck_for_a_moment_only_do_not_end_the_worker(rig):
+    """Each thread outlives its timeout, but comes back: the time for that begins anew with each of them."""
+    began, again = threading.Semaphore(0), threading.Semaphore(0)
 
-    @rig.q.handle("late", queue="q", timeout=0.02, max_retries=0)
+    @rig.q.handle("late", queue="q", timeout="1h", max_retries=0)
     def late():
+        began.release()
         assert again.acquire(timeout=LIMIT_S)
 
-    with shortened(monkeypatch, ABANDON_MS=400):
-        worker = rig.worker(concurrency=1)
-        for _ in range(30):
-            job = await late.enqueue()
-            await rig.ended(job)
-            again.release()
-        assert worker.is_running
-        assert worker.failure is None
+    worker = rig.worker(concurrency=1)
+    for _ in range(5):
+        job = await late.enqueue()
+        assert await asyncio.to_thread(began.acquire, timeout=LIMIT_S)
+        time_is_up(worker)
+        assert await rig.ended(job) == ["dead"]
+        end_of_all = worker._slots._full_timer
+        assert end_of_all is not None
+        again.release()
+        await until(end_of_all.cancelled)
+        assert worker._slots._full_timer is None
+    assert worker.is_running
+    assert worker.failure is None
 
 
 # ── cancel ────────────────────────────────────────────────────────────────────────────────────────────────────────────
