@@ -46,7 +46,8 @@ def harm(server: Server, recorder: Recorder, chance: random.Random, away_s: floa
         if dice < 0.5:
             take_away(server, recorder, chance.choice((signal.SIGKILL, signal.SIGQUIT)), away_s)
         else:
-            asyncio.run(_terminate(server, recorder, chance))
+            # It draws for as long as it lasts; the rest of the plan is not to depend on that.
+            asyncio.run(_terminate(server, recorder, random.Random(chance.random())))
     elif dice < 0.4:
         take_away(server, recorder, signal.SIGKILL, away_s)
     elif dice < 0.5:

@@ -29,15 +29,18 @@ from typing import TypeAlias
 from crash.harms import harm, server_named, take_away
 from crash.pauses import Pauses, pauses_in
 from crash.roles import FORGOTTEN, LEASE_MS, STEPS, Place
-from crash.storm import LIVE, Crowd, crowd, final_jobs_at, prepare
+from crash.storm import LIVE, START_S, Crowd, crowd, final_jobs_at, prepare
 from psyqueue.testing.history import Report, check_history, read_events
 from support.servers import Server
 from support.store_at import place_on, store_at
+from support.waiting import wait_until
 
 Servers: TypeAlias = tuple[Server | None, Server | None]
 STORES = ("old", "new")
 MOVES_S = 300.0
 """However often it is killed, a move comes to its end."""
+MANY = 60
+"""Jobs that either store gives out, however slow the machine is."""
 
 
 @dataclass
@@ -119,7 +122,7 @@ def rage(people: Crowd, move: Move, kills: int) -> None:
     chance, tick = move.chance, threading.Event()
     people.any_at_work("producer", chance)
     people.any_at_work("worker", chance)
-    tick.wait(0.5)
+    _expect_starts(people.place, MANY)
     for _ in _until_over(move):
         tick.wait(chance.uniform(0.05, 0.3))
         dice = chance.random()
@@ -136,6 +139,24 @@ def rage(people: Crowd, move: Move, kills: int) -> None:
             role = "producer" if dice < 0.7 else "worker"
             people.kill(people.any_at_work(role, chance))
             people.start(role)
+
+
+def _starts(place: Place) -> int:
+    return sum(path.read_bytes().count(b'"kind":"start"') for path in place.folder.glob("*worker-*.jsonl"))
+
+
+def _expect_starts(place: Place, count: int) -> None:
+    assert wait_until(lambda: _starts(place) >= count, limit_s=START_S), f"fewer than {count} jobs begun in {START_S} s"
+
+
+def _expect_refusal(place: Place) -> None:
+    """Whoever only knows the old store is told where the jobs are."""
+
+    def is_told() -> bool:
+        told = place.folder.glob(f"{FORGOTTEN}producer-*.jsonl")
+        return any(b'"NAMESPACE_MOVED"' in path.read_bytes() for path in told)
+
+    assert wait_until(is_told, limit_s=START_S), "nobody heard that the jobs moved"
 
 
 def _until_over(move: Move) -> Iterator[int]:
@@ -185,6 +206,8 @@ def storm(
         )
         rage(people, move, kills)
         people.any_at_work("producer", chance)
+        _expect_refusal(place)
+        _expect_starts(place, _starts(place) + MANY)
         place.stop.touch()
         people.end("producer")
         people.end(FORGOTTEN + "producer")

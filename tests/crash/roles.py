@@ -127,11 +127,11 @@ async def at_last(start: Callable[[], Awaitable[object]]) -> None:
 
 async def work(place: Place, name: str) -> None:
     """A worker until SIGTERM. Handlers take some milliseconds, some a second; one run in ten asks for another."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     recorder = Recorder(place.history(name), name)
     queue = queue_at(place, recorder)
     chance = random.Random(name)
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
 
     @queue.handle("work", queue=QUEUE, max_retries=20, backoff="fixed", backoff_base=0.05)
     async def handler(ctx: Context, n: int) -> int:
@@ -193,9 +193,9 @@ def some_options(chance: random.Random) -> dict[str, Any]:
 
 async def look_on(place: Place, name: str) -> None:
     """Which jobs could be started in either store, again and again until SIGTERM."""
-    recorder = Recorder(place.history(name), name)
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    recorder = Recorder(place.history(name), name)
     stores = stores_at(place, recorder)
     for store in stores:
         await at_last(store.connect)

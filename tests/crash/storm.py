@@ -28,7 +28,8 @@ from crash.harms import harm, server_named
 from crash.nursery import Child, Nursery
 from crash.roles import FORGOTTEN, LEASE_MS, QUEUE, Place, pause_ms
 from psyqueue.backend import BackendAdapter, Filter, Limits, Op
-from psyqueue.testing.history import Recorder, Report, check_history
+from psyqueue.testing.history import Recorder, Report, check_history, read_events
+from psyqueue.testing.history.checking import History
 from support.servers import Server
 from support.store_at import place_on, store_at
 from support.waiting import wait_until
@@ -72,7 +73,8 @@ class Crowd:
             return bool(at_work)
 
         assert wait_until(is_one_at_work, limit_s=START_S), f"no {role} is at work after {START_S} s"
-        return chance.choice(at_work)
+        # Always one draw, however many there are by now: what comes after it follows from the seed.
+        return at_work[int(chance.random() * len(at_work))]
 
     def kill(self, name: str) -> None:
         self.recorder.fault("killed", name)
@@ -93,6 +95,8 @@ class Crowd:
         for name in self.named(role):
             child = self.alive[name]
             if not role.endswith("producer"):
+                # Who was born a moment ago listens to no signal before its history is there.
+                assert wait_until(self.place.history(name).exists, limit_s=START_S), f"{name} has not begun"
                 child.send_signal(signal.SIGTERM)
             code = child.wait(limit_s)
             del self.alive[name]
@@ -192,6 +196,12 @@ def final_jobs_at(place: Place, *, is_drained_first: bool = False) -> dict[str, 
         return jobs
 
     return asyncio.run(look())
+
+
+def one_to_miss(place: Place, jobs: dict[str, str]) -> str:
+    """A job that ended and whose enqueue was acknowledged: were it gone, the checker has to notice."""
+    created = History(read_events(place.folder.glob("*.jsonl"))).created
+    return next(job_id for job_id, status in jobs.items() if status == "completed" and job_id in created)
 
 
 def prepare(place: Place) -> None:
