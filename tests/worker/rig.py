@@ -251,6 +251,14 @@ class Rig:
         await self.store.amend(Op(str(job), 1, 1), Filter(ids=(str(job),)), Change(kind="cancel"), None, 1)
 
 
+def renewed_often(monkeypatch: Any, lease_ms: int = 60_000, *, every_ms: int = 200) -> int:
+    """`lease_ms`, renewed so often: what a renewal brings comes soon, and a busy machine loses no lease."""
+    from psyqueue.kernel import lease_keeper
+
+    monkeypatch.setattr(lease_keeper, "RENEWALS_PER_LEASE", lease_ms / every_ms)
+    return lease_ms
+
+
 def time_is_up(worker: Worker) -> None:
     """What runs now has used up its time-out, however long it took to begin."""
     running = list(worker._slots.running)
