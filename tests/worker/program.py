@@ -18,6 +18,7 @@ from typing import Any
 
 from psyqueue import Context, Kernel, PsyQueue
 from psyqueue.backend import AnyOutcome, Fetch, Op
+from psyqueue.kernel import lease_keeper
 from psyqueue.kernel.worker import Worker, WorkerOptions
 from support.store_at import store_at
 
@@ -128,10 +129,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("place")
     parser.add_argument("name")
-    parser.add_argument("--lease", type=int, default=1_000)
+    parser.add_argument("--lease", type=int, default=1_500)
     parser.add_argument("--unguarded", action="store_true")
     parser.add_argument("--die", default="")
     asked = parser.parse_args()
+    lease_keeper.RENEWALS_PER_LEASE = 10  # a short lease, and a busy machine
     q.use(store_at(asked.place))
     if asked.die:
         q.use(Death(asked.die))

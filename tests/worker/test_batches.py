@@ -12,7 +12,7 @@ import pytest
 from psyqueue.errors import StoreUnavailable
 from psyqueue.kernel import worker as worker_module
 from psyqueue.kernel.prefetch import PREFETCH_MAX, WORK_MS, Prefetch
-from worker.rig import Rig, answers_after, fails, soon, turns, until, waits_for
+from worker.rig import Rig, answers_after, fails, renewed_often, soon, turns, until, waits_for
 
 
 def settles(rig: Rig) -> list[tuple[int, int]]:
@@ -354,7 +354,7 @@ async def until_later(worker, beats: int) -> None:
     await until(lambda: worker._turns >= start + beats)
 
 
-async def test_pause_hands_back_what_was_prefetched_with_no_attempt_used(rig):
+async def test_pause_hands_back_what_was_prefetched_with_no_attempt_used(rig, monkeypatch):
     release = asyncio.Event()
 
     @rig.q.handle("h", queue="q")
@@ -362,7 +362,7 @@ async def test_pause_hands_back_what_was_prefetched_with_no_attempt_used(rig):
         await release.wait()
 
     jobs = await rig.q.enqueue_bulk([handler.build(n) for n in range(6)])
-    worker = rig.worker(concurrency=1, prefetch=5, lease_ms=300)
+    worker = rig.worker(concurrency=1, prefetch=5, lease_ms=renewed_often(monkeypatch))
     await rig.told.first("job:started")
     await until(lambda: worker.health()["held"] == 6)
     await rig.q.pause("q")

@@ -10,7 +10,7 @@ import pytest
 from psyqueue import Cancel, JobCancelled, JobDead
 from support.waiting import is_process_alive, wait_until
 from worker import process_handlers as elsewhere
-from worker.rig import LIMIT_S, Rig, shortened, soon, time_is_up, turns, until
+from worker.rig import LIMIT_S, Rig, renewed_often, shortened, soon, time_is_up, turns, until
 
 
 async def read_file(path) -> str:
@@ -362,7 +362,7 @@ async def test_cancel_reaches_a_job_that_waits_for_a_slot(rig):
     assert runs == [1, 3]
 
 
-async def test_renewal_brings_the_wish_to_cancel_to_an_async_handler(rig):
+async def test_renewal_brings_the_wish_to_cancel_to_an_async_handler(rig, monkeypatch):
     """No other call is made: the lease thread alone hears of it."""
     reasons = []
 
@@ -374,7 +374,7 @@ async def test_renewal_brings_the_wish_to_cancel_to_an_async_handler(rig):
             reasons.append(ctx.cancelled)
             raise
 
-    rig.worker(concurrency=1, lease_ms=300)
+    rig.worker(concurrency=1, lease_ms=renewed_often(monkeypatch))
     job = await handler.enqueue()
     await rig.told.first("job:started", job.id)
     assert await job.cancel() is True
@@ -419,7 +419,7 @@ async def test_subscription_that_fails_is_made_again_and_the_renewal_stands_in(r
     async def handler():
         await asyncio.Event().wait()
 
-    worker = rig.worker(lease_ms=300)
+    worker = rig.worker(lease_ms=renewed_often(monkeypatch))
     job = await handler.enqueue()
     await rig.told.first("job:started", job.id)
     await job.cancel()

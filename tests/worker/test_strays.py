@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from psyqueue.backend import Fetch, Op
 from psyqueue.ids import new_token
-from worker.rig import Rig, until
+from worker.rig import Rig, renewed_often, until
 
-LEASE_MS = 1_500
-"""With each renewal the worker asks how many jobs its session holds."""
+
+@pytest.fixture
+def lease_ms(monkeypatch) -> int:
+    """With each renewal the worker asks how many jobs its session holds."""
+    return renewed_often(monkeypatch)
 
 
 class Gated:
@@ -39,9 +44,9 @@ async def take_behind_its_back(rig: Rig, count: int) -> None:
     assert len(reply.deliveries) == count
 
 
-async def test_jobs_that_a_call_of_long_ago_took_are_run(rig):
+async def test_jobs_that_a_call_of_long_ago_took_are_run(rig, lease_ms):
     gated = Gated(rig)
-    rig.worker(concurrency=1, prefetch=0, lease_ms=LEASE_MS)
+    rig.worker(concurrency=1, prefetch=0, lease_ms=lease_ms)
     first = await gated.handler.enqueue(0)
     await rig.told.first("job:started")
     sessions = await rig.open_sessions()
@@ -54,9 +59,9 @@ async def test_jobs_that_a_call_of_long_ago_took_are_run(rig):
     assert not set(sessions) & set(await rig.open_sessions())
 
 
-async def test_what_runs_is_ended_first_and_disturbed_by_nothing(rig):
+async def test_what_runs_is_ended_first_and_disturbed_by_nothing(rig, lease_ms):
     gated = Gated(rig)
-    worker = rig.worker(concurrency=2, prefetch=0, lease_ms=LEASE_MS)
+    worker = rig.worker(concurrency=2, prefetch=0, lease_ms=lease_ms)
     jobs = await rig.q.enqueue_bulk([gated.handler.build(n) for n in (0, 1)])
     await rig.told.first("job:started", count=2)
     others = await rig.q.enqueue_bulk([gated.handler.build(n) for n in (2, 3)])

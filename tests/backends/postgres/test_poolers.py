@@ -18,9 +18,9 @@ from support.pgbouncer import start_pgbouncer
 from support.pooler import Pooler, pooler_before
 from support.servers import Server, Unavailable
 from support.store_at import place_on, store_at
-from worker.rig import Rig, count_effects, effects_of, started, until
+from worker.rig import Rig, count_effects, effects_of, renewed_often, started, until
 
-LEASE_MS = 900
+LEASE_MS = 2_000
 _LISTENERS = "select count(*) from pg_stat_activity where query ilike 'listen%' and application_name = $1"
 
 
@@ -56,10 +56,10 @@ async def test_a_worker_behind_a_pooler_runs_all_jobs_once_and_keeps_its_lease(p
         async def handler(n: int) -> int:
             starts[n] += 1
             if n % 25 == 0:
-                await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=3 * LEASE_MS / 1000)
+                await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=1.5 * LEASE_MS / 1000)
             return n
 
-        worker = rig.worker(concurrency=8, lease_ms=LEASE_MS)
+        worker = rig.worker(concurrency=8, lease_ms=renewed_often(monkeypatch, LEASE_MS))
         jobs = await asyncio.gather(*[handler.enqueue(n) for n in range(100)])
         assert await rig.ended(*jobs) == ["completed"] * 100
         await until(lambda: worker._is_resting)

@@ -18,7 +18,7 @@ from psyqueue.backends._postgres import transaction
 from psyqueue.errors import StoreUnavailable
 from support.servers import Server
 from worker.process_handlers import enter_transaction
-from worker.rig import Rig, answers_after, soon, started, turns, until
+from worker.rig import Rig, answers_after, renewed_often, soon, started, turns, until
 
 QUICK: dict[str, Any] = {"queue": "q", "backoff": "fixed", "backoff_base": "1ms", "backoff_jitter": False}
 
@@ -291,7 +291,7 @@ async def test_a_job_taken_by_another_refuses_the_commit(shop: Shop) -> None:
     )
 
 
-async def test_a_cancelled_run_rolls_back(shop: Shop) -> None:
+async def test_a_cancelled_run_rolls_back(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     entered = asyncio.Event()
 
     @shop.q.handle("order", **QUICK)
@@ -302,7 +302,7 @@ async def test_a_cancelled_run_rolls_back(shop: Shop) -> None:
         await asyncio.Event().wait()
 
     job = await order.enqueue(1)
-    shop.rig.worker("q", lease_ms=1_000)
+    shop.rig.worker("q", lease_ms=renewed_often(monkeypatch))
     await soon(entered.wait())
     await job.cancel()
     assert await shop.rig.ended(job) == ["cancelled"]

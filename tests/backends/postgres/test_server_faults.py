@@ -28,7 +28,7 @@ from psyqueue.backends._postgres.faults import CALL_ERRORS
 from psyqueue.errors import StoreFull, StoreUnavailable, StoreUnusable
 from support.servers import Server, spawn
 from support.store_at import place_on, store_at
-from worker.rig import Rig, a_moment, count_effects, effects_of, started, until
+from worker.rig import Rig, a_moment, count_effects, effects_of, renewed_often, started, until
 
 SCHEMA = "faults"
 REPLICABLE = ("wal_level=replica", "max_wal_senders=1")
@@ -222,9 +222,9 @@ def copy_with_owners(folder: Path, to: Path) -> None:
     subprocess.run(["cp", "-a", folder, to], check=True)
 
 
-async def test_a_server_that_went_back_in_time_is_worked_on(server, rig):
+async def test_a_server_that_went_back_in_time_is_worked_on(server, rig, monkeypatch):
     """An older copy of its data, or a replica that lacked the last writes: what it lost is done again."""
-    running = Running(rig, lease_ms=30_000)  # it asks with each renewal
+    running = Running(rig, lease_ms=renewed_often(monkeypatch))  # it asks with each renewal
     await running.begin()
     data, copy, held = server.folder / "data", server.folder / "copy", running.held
     server.process.send_signal(signal.SIGINT)

@@ -18,7 +18,7 @@ from psyqueue.errors import StoreFull, StoreUnavailable, StoreUnusable
 from support.redis_server import EACH
 from support.servers import spawn
 from support.store_at import place_on, store_at
-from worker.rig import Rig, count_effects, effects_of, started, until
+from worker.rig import Rig, count_effects, effects_of, renewed_often, started, until
 
 
 @pytest.fixture(params=EACH)
@@ -185,11 +185,11 @@ async def test_a_server_killed_under_load_has_all_it_acknowledged_and_is_waited_
         assert worker.failure is None
 
 
-async def test_a_server_that_went_back_in_time_is_worked_on(admin, rig):
+async def test_a_server_that_went_back_in_time_is_worked_on(admin, rig, monkeypatch):
     """A snapshot of an older moment, or a replica that lacked the last writes: what it lost is done again."""
     held = Held(rig)
     jobs = [await held.handler.enqueue(n) for n in range(3)]
-    worker = rig.worker(concurrency=3, lease_ms=1_500)  # it asks with each renewal
+    worker = rig.worker(concurrency=3, lease_ms=renewed_often(monkeypatch))  # it asks with each renewal
     await rig.told.first("job:started", count=3)
     moment = {key: admin.dump(key) for key in admin.scan_iter(count=1_000)}
     held.go.set()

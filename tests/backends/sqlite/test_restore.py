@@ -6,9 +6,11 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from backends.troubles import Held
 from support.store_at import store_at
-from worker.rig import Rig, started
+from worker.rig import Rig, renewed_often, started
 
 
 def copied(source: Path, to: Path) -> None:
@@ -16,12 +18,12 @@ def copied(source: Path, to: Path) -> None:
         old.backup(new)
 
 
-async def test_an_older_content_is_worked_on(tmp_path: Path) -> None:
+async def test_an_older_content_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, backup = tmp_path / "jobs.db", tmp_path / "backup.db"
     async with started(Rig(store_at(str(file)))) as rig:
         held = Held(rig)
         jobs = [await held.handler.enqueue(n) for n in range(3)]
-        worker = rig.worker(concurrency=3, lease_ms=1_500)  # it asks with each renewal
+        worker = rig.worker(concurrency=3, lease_ms=renewed_often(monkeypatch))  # it asks with each renewal
         await rig.told.first("job:started", count=3)
         copied(file, backup)
         held.go.set()
