@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -27,7 +26,6 @@ from psyqueue.errors import InvalidOption, StoreUnavailable
 from support.waiting import is_process_alive, wait_until
 
 READY = r"psyqueue worker ready: pid (\d+)"
-AT_ONCE_S = 4.0
 
 
 def after_its_echo() -> None:
@@ -83,30 +81,26 @@ def test_what_is_not_done_within_the_grace_is_handed_back(shop):
 
 def test_a_second_signal_stops_at_once_and_still_hands_back(shop):
     job_id = shop.enqueue("forever")
-    worker = shop.start("worker", "shop:q", "--grace", "60s")
+    worker = shop.start("worker", "shop:q", "--grace", "1h")
     shop.wait_for_note("begun forever")
     worker.send(signal.SIGTERM)
     worker.line("draining")
     after_its_echo()
-    began = time.monotonic()
     worker.send(signal.SIGTERM)
     assert worker.end() == 128 + signal.SIGTERM
-    assert time.monotonic() - began < AT_ONCE_S
     view = shop.show(job_id)
     assert (view["status"], view["lost"]) == ("pending", 0)
 
 
 def test_a_thread_that_never_returns_cannot_keep_a_worker_that_is_told_twice(shop):
     shop.enqueue("stuck")
-    worker = shop.start("worker", "shop:q", "--grace", "60s")
+    worker = shop.start("worker", "shop:q", "--grace", "1h")
     shop.wait_for_note("begun stuck")
     worker.send(signal.SIGINT)
     worker.line("draining")
     after_its_echo()
-    began = time.monotonic()
     worker.send(signal.SIGINT)
     assert worker.end() == 128 + signal.SIGINT
-    assert time.monotonic() - began < AT_ONCE_S
 
 
 async def test_a_signal_that_is_sent_on_to_a_process_which_has_it_already_counts_once(monkeypatch):
@@ -137,7 +131,7 @@ def test_a_loop_that_hangs_ends_the_process_with_70_and_says_where(shop):
         "import psyqueue.kernel.lease_keeper as keeper\n"
         "made = keeper.LeaseKeeper.__init__\n"
         "def make(self, *args, **options):\n"
-        "    made(self, *args, **{**options, 'hang_ms': 500})\n"
+        "    made(self, *args, **{**options, 'hang_ms': 2_000})\n"
         "keeper.LeaseKeeper.__init__ = make\n"
         "from shop import q\n"
     )
