@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from psyqueue.errors import StoreUnavailable
+from psyqueue.kernel import housekeeper
 from psyqueue.kernel import worker as worker_module
 from psyqueue.kernel.prefetch import PREFETCH_MAX, WORK_MS, Prefetch
 from worker.rig import Rig, answers_after, fails, renewed_often, soon, turns, until, waits_for
@@ -59,7 +60,8 @@ async def test_outcomes_of_ten_slots_share_calls_too(rig):
     assert sum(rig.faults.calls.values()) / count <= 0.1, rig.faults.calls
 
 
-async def test_lone_job_is_settled_by_the_one_call_after_its_end(rig):
+async def test_lone_job_is_settled_by_the_one_call_after_its_end(rig, monkeypatch):
+    monkeypatch.setattr(worker_module, "POLL_MS", 3_600_000)
     go_on = asyncio.Event()
 
     @rig.q.handle("h", queue="q")
@@ -86,8 +88,9 @@ async def test_lone_job_is_settled_by_the_one_call_after_its_end(rig):
     assert [delay for delay in timers if delay < 1] == [], "an ack never waits for a timer"
 
 
-async def test_lone_job_costs_a_sleeping_worker_two_settles(rig):
+async def test_lone_job_costs_a_sleeping_worker_two_settles(rig, monkeypatch):
     """One that finds it, one that settles it. The wait goes on before the look, so none is needed to sleep again."""
+    monkeypatch.setattr(worker_module, "POLL_MS", 3_600_000)
     go_on = asyncio.Event()
 
     @rig.q.handle("h", queue="q")
@@ -198,14 +201,13 @@ async def test_batches_keep_to_what_the_store_takes(rig, monkeypatch):
 
 
 async def test_idle_worker_makes_few_calls(rig, monkeypatch):
-    from psyqueue.kernel import worker as module
-
-    monkeypatch.setattr(module, "POLL_MS", 50)
+    monkeypatch.setattr(worker_module, "POLL_MS", 50)
+    monkeypatch.setattr(housekeeper, "PERIOD_MS", 3_600_000)
     worker = rig.worker(lease_ms=3_600_000)
     await asleep(worker)
     rig.faults.calls.clear()
     await until(lambda: rig.faults.calls["wait"] == 20)
-    # One wait and one look for each time it looks up; housekeeping sleeps for seconds in between.
+    # One wait and one look for each time it looks up; housekeeping sleeps in between.
     assert rig.faults.calls["settle"] <= 20
     assert set(rig.faults.calls) == {"wait", "settle"}
 
