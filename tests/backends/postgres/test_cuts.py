@@ -18,6 +18,7 @@ from support.servers import Server
 
 R = TypeVar("R")
 JOBS = 150
+CUTS = 4
 _CUT = """
     select count(pg_terminate_backend(pid)) from pg_stat_activity, pg_sleep(0.15) where application_name = $1
 """
@@ -32,20 +33,52 @@ async def known(call: Callable[[], Awaitable[R]]) -> R:
             continue
 
 
+class Cutter:
+    """Throws `name`'s connections out again and again; between two cuts some call has come through."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._came_through = asyncio.Event()
+        self._is_over = False
+        self.count = 0
+
+    async def known(self, call: Callable[[], Awaitable[R]]) -> R:
+        reply = await known(call)
+        self._came_through.set()
+        return reply
+
+    async def cut(self) -> None:
+        async with connected(self._url) as killer:
+            while not self._is_over:
+                await self._came_through.wait()
+                self._came_through.clear()
+                self.count += await killer.fetchval(_CUT, self._name)
+
+    def end(self) -> None:
+        self._is_over = True
+        self._came_through.set()
+
+
 async def test_calls_that_are_cut_and_repeated_count_once(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
+    made: list[str] = []
     runs: Counter[str] = Counter()
+    cutter = Cutter(url, namespace)
+    all_made = asyncio.Event()
 
     async def produce(store: Store) -> None:
-        for number in range(JOBS):
-            op, jobs, effects = store.op(), (job(f"j{number}"),), Effects(writes=(add("made"),))
-            await known(lambda: store.backend.enqueue(op, jobs, effects))  # noqa: B023 - awaited here
+        while len(made) < JOBS or cutter.count < CUTS:
+            op, jobs, effects = store.op(), (job(f"j{len(made)}"),), Effects(writes=(add("made"),))
+            await cutter.known(lambda: store.backend.enqueue(op, jobs, effects))  # noqa: B023 - awaited here
+            made.append(jobs[0].id)
+        all_made.set()
 
     async def work(store: Store) -> None:
         outcomes: tuple[AnyOutcome, ...] = ()
-        while sum(runs.values()) < JOBS or outcomes:
+        while sum(runs.values()) < len(made) or outcomes or not all_made.is_set():
             op, fetch, now = store.op(), store.fetch(count=5), outcomes
-            reply = await known(lambda: store.backend.settle(op, "s", now, fetch))  # noqa: B023 - awaited here
+            reply = await cutter.known(lambda: store.backend.settle(op, "s", now, fetch))  # noqa: B023 - awaited here
             assert {each.verdict for each in reply.settled} <= {"ok"}
             runs.update(each.id for each in reply.deliveries)
             outcomes = tuple(
@@ -53,30 +86,21 @@ async def test_calls_that_are_cut_and_repeated_count_once(postgres_server: Serve
                 for number, each in enumerate(reply.deliveries)
             )
 
-    async def cut() -> int:
-        count = 0
-        async with connected(url) as killer:
-            while not is_over.is_set():
-                count += await killer.fetchval(_CUT, namespace)
-        return count
-
-    is_over = asyncio.Event()
     async with opened(url, namespace, "a", application_name=namespace) as store, opened(url, namespace, "b") as calm:
         await store.open_session()
         worker = Store(store.backend, client="worker")
-        cutting = asyncio.ensure_future(cut())
+        cutting = asyncio.ensure_future(cutter.cut())
         try:
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(100):
                 await asyncio.gather(produce(store), work(worker))
         finally:
-            is_over.set()
-        assert await cutting > 3
-        assert set(runs.values()) == {1}
-        assert len(runs) == JOBS
-        assert await calm.count("completed") == JOBS
-        made = await calm.read("made")
-        assert made is not None
-        assert made.value == str(JOBS).encode()
+            cutter.end()
+            await cutting
+        assert runs == dict.fromkeys(made, 1)
+        assert await calm.count("completed") == len(made)
+        counted = await calm.read("made")
+        assert counted is not None
+        assert counted.value == str(len(made)).encode()
 
 
 async def test_a_wait_survives_a_cut(postgres_server: Server, namespace: str) -> None:
