@@ -128,7 +128,8 @@ async def test_a_transaction_with_an_old_view_sees_that_it_is_old(
 
 async def test_who_waits_for_too_long_is_told_for_whom_and_may_go_on(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
-    async with opened(url, namespace, statement_timeout="2s") as store:
+    # Making the store may take longer.
+    async with opened(url, namespace), opened(url, namespace, statement_timeout="2s") as store:
         connection = await asyncpg.connect(url, server_settings={"application_name": "shop's import"})
         try:
             transaction = connection.transaction()

@@ -182,8 +182,9 @@ async def test_a_lease_has_its_connection_before_the_server_is_full(postgres_ser
 async def test_a_full_pool_of_the_callers_own_is_told(postgres_server: Server, namespace: str) -> None:
     url = postgres_server.url
     async with (
+        opened(url, namespace),  # making the store may take longer
         asyncpg.create_pool(url, min_size=0, max_size=1) as pool,
-        opened(url, namespace, pool=pool, statement_timeout="200ms") as store,
+        opened(url, namespace, pool=pool, statement_timeout="1s") as store,
     ):
         async with pool.acquire():
             with pytest.raises(StoreBusy, match="all 1 connections"):

@@ -16,7 +16,7 @@ async def test_a_call_given_up_is_cancelled_on_the_server(postgres_server: Serve
     """Behind a pooler as well: it passes the request on, where it would refuse a setting of the session."""
     url = postgres_server.url
     limited = opened(url, namespace, statement_timeout="3s", application_name=namespace)
-    async with limited as store, connected(url) as other:
+    async with opened(url, namespace), limited as store, connected(url) as other:
         locked = other.transaction()
         await locked.start()
         await other.execute(f'lock table "{namespace}".meta in access exclusive mode')
