@@ -90,7 +90,10 @@ async def test_lone_job_is_settled_by_the_one_call_after_its_end(rig, monkeypatc
 
 async def test_lone_job_costs_a_sleeping_worker_two_settles(rig, monkeypatch):
     """One that finds it, one that settles it. The wait goes on before the look, so none is needed to sleep again."""
+    from psyqueue.backends._redis import signals
+
     monkeypatch.setattr(worker_module, "POLL_MS", 3_600_000)
+    monkeypatch.setattr(signals, "HAND_ON_MS", 3_600_000)  # however slow the machine is just now
     go_on = asyncio.Event()
 
     @rig.q.handle("h", queue="q")

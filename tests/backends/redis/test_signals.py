@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from backends.redis.wires import LIMIT_S, address_of, linked, until, until_reply
+from psyqueue.backends._redis import signals
 from psyqueue.backends._redis.address import Address
 from psyqueue.backends._redis.link import Link
 from psyqueue.backends._redis.signals import Signals
@@ -239,13 +240,16 @@ async def test_a_signal_that_comes_with_the_timeout_counts(rig):
 
 
 # ── cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-async def test_a_wait_costs_one_blocking_command(own_servers, namespace):
+async def test_a_wait_costs_one_blocking_command(own_servers, namespace, monkeypatch):
+    """Of somebody who looks when he is woken, however slow he is: nothing is handed on."""
+    monkeypatch.setattr(signals, "HAND_ON_MS", LONG_MS)
     async with rigged(own_servers.redis(), namespace) as rig:
         for _ in range(20):
             waiting = rig.wait("q")
             await asyncio.sleep(0)
             await rig.commands.arm("q")
             assert await waiting
+            rig.signals.looked(("q",))
         stats = (await rig.link.call("INFO", "commandstats")).decode()
         calls = int(stats.split("cmdstat_blpop:calls=")[1].split(",")[0])
     assert calls <= 20
