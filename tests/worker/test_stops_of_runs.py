@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from psyqueue import Cancel, JobCancelled, JobDead
+from psyqueue.errors import StoreUnavailable
 from support.waiting import is_process_alive, wait_until
 from worker import process_handlers as elsewhere
 from worker.rig import LIMIT_S, Rig, renewed_often, shortened, soon, time_is_up, turns, until
@@ -363,8 +364,13 @@ async def test_cancel_reaches_a_job_that_waits_for_a_slot(rig):
 
 
 async def test_renewal_brings_the_wish_to_cancel_to_an_async_handler(rig, monkeypatch):
-    """No other call is made: the lease thread alone hears of it."""
+    """No other call is made, and nobody can listen: the lease thread alone hears of it."""
     reasons = []
+
+    def nobody_listens(self, topics):
+        raise StoreUnavailable("no listening", "refused")
+
+    monkeypatch.setattr(type(rig.store), "subscribe", nobody_listens)
 
     @rig.q.handle("h", queue="q")
     async def handler(ctx):
@@ -401,7 +407,6 @@ async def test_cancel_is_heard_at_once_without_a_renewal_or_another_job(rig):
 
 
 async def test_subscription_that_fails_is_made_again_and_the_renewal_stands_in(rig, monkeypatch):
-    from psyqueue.errors import StoreUnavailable
     from psyqueue.kernel import worker as module
 
     monkeypatch.setattr(module, "POLL_MS", 20)
