@@ -17,6 +17,7 @@ from support.names import new_name
 from support.postgres_server import start_postgres
 from support.redis_server import start_redis
 from support.servers import Server, Unavailable
+from support.shares import slow_first
 
 
 def _start(config: pytest.Config, start: Callable[[], Server]) -> Server:
@@ -113,9 +114,10 @@ def namespace() -> str:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Those that take long come first, so that the processes of a parallel run end together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)  # only an xdist worker has it
+    items[:] = slow_first(items, lambda item: item.get_closest_marker("slow") is not None, processes)
 
 
 @pytest.hookimpl(optionalhook=True)
