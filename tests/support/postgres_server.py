@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import re
 import shutil
@@ -14,10 +15,9 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from support.server_home import ServerHome
 from support.server_search import (
@@ -117,29 +117,57 @@ def _newest_first(folder: Path) -> int:
 
 def _start(candidate: Candidate, *, durable: bool, settings: tuple[str, ...]) -> Server:
     began = time.monotonic()
-    home = ServerHome()
+    identity = unprivileged()
+    made = _prepared(candidate.binary)
+    home = _home_of(identity)
     try:
-        identity = unprivileged()
-        if identity:
-            home.give_to(identity["user"], identity["group"])
-        binary, text = _runnable(candidate.binary, home, identity)
-        version = require_version(text, r"\) (\d+(?:\.\d+)*)", POSTGRES_MIN)
+        # Not shutil: as root it would make files that the server may not read.
+        subprocess.run(["cp", "-R", made.data, home / "data"], check=True, cwd=home.path, **identity)
+        port = free_port()
         launch = Launch(
-            argv=[],
+            argv=_argv(made.binary, port, home, durable=durable, settings=settings),
             home=home,
             is_ready=partial(is_ready, home / "data" / "postmaster.pid"),
             ready_s_max=_READY_S_MAX,
             env=_environment(home),
             identity=identity,
         )
-        _initdb(binary, launch)
-        port = free_port()
-        launch = replace(launch, argv=_argv(binary, port, home, durable=durable, settings=settings))
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        return own_server(launch, kind="postgres", url=url, version=version, origin=candidate.origin, began=began)
+        return own_server(launch, kind="postgres", url=url, version=made.version, origin=candidate.origin, began=began)
     except BaseException:
         home.remove()
         raise
+
+
+class _Prepared(NamedTuple):
+    """What each server of an installation begins with."""
+
+    binary: Path
+    version: str
+    data: Path
+
+
+@cache
+def _prepared(binary: Path) -> _Prepared:
+    """Made once in a process, and gone with it: initdb takes longer than all else that a start does."""
+    identity = unprivileged()
+    home = _home_of(identity)
+    try:
+        runnable, text = _runnable(binary, home, identity)
+        version = require_version(text, r"\) (\d+(?:\.\d+)*)", POSTGRES_MIN)
+        _initdb(runnable, home, identity)
+    except BaseException:
+        home.remove()
+        raise
+    atexit.register(home.remove)
+    return _Prepared(runnable, version, home / "data")
+
+
+def _home_of(identity: dict[str, Any]) -> ServerHome:
+    home = ServerHome()
+    if identity:
+        home.give_to(identity["user"], identity["group"])
+    return home
 
 
 def unprivileged() -> dict[str, Any]:
@@ -187,18 +215,18 @@ def _environment(home: ServerHome) -> dict[str, str]:
     return kept | {"LC_ALL": "C", "TZ": "UTC", "HOME": str(home.path)}
 
 
-def _initdb(binary: Path, launch: Launch) -> None:
+def _initdb(binary: Path, home: ServerHome, identity: dict[str, Any]) -> None:
     # --no-sync even for a durable server: tests kill servers, not the machine, so these files are safe.
     options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--wal-segsize=1"]
     done = subprocess.run(
-        [binary.with_name("initdb"), *options, "-D", launch.home / "data"],
-        env=launch.env,
-        cwd=launch.home.path,
+        [binary.with_name("initdb"), *options, "-D", home / "data"],
+        env=_environment(home),
+        cwd=home.path,
         capture_output=True,
         text=True,
         timeout=_INITDB_S_MAX,
         check=False,
-        **launch.identity,
+        **identity,
     )
     if done.returncode:
         raise Unavailable(f"initdb: {done.stderr.strip()[-400:]}")
