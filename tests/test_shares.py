@@ -1,52 +1,21 @@
-"""Slow tests are dealt to all processes of a parallel run, as pytest-xdist hands them out."""
+"""Slow tests are dealt to all processes of a parallel run."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from xdist.scheduler.worksteal import WorkStealingScheduling  # type: ignore[import-untyped]
 
 from support.shares import slow_first
 
 
-class Gateway:
-    id = "any"
-
-
-class Process:
-    """As much of xdist's as a beginning needs."""
-
-    gateway = Gateway()
-    shutting_down = False
-
-    def __init__(self) -> None:
-        self.given: list[int] = []
-
-    def send_runtest_some(self, numbers: list[int]) -> None:
-        self.given += numbers
-
-
-class Options:
-    """As much of pytest's."""
-
-    def __init__(self, processes: int) -> None:
-        self.tx = [f"{processes}*popen"]
-
-    def getvalue(self, name: str) -> Any:
-        return getattr(self, name)
-
-
 def dealt(tests: list[str], processes: int) -> list[list[str]]:
-    """What each process begins with."""
-    options: Any = Options(processes)
-    scheduling = WorkStealingScheduling(options)
-    made: list[Any] = [Process() for _ in range(processes)]
-    for each in made:
-        scheduling.add_node(each)
-        scheduling.add_node_collection(each, tests)
-    scheduling.schedule()
-    return [[tests[number] for number in each.given] for each in made]
+    """What each process begins with: as `--dist worksteal` deals it, neighbours in shares as equal as can be."""
+    shares: list[list[str]] = []
+    rest = tests
+    for number in range(processes, 0, -1):
+        share = len(rest) // number
+        shares.append(rest[:share])
+        rest = rest[share:]
+    return shares
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 7])
