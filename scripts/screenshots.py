@@ -145,8 +145,9 @@ def top(columns: int = 100, lines: int = 16) -> str:
         folder = Path(made)
         (folder / "shop.py").write_text(SHOP, encoding="utf-8")
         with PsyQueue().use(sqlite(path=folder / "jobs.db")).sync as q:
+            # Work for half a minute: the looks begin late on a machine that is busy.
             for name, queue, count, delay in (
-                ("mail", "mail", 2_000, 0), ("thumbnail", "images", 120, 0), ("thumbnail", "images", 6, 600),
+                ("mail", "mail", 6_000, 0), ("thumbnail", "images", 300, 0), ("thumbnail", "images", 6, 600),
                 ("invoice", "billing", 4, 0), ("newsletter", "newsletter", 250, 0),
             ):  # fmt: skip
                 q.enqueue_bulk(
