@@ -28,8 +28,8 @@ async def main(folder: str) -> None:
             await job.result(timeout="10s")
 
         jobs = [
-            await say.options(delay="1.5s", priority=9).enqueue("due later: a priority counts among due jobs"),
-            await say.options(run_at=datetime.now(UTC) + timedelta(seconds=0.1)).enqueue("due soon"),
+            await say.options(delay="3s", priority=9).enqueue("due later: a priority counts among due jobs"),
+            await say.options(run_at=datetime.now(UTC) + timedelta(seconds=1)).enqueue("due soon"),
         ]
         stale = await say.options(delay="20ms", expires="10ms").enqueue("never said")
         views = [await job.refresh() for job in jobs]
