@@ -119,7 +119,7 @@ async def test_an_enqueue_touches_few_pages(postgres_server: Server, namespace: 
     assert many / BATCH < 12
 
 
-@pytest.mark.parametrize(("verb", "calls_max"), [("settle", 10), ("enqueue_lone", 3)])
+@pytest.mark.parametrize(("verb", "calls_max"), [("settle", 10), ("enqueue_lone", 3), ("dequeue_lone", 1)])
 async def test_a_usual_step_is_a_handful_of_functions(
     postgres_server: Server, namespace: str, verb: str, calls_max: int
 ) -> None:
@@ -129,9 +129,43 @@ async def test_a_usual_step_is_a_handful_of_functions(
         await prepared(store, connection, namespace)
         held = await store.dequeue(count=10)
         acks = tuple(Ack(job_id=each.id, completion_token=each.completion_token) for each in held)
-        arguments = settling(5, acks, "seed", 10) if verb == "settle" else enqueueing_lone(5, job("lone"))
+        await store.add("lone", "lone")
+        arguments = {
+            "settle": settling(5, acks, "seed", 10),
+            "enqueue_lone": enqueueing_lone(5, job("new")),
+            "dequeue_lone": ("c", 0, 5, "s", "lone", 10, "seed", 1 << 20, False),
+        }[verb]
         calls = await functions_called(url, namespace, verb, *arguments)
     assert sum(calls.values()) <= calls_max, calls
+
+
+@pytest.mark.parametrize("analyzed", ["never", "while all waited", "while all had ended"])
+@pytest.mark.parametrize("jobs", [0, 1])
+async def test_a_lone_fetch_looks_at_nothing_else(
+    postgres_server: Server, namespace: str, analyzed: str, jobs: int
+) -> None:
+    """Neither at the jobs of other queues and other statuses, nor at the sessions of others."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as owner, connected(url) as connection:
+        for number in range(20):
+            await store.open_session(f"s{number:02}")
+        await store.open_session()
+        await store.fill(BATCH, "other")
+        await store.fill(BATCH)
+        if analyzed == "while all waited":
+            await owner.execute(f'analyze "{namespace}".job, "{namespace}".body, "{namespace}".session')
+        await store.settle(*map(dead, await store.dequeue(count=BATCH)))
+        if analyzed == "while all had ended":
+            await owner.execute(f'analyze "{namespace}".job, "{namespace}".body, "{namespace}".session')
+        if jobs:
+            await store.add("lone")
+        turn = store.op().turn
+        found = await plans(
+            connection, namespace, "dequeue_lone", "tester", 0, turn, "s", "q", 10, "seed", 1 << 20, False
+        )
+        assert await store.count("active") == jobs
+    assert len(found) == 2 + jobs, "the call, its look, and the start"
+    assert max(map(rows_looked_at, found)) <= 3
 
 
 async def test_no_step_is_compiled(postgres_server: Server, namespace: str) -> None:

@@ -122,10 +122,15 @@ class PostgresBackend:
         check_outcomes(outcomes, fetch)
         sent = Outcomes(outcomes)
         seed = fetch.token_seed if fetch is not None else ""
-        wish: tuple[Any, ...] = (None, 0, seed, 0, None, False)
-        if fetch is not None:
-            wish = (fetch.queues, fetch.count, seed, fetch.bytes_max, self._marks.asked(fetch), fetch.counts)
-        rows = await self._client.rows("settle", op.client, op.channel, op.turn, session_id, *sent.arguments, *wish)
+        known = self._marks.asked(fetch) if fetch is not None else None
+        if fetch is not None and not outcomes and known is None and fetch.count > 0 and len(fetch.queues) == 1:
+            name, wish = "dequeue_lone", (fetch.queues[0], fetch.count, seed, fetch.bytes_max, fetch.counts)
+        elif fetch is not None:
+            asked = (fetch.queues, fetch.count, seed, fetch.bytes_max, known, fetch.counts)
+            name, wish = "settle", (*sent.arguments, *asked)
+        else:
+            name, wish = "settle", (*sent.arguments, None, 0, seed, 0, None, False)
+        rows = await self._client.rows(name, op.client, op.channel, op.turn, session_id, *wish)
         reply, marks = decoding.settled_of(rows, outcomes, sent, seed)
         if fetch is None or fetch.count == 0:
             return reply

@@ -119,6 +119,121 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- A fetch of one queue that brings no outcomes: a worker's that was woken, or looks once more before it sleeps. Where it finds
+-- one job, or none, it is two statements, or one: a look that says all that has to be known, and a start beside the op, which
+-- takes the place of the one before it. Whoever has to know or to do more has written nothing by then, and is a call of
+-- `settle`: an op that was made before or is the first of its channel, a closed session, another mode, a limit on what runs,
+-- what is due, expired, asked to be cancelled or to be followed through, lanes, a second job, one with a unique key.
+-- The job is locked before the session here: for a job nobody waits. The second statement sees what the locks found.
+-- Of the settings it has those that its plans need, and names its tables in full, as `enqueue_lone`.
+CREATE FUNCTION @schema@.dequeue_lone(
+    p_client text, p_channel bigint, p_turn bigint, p_session text, p_queue text, p_count int, p_seed text, p_bytes bigint,
+    p_counts boolean
+) RETURNS TABLE (
+    head text, n bigint, id text, queue text, name text, payload bytea, cold bytea, fence int, attempt int, lost int,
+    max_retries int, priority int, lane text, created_at_ms bigint, started_at_ms bigint, run_at_ms bigint, max_lost int,
+    generation int, extras bytea
+) LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    wall bigint;
+    now_ms bigint;
+    v_mono bigint;
+    due_ms bigint;
+    expires_ms bigint;
+    v_session bigint;
+    before bigint;
+    found_count bigint;
+    number bigint;
+    place tid;
+    has_keys boolean;
+    is_alone boolean;
+    is_behind boolean;
+    rewound bigint := coalesce(pg_sequence_last_value('@schema@.rewound'::regclass) + 1, 1);
+    pages bigint := pg_stat_get_xact_blocks_fetched('@schema@.job_ready'::regclass);
+    marks jsonb;
+    active bigint;
+BEGIN
+    is_alone := pg_advisory_xact_lock(hashtextextended(@schema_text@ || ' turn ' || p_client, p_channel)) IS NOT NULL;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM @schema@.refuse_isolation();
+    END IF;
+    wall := floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+    SELECT coalesce(k.test_clock_ms, wall), greatest(coalesce(k.test_clock_ms, wall) + k.shift_ms, k.mono_ms),
+        k.test_clock_ms IS NULL AND wall + k.shift_ms NOT BETWEEN k.mono_ms AND k.mono_ms + 1000,
+        s.n, c.found, c.n, c.tid, c.has_keys, (
+            SELECT o.turn FROM @schema@.turn AS o WHERE o.client = p_client AND o.channel = p_channel
+            ORDER BY o.turn DESC LIMIT 1
+        ), (
+            SELECT t.run_at_ms FROM @schema@.job AS t WHERE t.queue = p_queue AND t.status = 1 AND NOT t.held
+            ORDER BY t.run_at_ms, t.n LIMIT 1
+        ), (
+            SELECT t.expires_at_ms FROM @schema@.job AS t
+            WHERE t.queue = p_queue AND t.expires_at_ms IS NOT NULL AND t.status <= 2 AND NOT t.held
+            ORDER BY t.expires_at_ms, t.n LIMIT 1
+        )
+    INTO now_ms, v_mono, is_behind, v_session, found_count, number, place, has_keys, before, due_ms, expires_ms
+    FROM @schema@.clock AS k CROSS JOIN @schema@.session AS s CROSS JOIN LATERAL (
+        SELECT count(*) AS found, min(t.n) AS n, min(t.tid) AS tid, bool_or(t.links & 1 > 0) AS has_keys FROM (
+            SELECT r.n, r.ctid AS tid, r.links FROM @schema@.job AS r
+            WHERE r.queue = p_queue AND r.lane = '' AND r.status = 2 AND NOT r.held
+                AND (r.expires_at_ms IS NULL OR r.expires_at_ms > coalesce(k.test_clock_ms, wall))
+            ORDER BY r.priority DESC, r.ready_number LIMIT least(p_count, 2) FOR NO KEY UPDATE SKIP LOCKED
+        ) AS t
+    ) AS c
+    WHERE s.id = p_session AND s.closed_mono_ms + 0 IS NULL
+        AND (SELECT m.mode FROM @schema@.meta AS m) IN ('open', 'draining')
+        AND NOT EXISTS (SELECT 1 FROM @schema@.limits AS l WHERE l.queue = p_queue
+            AND (l.paused_until_ms IS NOT NULL OR l.active_max IS NOT NULL OR l.starts_per_minute IS NOT NULL))
+        AND NOT EXISTS (SELECT 1 FROM @schema@.follower)
+        AND NOT EXISTS (SELECT 1 FROM @schema@.lane AS l WHERE l.queue = p_queue AND l.lane > '')
+        AND NOT EXISTS (SELECT 1 FROM @schema@.job AS t
+            WHERE t.queue = p_queue AND t.lane <> '' AND t.status = 2 AND t.status <= 3)
+        AND NOT EXISTS (SELECT 1 FROM @schema@.job AS t WHERE t.session = s.n AND t.cancel_requested);
+    IF FOUND AND before < p_turn AND found_count <= 1 AND has_keys IS NOT true AND coalesce(due_ms > now_ms, true)
+        AND coalesce(expires_ms > now_ms, true)
+    THEN
+        pages := pg_stat_get_xact_blocks_fetched('@schema@.job_ready'::regclass) - pages;
+        head := '{"acks":0,"a":null,"o":null,"d":[' || coalesce(number::text, '') || '],"seed":' || to_json(p_seed);
+        IF found_count = 1 THEN
+            RETURN QUERY WITH op AS (
+                UPDATE @schema@.turn AS o SET turn = p_turn, verb = 'settle', reply = head || '}', mono_ms = v_mono
+                WHERE o.client = p_client AND o.channel = p_channel AND o.turn = before AND (
+                    SELECT true FROM @schema@.session AS s WHERE s.n = v_session AND s.closed_mono_ms + 0 IS NULL FOR KEY SHARE
+                ) RETURNING 1
+            )
+            UPDATE @schema@.job AS j SET status = 3, attempt = j.attempt + 1, fence = j.fence + 1, token = p_seed,
+                session = v_session, started_at_ms = now_ms, reason = ''
+            FROM @schema@.body AS b WHERE j.ctid = place AND b.n = number AND EXISTS (SELECT 1 FROM op)
+            RETURNING NULL::text, j.n, j.id, j.queue, j.name, b.payload, b.cold, j.fence, j.attempt, j.lost, j.max_retries,
+                j.priority, j.lane, j.created_at_ms, j.started_at_ms, j.run_at_ms, j.max_lost, j.generation, b.extras;
+        END IF;
+        IF FOUND THEN
+            IF is_behind THEN
+                PERFORM @schema@.keep_clock(wall);
+            END IF;
+            IF p_counts THEN
+                active := (SELECT count(*) FROM @schema@.job AS j WHERE j.session = v_session AND j.status = 3);
+            END IF;
+            IF pages > 32 THEN
+                marks := jsonb_build_object(p_queue, @schema@.mark_after(NULL, ARRAY[number], NULL, true, true, pages, rewound,
+                    true, now_ms));
+            END IF;
+            head := head || ',"asked":[],"more":' || (found_count >= p_count)::text || ',"next":'
+                || coalesce((due_ms - now_ms)::text, 'null') || ',"active":' || coalesce(active::text, 'null') || ',"w":'
+                || coalesce(marks::text, 'null') || '}';
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    RETURN QUERY SELECT * FROM @schema@.settle(p_client, p_channel, p_turn, p_session, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        ARRAY[p_queue], p_count, p_seed, p_bytes, NULL, p_counts);
+END $$;
+
 -- The call was done before: its reply again, with those of its deliveries that are still held.
 CREATE FUNCTION @schema@.settled_before(p_reply jsonb, p_session text) RETURNS TABLE (
     head text, n bigint, id text, queue text, name text, payload bytea, cold bytea, fence int, attempt int, lost int,

@@ -63,7 +63,7 @@ DECLARE
 BEGIN
     IF brought IS NULL THEN
         SELECT coalesce(jsonb_object_agg(l.priority, l.number), '{}') INTO brought FROM (
-            SELECT t.priority, min(t.ready_number) AS number FROM job AS t WHERE t.n = ANY (p_numbers) GROUP BY t.priority
+            SELECT t.priority, min(t.ready_number) AS number FROM @schema@.job AS t WHERE t.n = ANY (p_numbers) GROUP BY t.priority
         ) AS l;
     END IF;
     lowest := (SELECT min(k::bigint) FROM jsonb_object_keys(brought) AS k);
@@ -90,6 +90,6 @@ BEGIN
         's', p_rewound, 'f', p_is_whole, 'p', p_pages,
         't', CASE WHEN p_is_all_promoted AND coalesce((p_before->>'f')::boolean, true) THEN to_jsonb(p_now)
             ELSE p_before->'t' END,
-        'l', levels_after(p_before->'l', p_numbers, p_levels, p_is_whole, p_is_to_the_end)
+        'l', @schema@.levels_after(p_before->'l', p_numbers, p_levels, p_is_whole, p_is_to_the_end)
     );
 END $$;
