@@ -163,7 +163,7 @@ class Demo:
         handles = await queue.enqueue_bulk(items)
         report.enqueued_after_ms = self._elapsed_ms()
         kept = "enqueued and on disk" if report.is_on_disk else "enqueued"
-        self._display.line(f"  {len(handles):,} jobs {kept} after {report.enqueued_after_ms / 1000:.1f} s")
+        self._display.line(f"  {counted(len(handles), 'job')} {kept} after {report.enqueued_after_ms / 1000:.1f} s")
         return {handle.id: file for handle, file in zip(handles, files, strict=True)}
 
     # ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────

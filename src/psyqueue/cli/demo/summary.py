@@ -9,6 +9,7 @@ from psyqueue import JobView
 from psyqueue.cli.demo.display import Display
 from psyqueue.cli.demo.fleet import LEASE_MS
 from psyqueue.cli.demo.run import Report
+from psyqueue.words import counted
 
 _TOTALS = ("lines", "code_lines", "functions", "classes")
 
@@ -106,7 +107,7 @@ def _crash(report: Report) -> list[str]:
     held, again = len(kill.held_ids), len(set(verdict.repeated) & set(kill.held_ids))
     late = "" if report.recovered_after_ms is None else f", {report.recovered_after_ms / 1000:.1f} s after the kill"
     texts = [
-        f"kill -9 hit worker {kill.worker} (pid {kill.pid}) while it held {held:,} jobs",
+        f"kill -9 hit worker {kill.worker} (pid {kill.pid}) while it held {counted(held, 'job')}",
         f"a worker that is silent for {LEASE_MS / 1000:.0f} s counts as dead: its lease ends, its jobs are free",
         f"the others took {verdict.reclaimed:,} of {held:,} back{late}",
         f"{again:,} of these had begun before and ran a second time; {_others(len(verdict.repeated) - again)}",
@@ -119,7 +120,7 @@ def _crash(report: Report) -> list[str]:
 
 
 def _others(count: int) -> str:
-    return f"{count:,} other jobs ran more than once" if count else "no other job ran twice"
+    return f"{counted(count, 'other job')} ran more than once" if count else "no other job ran twice"
 
 
 def _checked(report: Report) -> list[str]:
