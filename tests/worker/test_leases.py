@@ -552,6 +552,7 @@ async def test_any_worker_takes_back_the_jobs_of_a_dead_one_and_tells_it(still):
     await still.advance(2)
     still.worker(lease_ms=300)
     assert await job.result(20) == [2, 1]
+    await still.told.first("job:recovered")
     assert still.told.of("job:recovered") == [{"count": 1, "job_ids": [job.id]}]
 
 

@@ -178,6 +178,8 @@ async def test_batch_that_is_too_large_is_halved_and_only_the_one_to_blame_pays(
     assert await rig.ended(*jobs) == ["completed"] * 5 + ["dead"] + ["completed"] * 10
     view = await rig.view(jobs[5])
     assert (view.reason, view.attempt, view.errors[0]["code"]) == ("too_large", 1, "TOO_LARGE")
+    await rig.told.first("job:dead")
+    await rig.told.first("job:completed", count=15)
     for job in jobs:
         assert len([told for told in rig.told.types(job.id) if told in ("job:completed", "job:dead")]) == 1
 

@@ -93,6 +93,7 @@ async def test_a_worker_commits_many_side_by_side_without_a_call_of_its_own(shop
     shop.rig.worker("q", concurrency=20)
     assert await shop.rig.ended(*jobs) == ["completed"] * 40
     assert await shop.rows() == list(range(40))
+    await shop.rig.told.first("job:completed", count=40)
     assert len(shop.rig.told.of("job:completed")) == 40
 
 
