@@ -20,7 +20,7 @@ LUCKY = {
     "a cancel that was asked for is forgotten": 7,
     "a conflict leaves its effects": 6,
     "a full queue takes one more": 0,
-    "a held job is delivered": 2,
+    "a held job is delivered": 0,
     "a need is counted twice": 3,
     "a put ignores the version": 0,
     "a replay keeps the attempts": 1,
@@ -29,11 +29,11 @@ LUCKY = {
     "an old token is known for ever": 1,
     "draining takes no job at all": 8,
     "filling starts jobs": 8,
-    "frozen takes jobs": 0,
-    "one retry too few": 8,
+    "frozen takes jobs": 1,
+    "one retry too few": 0,
     "prune deletes parents": 4,
     "the session is not checked": 0,
-    "weights of lanes are ignored": 0,
+    "weights of lanes are ignored": 9,
 }
 """Bug → a seed that meets it within ten histories, where those of no seed meet it late.
 
