@@ -6,6 +6,7 @@ Only PostgreSQL has two ways, and runs steps beside each other.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,19 +18,21 @@ from backends.postgres.test_costs import functions_called
 from backends.postgres.test_moving import ids_of, switching
 from psyqueue.backend import Unique
 from psyqueue.backends._postgres.encoding import Outcomes
+from psyqueue.backends._postgres.marks import PAGES_DEAR
 from psyqueue.backends._postgres.schema import this_release
 from psyqueue.errors import NamespaceFrozen, SessionLost
-from psyqueue.testing.conformance.handle import Store, job
+from psyqueue.testing.conformance.handle import PAGE_MAX, Store, cancelled, job
 from psyqueue.testing.conformance.modes import switch
 from support.servers import Server
 
 CLIENT, CHANNEL = "tester", 0
 """Of the store's handle, whose next turn a call by hand may take."""
 BYTES_MAX = 1 << 20
+NAME_MAX = 200
 
 
-def fetching(turn: int, *, session: str = "s", count: int = 10, counts: bool = False) -> tuple[Any, ...]:
-    return (CLIENT, CHANNEL, turn, session, "q", count, f"seed-{turn}", BYTES_MAX, counts)
+def fetching(turn: int, *, queue: str = "q", count: int = 10, counts: bool = False) -> tuple[Any, ...]:
+    return (CLIENT, CHANNEL, turn, "s", queue, count, f"seed-{turn}", BYTES_MAX, counts)
 
 
 async def called(connection: asyncpg.Connection, schema: str, *arguments: Any) -> list[str]:
@@ -200,6 +203,36 @@ async def test_both_ways_start_the_same_job_and_say_the_same(postgres_server: Se
             rest = {key: value for key, value in delivery.items() if key not in ("n", "id")}
             found.append((row, said, rest))
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+async def test_a_dear_look_is_marked_the_same_both_ways(postgres_server: Server, namespace: str, jobs: int) -> None:
+    """An old transaction keeps the entries of what was started since. They are long: few fill many pages."""
+    url, queue = postgres_server.url, "q" * NAME_MAX
+    async with opened(url, namespace) as store, connected(url) as old, connected(url) as connection:
+        await old.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        await store.open_session()
+        for part in range(4):
+            await store.enqueue(*(job(f"{part}-{number}", queue) for number in range(PAGE_MAX)))
+            await store.settle(*map(cancelled, await store.dequeue(queue, count=PAGE_MAX)))
+        for number in range(jobs):
+            await store.add(f"new {number}", queue)
+        turn, marks = store.op(CHANNEL).turn, []
+        own = fetching(turn, queue=queue)
+        common = (*own[:4], *Outcomes(()).arguments, [queue], *own[5:8], None, False)
+        for name, arguments in (("settle", common), ("dequeue_lone", own)):
+            transaction = connection.transaction()
+            await transaction.start()
+            *deliveries, head = await connection.fetch(this_release().functions.call(name, namespace), *arguments)
+            assert len(deliveries) == jobs
+            marks.append(json.loads(head["head"])["w"])
+            await transaction.rollback()
+        if jobs:
+            assert min(mark[queue].pop("p") for mark in marks) > PAGES_DEAR
+            assert len(marks[0][queue]["l"]) == 1
+        else:
+            assert marks[0] is None
+        assert marks[0] == marks[1]
 
 
 async def test_what_the_session_holds_is_counted(postgres_server: Server, namespace: str) -> None:

@@ -219,7 +219,7 @@ BEGIN
             IF p_counts THEN
                 active := (SELECT count(*) FROM @schema@.job AS j WHERE j.session = v_session AND j.status = 3);
             END IF;
-            IF pages > 32 THEN
+            IF pages > 32 AND found_count = 1 THEN
                 marks := jsonb_build_object(p_queue, @schema@.mark_after(NULL, ARRAY[number], NULL, true, true, pages, rewound,
                     true, now_ms));
             END IF;
