@@ -119,6 +119,50 @@ async def test_one_ack_twice_in_a_call_ends_the_job_once(bench):
     assert (await bench.backend.queues("q", None, 10))[0][0].counts["completed"] == 1
 
 
+@pytest.mark.parametrize("results", [(b"null", b"1"), (b"1", b"null"), (b"1", b"2")])
+async def test_of_two_acks_in_a_call_the_first_one_counts(results, bench):
+    await bench.enqueue("a", "b")
+    (started, other) = await bench.start(2)
+    acks = [Ack(job_id="a", completion_token=started.completion_token, result=each) for each in results]
+    acks.append(Ack(job_id="b", completion_token=other.completion_token))
+    settled = (await bench.backend.settle(bench.op(), "s", acks)).settled
+    assert [each.verdict for each in settled] == ["ok", "already", "ok"]
+    first = None if results[0] == b"null" else results[0]
+    assert bench.client.get(f"{bench.base}r:a") == first
+    assert bench.client.hget(f"{bench.base}j:a", "special") == (None if first is None else b"r")
+    assert bench.client.zcard(f"{bench.base}e:q") == 2
+    assert await bench.backend.check(None, 500) == ((), None)
+
+
+async def test_a_repeated_call_gets_what_the_session_holds_in_the_order_of_the_first_reply(bench):
+    await bench.enqueue("a", "b", "c", "d")
+    await bench.amend("priority", "c")
+    await bench.backend.amend(bench.op(), Filter(ids=("d",)), Change(kind="priority", priority=7), None, 10)
+    op, fetch = bench.op(), Fetch(queues=("q",), count=9, token_seed=new_token())
+    first = await bench.backend.settle(op, "s", (), fetch)
+    assert [each.id for each in first.deliveries] == ["d", "a", "b", "c"]
+    again = await bench.backend.settle(op, "s", (), fetch)
+    assert again.deliveries == first.deliveries
+    bench.delete("j:a")
+    again = await bench.backend.settle(op, "s", (), fetch)
+    assert again.deliveries == (first.deliveries[0], *first.deliveries[2:])
+
+
+async def test_the_bytes_of_a_fetch_are_those_of_payload_and_cold_on_the_short_way_too(bench):
+    """Bodies are a third longer than what is counted of them."""
+    jobs = [NewJob(id=f"job-{at}", queue="q", name="n", payload=b"1" * 100, cold=b"", digest=b"d") for at in range(20)]
+    await bench.backend.enqueue(bench.op(), jobs)
+
+    async def fetched(bytes_max: int) -> int:
+        fetch = Fetch(queues=("q",), count=20, token_seed=new_token(), bytes_max=bytes_max)
+        reply: SettleReply = await bench.backend.settle(bench.op(), "s", (), fetch)
+        return len(reply.deliveries)
+
+    looks = bench.rows_read()
+    assert [await fetched(bytes_max) for bytes_max in (1_000, 599, 1, 10_000)] == [10, 5, 1, 4]
+    assert bench.rows_read() == looks
+
+
 async def test_a_body_without_its_instant_is_started_all_the_same(bench):
     await bench.enqueue("a")
     bench.client.setrange(f"{bench.base}b:a", len("f1 "), b"\xff" * 13)

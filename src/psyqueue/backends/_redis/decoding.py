@@ -87,7 +87,7 @@ def settled_of(reply: list[Any], outcomes: Sequence[AnyOutcome], seed: str) -> S
     verdicts, followed, deliveries, asked, more, next_ms, now_ms, held = reply
     return SettleReply(
         _settled(verdicts.decode(), followed, outcomes),
-        tuple(_deliveries(deliveries or (), seed, now_ms)),
+        tuple(_deliveries(deliveries, seed, now_ms)) if deliveries else (),
         tuple([each.decode() for each in asked or ()]),
         more=bool(more),
         next_due_in_ms=next_ms,
@@ -115,17 +115,18 @@ def _settled(verdicts: str, followed: list[Any] | None, outcomes: Sequence[AnyOu
     )
 
 
-def _deliveries(flat: Sequence[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
-    parts = iter(flat)
-    for raw_id, body, packed in zip(parts, parts, parts, strict=True):
+def _deliveries(reply: Sequence[Any], seed: str, now_ms: int) -> Iterator[Delivery]:
+    ids, bodies, more = reply
+    facts: dict[int, bytes] = dict(zip(more[::2], more[1::2], strict=True)) if more else {}
+    for at, (job_id, body) in enumerate(zip(ids.decode().split("\n"), bodies, strict=True), 1):
         payload, cold, _, like = _parts(body)
-        if packed is None:
+        if at in facts:
+            number, created_ms, attempt, fence, lost, priority, run_at_ms, generation = _facts_of(facts[at])
+        else:
             number, created_ms = born(body)
             attempt, fence, lost, priority, run_at_ms, generation = 1, 1, 0, 0, created_ms, 0
-        else:
-            number, created_ms, attempt, fence, lost, priority, run_at_ms, generation = _facts_of(packed)
         yield Delivery(
-            raw_id.decode(),
+            job_id,
             like.queue,
             like.name,
             payload,

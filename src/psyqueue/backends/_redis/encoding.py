@@ -240,16 +240,19 @@ def _write_of(write: StateWrite, cargo: Cargo) -> tuple[Any, ...]:
 def add_outcomes(outcomes: Sequence[AnyOutcome], cargo: Cargo) -> list[Any]:
     """The headers of outcomes; their bytes go to the cargo. Plain acks, nearly all of them, come in runs."""
     headers: list[Any] = []
-    run: list[str] | None = None
+    ids: list[str] = []
+    numbers: list[str] = []
+    run_seed = None
     for outcome in outcomes:
         if type(outcome) is Ack and outcome.result == b"null" and not outcome.effects:
             number, _, seed = outcome.completion_token.partition(".")
-            if run is None or run[1] != seed:
-                run = ["A", seed]
-                headers.append(run)
-            run += outcome.job_id, number
+            if seed != run_seed:
+                run_seed, ids, numbers = seed, [], []
+                headers.append(("A", seed, ids, numbers))
+            ids.append(outcome.job_id)
+            numbers.append(number)
         else:
-            run = None
+            run_seed = None
             headers.append(_outcome_of(outcome, cargo))
     return headers
 

@@ -21,7 +21,7 @@ end
 local UNKNOWN_WORKER = '{"type":"WorkerLost","message":"its worker is not known any more","session":""'
 
 local function lost_of(session_id)
-  local lost = try('HGET', P .. 'S:' .. session_id, 'lost')
+  local lost = checked(pcall_('HGET', P .. 'S:' .. session_id, 'lost'))
   return type(lost) == 'string' and lost or UNKNOWN_WORKER
 end
 

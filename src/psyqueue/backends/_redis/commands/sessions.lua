@@ -13,7 +13,7 @@ for _, id in ipairs(ids) do
     if #found == limit then
       return { found, found[limit][1] }
     end
-    local v = try('HMGET', P .. 'S:' .. id, 'worker', 'queues', 'lease_ms', 'meta', 'opened_at')
+    local v = checked(pcall_('HMGET', P .. 'S:' .. id, 'worker', 'queues', 'lease_ms', 'meta', 'opened_at'))
     if v[1] and v[2] and v[3] and v[4] and v[5] then
       local left_ms = tonumber(call('ZSCORE', P .. 'leases', id)) - mono_ms
       found[#found + 1] = { id, call('HLEN', P .. 'a:' .. id), left_ms, unpack(v) }

@@ -5,8 +5,9 @@
 -- 1 if there is more, milliseconds until time alone brings something or false, now, jobs that the session holds or false
 -- without a fetch that counts } } | { 2, code, facts … }. For an empty list there is false: the server looks at each table of a
 -- reply seven times.
--- A delivery: id, body, false for the first attempt of a plain job, else packed { number, created at, attempt, fence,
--- lost, priority, run at, generation }; then the next one. `now` of the deliveries is the reply's.
+-- Deliveries: { ids, a line each; their bodies; of those that are not the first attempt of a plain job: which one it is, then
+-- packed { number, created at, attempt, fence, lost, priority, run at, generation }, false if there is none }. `now` of the
+-- deliveries is the reply's.
 -- Index: j:<id>; per queue the list p:, the sorted sets z:, d:, x:. Cost: one command an ack, one a delivery, some forty a
 -- call; of those that are not plain a dozen each.
 -- flags: allow-oom
@@ -17,6 +18,15 @@ local outcomes, fetch = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
 
 local function earlier(in_ms, other_ms)
   return in_ms and other_ms and math.min(in_ms, other_ms) or in_ms or other_ms
+end
+
+local function no_deliveries()
+  return { ids = {}, bodies = {}, facts = {} }
+end
+
+-- Ids as one text: the server is quicker to write it than as many texts, and it is kept, too.
+local function reply_of(deliveries, ids)
+  return ids ~= '' and { ids, deliveries.bodies, #deliveries.facts > 0 and deliveries.facts }
 end
 
 local function held_by(session)
@@ -32,38 +42,38 @@ local function act()
   end
   require_session(session_id)
   local verdicts, followed = settle_all(session_id, outcomes)
-  local deliveries, ids, is_more, next_ms = {}, {}, false, false
+  local deliveries, is_more, next_ms = no_deliveries(), false, false
   if fetch then
     local _, more_expired = expire(fetch[1], EXPIRE_MAX)
     local _, more_due = promote(fetch[1], PROMOTE_MAX)
     local is_left_over = follow_through(FOLLOW_MAX)
-    local is_bounded
-    deliveries, ids, is_bounded = dequeue(session_id, fetch)
+    local is_bounded = dequeue(session_id, fetch, deliveries)
     is_more = is_bounded or more_expired or more_due or is_left_over
     next_ms = earlier(next_due_in_ms(fetch[1]), next_start_in_ms(fetch[1]))
   else
     is_more = follow_through(FOLLOW_MAX)
   end
   local asked = cancel_requested(session_id)
+  local ids = table.concat(deliveries.ids, '\n')
   local reply = {
-    verdicts, #followed > 0 and followed, #deliveries > 0 and deliveries, #asked > 0 and asked, is_more and 1 or 0,
+    verdicts, #followed > 0 and followed, reply_of(deliveries, ids), #asked > 0 and asked, is_more and 1 or 0,
     next_ms, now_ms, fetch and fetch[5] and held_by(session_id),
   }
-  return reply, { verdicts, followed, ids, fetch and fetch[3] or '' }
+  return reply, { verdicts, followed, fetch and fetch[3] or '' }, nil, ids
 end
 
 -- The first reply again, with those of its deliveries that the session still holds.
-local function recall(kept)
-  local deliveries, started_ms = {}, {}
-  for _, id in ipairs(kept[3]) do
+local function recall(kept, ids)
+  local deliveries, started_ms = no_deliveries(), {}
+  for id in string.gmatch(ids, '[^\n]+') do
     local row = row_of(id)
-    if row and row.status == 'active' and row.token == kept[4] then
-      delivery_of(row, call('GET', P .. 'b:' .. id), deliveries)
+    if row and row.status == 'active' and row.token == kept[3] then
+      add_delivery(row, call('GET', P .. 'b:' .. id), deliveries)
       started_ms[#started_ms + 1] = row.started_at
     end
   end
-  local asked = cancel_requested(session_id)
-  return { kept[1], kept[2], deliveries, asked, 1, false, started_ms[1] or now_ms, false }
+  local again = reply_of(deliveries, table.concat(deliveries.ids, '\n'))
+  return { kept[1], kept[2], again, cancel_requested(session_id), 1, false, started_ms[1] or now_ms, false }
 end
 
 return once('settle', act, recall)

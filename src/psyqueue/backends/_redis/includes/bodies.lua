@@ -12,9 +12,7 @@ end
 
 -- Whether the body is that of a plain job with this creation number.
 local function is_fresh(body, number_text)
-  local n = #number_text
-  return sub(body, 1, 1) == FRESH and find(body, number_text, 2, true) == 2 and find(body, ' ', n + 2, true) == n + 2
-    and #body >= n + 27
+  return find(body, FRESH .. number_text .. ' ', 1, true) == 1 and #body >= #number_text + 27
 end
 
 -- Where what the client wrote begins; nil in a body that is not ours.

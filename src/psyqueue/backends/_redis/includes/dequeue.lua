@@ -4,8 +4,8 @@
 -- unless the job still is pending at that very number, neither sorted nor held; stale ones are dropped in passing, so
 -- that whatever takes a job out of the line need not look for it. Jobs of other priorities, and those that came back to
 -- an old place, stand in a sorted set that is always exact: `sorted`, by minus priority, then ready number.
-local delivery_of, dequeue
-do
+-- A function of its own for what is named in it: all around it share 200 names.
+local add_delivery, dequeue = (function()
   -- A fetch passes over LOOK_MAX entries or lanes at most that start nothing; then the next one goes on.
   local LOOK_MAX, BODIES_MAX = 1000, 64
   -- Tickets of one fetch that may stand in a listpack.
@@ -95,19 +95,16 @@ do
     end
   end
 
-  function delivery_of(row, body, deliveries)
-    local n = #deliveries
-    deliveries[n + 1], deliveries[n + 2] = row.id, body
-    deliveries[n + 3] = cmsgpack.pack({
+  -- To ids, bodies and facts: of a job that does not start as a plain one, which delivery it is and what is to know of it.
+  local function add_delivery(row, body, deliveries)
+    local n, facts = #deliveries.ids + 1, deliveries.facts
+    local at = #facts
+    deliveries.ids[n], deliveries.bodies[n] = row.id, body
+    facts[at + 1] = n
+    facts[at + 2] = cmsgpack.pack({
       row.number, row.created_at, row.attempt, fence_of(row), row.lost or 0, priority_of(row), run_at_of(row),
       row.generation or 0,
     })
-  end
-
-  local function note_start(id, ticket, budget)
-    local n = #budget.tickets
-    budget.tickets[n + 1], budget.tickets[n + 2] = id, ticket
-    budget.ids[#budget.ids + 1] = id
   end
 
   local function activate(row, budget)
@@ -133,38 +130,56 @@ do
     end
     row.status = 'active'
     let_go_key(row)
-    note_start(row.id, row.special and '' or text_of(row.number) .. ticket_tail(budget.seed, row.queue), budget)
+    local tickets = budget.tickets
+    local n = #tickets
+    tickets[n + 1] = row.id
+    tickets[n + 2] = row.special and '' or text_of(row.number) .. ticket_tail(budget.seed, row.queue)
   end
 
-  -- What a body costs of the fetch's bytes; the first one is always given. `at`: where the client's part of it begins.
-  local function fits(body, at, budget)
-    local payload, cold = 0, 0
-    if at then -- else it is gone, or not ours: the client says so of the job
-      payload, cold = struct_unpack('<I4I4', body, at)
+  -- What a body costs of the fetch's bytes. Of one that is gone, or not ours, the client says so.
+  local function cost_of(body)
+    local at = body and client_part_at(body)
+    if not at then
+      return 0
     end
-    local size = payload + cold
-    if budget.count > 0 and size > budget.bytes then
-      budget.is_spent = true
-      return false
+    local payload, cold = struct_unpack('<I4I4', body, at)
+    return payload + cold
+  end
+
+  local function length_of(body)
+    return body and #body or 0
+  end
+
+  -- Whether there are bytes for one that is longer than what is left. A body is charged by its length, which costs nothing
+  -- to learn; when it matters, those given since the last time are charged what they cost. The first one is always given.
+  local function fits(body, budget)
+    local bodies, bytes = budget.deliveries.bodies, budget.bytes
+    for i = budget.weighed + 1, #bodies do
+      bytes = bytes + length_of(bodies[i]) - cost_of(bodies[i])
     end
-    budget.bytes, budget.count = budget.bytes - size, budget.count + 1
-    if size > budget.largest then
-      budget.largest = size
+    budget.bytes, budget.weighed = bytes, #bodies
+    budget.is_spent = #bodies > 0 and cost_of(body) > bytes
+    return not budget.is_spent
+  end
+
+  local function charge_body(body, budget)
+    local length = length_of(body)
+    budget.bytes = budget.bytes - length
+    if length > budget.largest then
+      budget.largest = length
     end
-    return true
   end
 
   -- How many bodies to read at once: with large ones, hardly more than fit.
   local function bodies_wanted(missing, budget)
     local fitting = 1 + math.floor(math.max(0, budget.bytes) / budget.largest)
-    return math.min(missing, budget.count == 0 and 4 or BODIES_MAX, fitting)
+    return math.min(missing, budget.largest == 1 and 4 or BODIES_MAX, fitting)
   end
 
-  -- What a first start adds to a row: as many fields, else the row is gone, or somebody else's and left as it was.
-  local function start_row(key, budget)
-    local added = try('HSET', key, 'status', 'active', 'attempt', '1', 'token', budget.seed, 'session', budget.session,
-      'started_at', budget.now)
-    if added == 5 then
+  -- A first start adds four fields to a row, at most: five, and the row is gone; an error, and it is somebody else's. Either
+  -- is left as it was.
+  local function is_started(key, added)
+    if checked(added) == 5 then
       call('HDEL', key, 'status', 'attempt', 'token', 'session', 'started_at')
     end
     return type(added) == 'number' and added < 5
@@ -186,7 +201,8 @@ do
   -- not.
   local function start_plain(queue, wanted, budget)
     local list, rows_, tail, started = P .. 'p:' .. queue, P .. 'j:', ticket_tail(budget.seed, queue), 0
-    local deliveries, n = budget.deliveries, #budget.deliveries
+    local given_ids, given_bodies, tickets = budget.deliveries.ids, budget.deliveries.bodies, budget.tickets
+    local seed, session, now, n, t = budget.seed, budget.session, budget.now, #given_ids, #tickets
     while started < wanted and not budget.is_spent and budget.looked < LOOK_MAX do
       local entries = call('LPOP', list, math.min(budget.run, bodies_wanted(wanted - started, budget)))
       if not entries then
@@ -197,15 +213,20 @@ do
       for i = 1, #ids do
         local id, body, number = ids[i], texts[i], numbers[i]
         local is_plain = body and is_fresh(body, number)
-        if not is_plain or not fits(body, #number + 16, budget) then
+        if not is_plain or #body > budget.bytes and not fits(body, budget) then
           give_back(list, entries, i)
           budget.run = is_plain and budget.run or ODD_MAX
           return started
-        elseif start_row(rows_ .. id, budget) then
-          started = started + 1
-          deliveries[n + 1], deliveries[n + 2], deliveries[n + 3] = id, body, false
-          n = n + 3
-          note_start(id, number .. tail, budget)
+        end
+        local key = rows_ .. id
+        local added = pcall_('HSET', key, 'status', 'active', 'attempt', '1', 'token', seed, 'session', session,
+          'started_at', now)
+        if added == 4 or is_started(key, added) then
+          started, n = started + 1, n + 1
+          given_ids[n], given_bodies[n] = id, body
+          t = t + 2
+          tickets[t - 1], tickets[t] = id, number .. tail
+          charge_body(body, budget)
         else
           budget.looked = budget.looked + 1
         end
@@ -237,13 +258,14 @@ do
       end
       local texts = call('MGET', unpack(keys))
       for i, row in ipairs(rows_) do
-        if not fits(texts[i], texts[i] and client_part_at(texts[i]), budget) then
+        if length_of(texts[i]) > budget.bytes and not fits(texts[i], budget) then
           put_back_heads(queue, lane, { unpack(rows_, i) })
           break
         end
         started = started + 1
         activate(row, budget)
-        delivery_of(row, texts[i], budget.deliveries)
+        add_delivery(row, texts[i], budget.deliveries)
+        charge_body(texts[i], budget)
       end
     end
     if started > 0 then
@@ -334,11 +356,11 @@ do
     end
   end
 
-  -- fetch: { queues, count, seed, bytes_max }. (deliveries, their ids, whether a bound ended it)
-  function dequeue(session_id, fetch)
+  -- fetch: { queues, count, seed, bytes_max }. Fills `deliveries`; whether a bound ended it.
+  local function dequeue(session_id, fetch, deliveries)
     local budget = {
-      left = fetch[2], count = 0, bytes = fetch[4], seed = fetch[3], session = session_id, deliveries = {}, ids = {},
-      tickets = {}, is_spent = fetch[2] == 0, looked = 0, largest = 1, now = text_of(now_ms), run = BODIES_MAX,
+      left = fetch[2], bytes = fetch[4], weighed = 0, seed = fetch[3], session = session_id, tickets = {},
+      deliveries = deliveries, is_spent = fetch[2] == 0, looked = 0, largest = 1, now = text_of(now_ms), run = BODIES_MAX,
     }
     for _, queue in ipairs(fetch[1]) do
       if not budget.is_spent and peek('c:' .. queue, 'pending') then
@@ -367,6 +389,8 @@ do
         end
       end
     end
-    return budget.deliveries, budget.ids, is_bounded
+    return is_bounded
   end
-end
+
+  return add_delivery, dequeue
+end)()

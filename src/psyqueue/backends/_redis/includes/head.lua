@@ -26,10 +26,9 @@ local function emptied(table_)
   return next(table_) ~= nil and {} or table_
 end
 
--- As `call`; of a key of another type the reply is a table with `err`. What else is refused ends the step: a user that
+-- A reply of `pcall_`; of a key of another type it is a table with `err`. What else is refused ends the step: a user that
 -- lost its rights must not make jobs look as if they were gone.
-local function try(...)
-  local reply = pcall_(...)
+local function checked(reply)
   if type(reply) == 'table' and reply.err and not find(reply.err, 'WRONGTYPE', 1, true) then
     error(reply.err, 0)
   end

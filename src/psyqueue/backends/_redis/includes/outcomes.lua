@@ -1,6 +1,6 @@
 -- Outcomes of deliveries. As _memory/settle.py.
 -- An outcome: { kind, id, seed of its token, number of its token, argument of its bytes, milliseconds, reason, effects },
--- false or absent where nothing is. Acks without result and effects come in runs: { 'A', seed, id, number, id, number … }.
+-- false or absent where nothing is. Acks without result and effects come in runs: { 'A', seed, ids, numbers }.
 local ERRORS_KEPT = 20
 
 local function add_error(row, error_)
@@ -76,8 +76,8 @@ local apply = {
   end,
 }
 
-local settle_all
-do
+-- A function of its own for what is named in it: all around it share 200 names.
+local settle_all = (function()
   -- Two letters: the verdict (ok, already, lost, conflict) and the initial of the status.
   local function settle_one(session_id, outcome, followed, index)
     local row = row_of(outcome[2])
@@ -108,111 +108,153 @@ do
     return 'o' .. INITIAL[row.status]
   end
 
-  -- Whether it is the ticket of this delivery; of what queue stands in `acked`, mostly that of the one before.
-  local function is_ticket(ticket, seed, number, acked)
-    if ticket ~= number .. acked.tail then
-      ticket = string.match(ticket, '^[^\n]*')
-      local queue = sub(ticket, #number + #seed + 3)
-      local tail = ticket_tail(seed, queue)
-      if ticket ~= number .. tail then
-        return false
-      end
-      acked.queue, acked.tail = queue, tail
+  -- The usual end of the usual job: nobody waits for it, it holds no key and no place. Such acks are gathered per queue.
+  -- `tail`: what followed the number on the ticket of the one before, mostly that of the next one, too; `entries`: what its
+  -- queue gets, by now `filled`.
+  local queues, entries, filled, tail, now
+  local zeros, zeros_before
+
+  local function turn_to(queue)
+    if entries then
+      entries.filled = filled
+    end
+    entries = queues[queue] or { filled = 0 }
+    queues[queue], filled = entries, entries.filled
+  end
+
+  -- Whether it is the ticket of this delivery.
+  local function is_ticket(ticket, seed, number)
+    ticket = string.match(ticket, '^[^\n]*')
+    local queue = sub(ticket, #number + #seed + 3)
+    local its_tail = ticket_tail(seed, queue)
+    if ticket ~= number .. its_tail then
+      return false
+    end
+    if its_tail ~= tail then
+      tail = its_tail
+      turn_to(queue)
     end
     return true
   end
 
-  -- The usual end of the usual job: nobody waits for it, it holds no key and no place. Such acks are gathered per queue.
-  local function ack_plain(acked, id, seed, number, result)
-    local ticket = acked.tickets[id]
-    if not ticket or ticket == '' or rows[id] ~= nil or not is_ticket(ticket, seed, number, acked) then
+  -- Not one new field, or two with a result: it was acked before in this call. Or one more, and what stands there is gone or
+  -- no row of ours: it is left as it was.
+  local function undo_ack(key, added, result)
+    added = checked(added)
+    if added == (result and 3 or 2) then
+      call('HDEL', key, 'status', 'completed_at', 'special')
+    elseif result and added == 1 then
+      call('HDEL', key, 'special')
+    end
+    return false
+  end
+
+  local function ack_plain(id, seed, number, ticket, result)
+    if not ticket or rows[id] ~= nil or ticket ~= number .. tail and not is_ticket(ticket, seed, number) then
       return false
     end
-    local key, added = P .. 'j:' .. id
+    local key, kind, added = P .. 'j:' .. id, COMPLETED
     if result then
-      added = try('HSET', key, 'status', 'completed', 'completed_at', acked.now, 'special', HAS_RESULT)
+      kind, added = HAS_RESULT, pcall_('HSET', key, 'status', 'completed', 'completed_at', now, 'special', HAS_RESULT)
     else
-      added = try('HSET', key, 'status', 'completed', 'completed_at', acked.now)
+      added = pcall_('HSET', key, 'status', 'completed', 'completed_at', now)
     end
-    acked.tickets[id] = nil
-    acked.ids[#acked.ids + 1] = id
-    if added ~= (result and 2 or 1) then -- the row is gone, or somebody else's: left as it was
-      try('HDEL', key, 'status', 'completed_at', 'special')
-      return false
+    if added ~= (result and 2 or 1) then
+      return undo_ack(key, added, result)
     end
     if result then
       call('SET', P .. 'r:' .. id, ARGV[result])
     end
-    local of_queue = acked.queues[acked.queue] or {}
-    acked.queues[acked.queue] = of_queue
-    local n = #of_queue
-    of_queue[n + 1], of_queue[n + 2] = acked.now, ordered(number, id, result and HAS_RESULT or COMPLETED)
+    if #number ~= zeros_before then
+      zeros, zeros_before = sub(ZEROS, #number + 1), #number
+    end
+    filled = filled + 2
+    entries[filled - 1], entries[filled] = now, zeros .. number .. kind .. id
     return true
   end
 
-  -- Tickets of the deliveries that are acked, by job.
-  local function tickets_of(session_id, outcomes)
-    local ids, tickets = {}, {}
+  -- Of all outcomes, in order.
+  local function ids_of(outcomes)
+    if #outcomes == 1 and outcomes[1][1] == 'A' then
+      return outcomes[1][3]
+    end
+    local ids, n = {}, 0
     for _, outcome in ipairs(outcomes) do
-      if outcome[1] == 'A' then
-        for k = 3, #outcome, 2 do
-          ids[#ids + 1] = outcome[k]
-        end
-      elseif outcome[1] == 'a' and not outcome[8] then
-        ids[#ids + 1] = outcome[2]
+      local is_run = outcome[1] == 'A'
+      for _, id in ipairs(is_run and outcome[3] or { outcome[2] }) do
+        n = n + 1
+        ids[n] = id
       end
     end
-    for i = 1, #ids, 4000 do
-      local last = math.min(i + 3999, #ids)
-      for k, ticket in ipairs(call('HMGET', P .. 'a:' .. session_id, unpack(ids, i, last))) do
-        tickets[ids[i + k - 1]] = ticket
-      end
-    end
-    return tickets
+    return ids
   end
 
-  local function finish_plain(session_id, acked)
-    if #acked.ids == 0 then
+  -- `others`: the verdicts of those that did not take the short way.
+  local function finish_plain(session_id, ids, others)
+    local acked = ids
+    if next(others) then
+      acked = {}
+      for i = 1, #ids do
+        acked[#acked + 1] = not others[i] and ids[i] or nil
+      end
+    end
+    if #acked == 0 then
       return
     end
     is_changed = true
-    call_many('HDEL', P .. 'a:' .. session_id, acked.ids)
-    for queue, entries in pairs(acked.queues) do
-      call_many('ZADD', P .. 'e:' .. queue, entries)
-      recount(queue, 'active', 'completed', #entries / 2)
+    call('HDEL', P .. 'a:' .. session_id, unpack(acked))
+    for queue, of_queue in pairs(queues) do
+      call_many('ZADD', P .. 'e:' .. queue, of_queue)
+      recount(queue, 'active', 'completed', #of_queue / 2)
       local limits = limits_of(queue)
       local of_lane = limits_of(queue, '')
       if limits and limits.active_max or of_lane and of_lane.active_max then
         put(touched, queue, true)
       end
     end
+    queues, entries = nil, nil
   end
 
-  function settle_all(session_id, outcomes)
+  local function verdicts_of(count, others)
+    if not next(others) then
+      return string.rep('oc', count)
+    end
+    for i = 1, count do
+      others[i] = others[i] or 'oc'
+    end
+    return table.concat(others)
+  end
+
+  -- A call has 500 outcomes at most.
+  return function(session_id, outcomes)
     if #outcomes == 0 then
       return '', {}
     end
-    local verdicts, followed = {}, {}
-    local acked = { ids = {}, queues = {}, now = text_of(now_ms), tickets = tickets_of(session_id, outcomes), tail = '' }
-    local i = 0
+    queues, entries, filled, tail, now = {}, nil, 0, '\n', text_of(now_ms)
+    local ids = ids_of(outcomes)
+    local tickets = call('HMGET', P .. 'a:' .. session_id, unpack(ids))
+    local others, followed, i = {}, {}, 0
     for _, outcome in ipairs(outcomes) do
-      if outcome[1] == 'A' then
-        local seed = outcome[2]
-        for k = 3, #outcome, 2 do
-          local id, number = outcome[k], outcome[k + 1]
+      local kind, seed = outcome[1], outcome[2]
+      if kind == 'A' then
+        local numbers = outcome[4]
+        for k = 1, #numbers do
           i = i + 1
-          verdicts[i] = ack_plain(acked, id, seed, number) and 'oc'
-            or settle_one(session_id, { 'a', id, seed, number }, followed, i)
+          local id, number = ids[i], numbers[k]
+          if not ack_plain(id, seed, number, tickets[i]) then
+            others[i] = settle_one(session_id, { 'a', id, seed, number }, followed, i)
+          end
         end
       else
         i = i + 1
-        local is_plain = outcome[1] == 'a' and not outcome[8]
-        verdicts[i] = is_plain and ack_plain(acked, outcome[2], outcome[3], outcome[4], outcome[5]) and 'oc'
-          or settle_one(session_id, outcome, followed, i)
+        local is_plain = kind == 'a' and not outcome[8]
+        if not is_plain or not ack_plain(outcome[2], outcome[3], outcome[4], tickets[i], outcome[5]) then
+          others[i] = settle_one(session_id, outcome, followed, i)
+        end
       end
     end
-    finish_plain(session_id, acked)
+    finish_plain(session_id, ids, others)
     flush()
-    return table.concat(verdicts), followed
+    return verdicts_of(i, others), followed
   end
-end
+end)()

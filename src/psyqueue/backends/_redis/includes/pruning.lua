@@ -115,7 +115,7 @@ end
 
 -- The index knows a use of the channel, the record its last one.
 local function drop_op(name)
-  local head = try('GETRANGE', P .. 'o:' .. name, 0, 99)
+  local head = checked(pcall_('GETRANGE', P .. 'o:' .. name, 0, 99))
   local used_ms = type(head) == 'string' and string.match(head, '^%d+ %S+ (%d+) ')
   if used_ms and tonumber(used_ms) > mono_ms - OPS_KEPT_MS then
     call('ZADD', P .. 'ops', used_ms, name)

@@ -39,7 +39,7 @@ end
 
 -- (row, fields); false if there is no such job, or if what stands there is not ours, or the rest of one.
 local function whole_row(id)
-  local raw = try('HGETALL', P .. 'j:' .. id)
+  local raw = checked(pcall_('HGETALL', P .. 'j:' .. id))
   if #raw > 0 then
     local row = row_of_fields(id, raw)
     if row.number and row.created_at and row.queue and row.name and INITIAL[row.status]
@@ -324,7 +324,7 @@ do
       local mark = is_plain and FRESH or OTHER
       call('SET', key, mark .. text_of(row.number) .. instant_of(row.created_at) .. row.body)
     elseif not was.special and (row.special or was.status == 'pending' and not is_plain) then
-      try('SETRANGE', key, 0, OTHER) -- or it is foreign
+      checked(pcall_('SETRANGE', key, 0, OTHER)) -- or it is foreign
       if row.status == 'active' then
         call('HSET', P .. 'a:' .. row.session, row.id, '')
       end

@@ -6,7 +6,7 @@ end
 
 -- (lease in ms, its queues); nothing if its record is gone or foreign.
 local function record_of(session_id)
-  local found = try('HMGET', P .. 'S:' .. session_id, 'lease_ms', 'queues')
+  local found = checked(pcall_('HMGET', P .. 'S:' .. session_id, 'lease_ms', 'queues'))
   local lease_ms = tonumber(found[1] or nil)
   if lease_ms and found[2] then
     return lease_ms, cmsgpack.unpack(found[2])

@@ -48,7 +48,7 @@ end
 
 -- { id, body, result, errors, worker, codes, field, value, field, value … }
 local function view_of(row, raw)
-  local worker = row.status == 'active' and try('HGET', P .. 'S:' .. row.session, 'worker')
+  local worker = row.status == 'active' and checked(pcall_('HGET', P .. 'S:' .. row.session, 'worker'))
   worker = type(worker) == 'string' and worker
   local result = row.status == 'completed' and call('GET', P .. 'r:' .. row.id)
   local errors = call('LRANGE', P .. 'f:' .. row.id, 0, -1)
