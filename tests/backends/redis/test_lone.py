@@ -107,3 +107,19 @@ async def test_jobs_of_several_queues_and_names_in_one_call_keep_them(is_short, 
     assert [(queue.decode(), name.decode()) for queue, name in rows] == places
     assert [bench.client.llen(f"{bench.base}p:{queue}") for queue in "qp"] == [4, 2]
     assert await bench.backend.check(None, 500) == ((), None)
+
+
+async def test_many_jobs_of_a_call_get_numbers_in_turn(bench):
+    calls = (97, 5, 200, 2, 496, 3)  # over hundreds, from one and to one
+    made = [await bench.enqueue(*[job(f"{call}-{at}") for at in range(count)]) for call, count in enumerate(calls)]
+    ids = [each.job_id for replies in made for each in replies]
+    entries = [f"{number}:{each}".encode() for number, each in enumerate(ids, 1)]
+    assert bench.client.lrange(f"{bench.base}p:q", 0, -1) == entries
+    assert bench.client.hget(f"{bench.base}j:3-0", "number") == b"303"
+    assert (await bench.backend.check(None, 500))[0] == ()
+
+
+async def test_one_id_twice_in_a_call_is_one_job(bench):
+    replies = await bench.enqueue(job("a"), job("b"), job("a"))
+    assert [(each.job_id, each.created) for each in replies] == [("a", True), ("b", True), ("a", False)]
+    assert bench.client.llen(f"{bench.base}p:q") == 2

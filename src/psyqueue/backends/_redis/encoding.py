@@ -182,7 +182,7 @@ def add_job(job: NewJob, cargo: Cargo) -> tuple[Any, ...]:
 def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str | int] | None:
     """Plain jobs without headers, as includes/intake.lua takes them: how many, bodies, ids, runs of one queue and name.
 
-    None: not all of them are plain.
+    None: not all of them are plain, or two have one id.
     """
     flat: list[bytes | str | int] = [len(jobs)]
     ids: list[str] = []
@@ -200,7 +200,7 @@ def flat_jobs(jobs: Sequence[NewJob]) -> list[bytes | str | int] | None:
             rest = _plain_rest(queue, name)
         flat.append(_body(job, rest))
         ids.append(job.id)
-    return [*flat, *ids, *runs]
+    return [*flat, *ids, *runs] if len(set(ids)) == len(ids) else None
 
 
 def initials(statuses: Sequence[Status]) -> str:
