@@ -140,7 +140,7 @@ async def test_a_repeated_call_gets_what_the_session_holds_in_the_order_of_the_f
     await bench.backend.amend(bench.op(), Filter(ids=("d",)), Change(kind="priority", priority=7), None, 10)
     op, fetch = bench.op(), Fetch(queues=("q",), count=9, token_seed=new_token())
     first = await bench.backend.settle(op, "s", (), fetch)
-    assert [each.id for each in first.deliveries] == ["d", "a", "b", "c"]
+    assert [(each.id, each.priority) for each in first.deliveries] == [("d", 7), ("a", 0), ("b", 0), ("c", 0)]
     again = await bench.backend.settle(op, "s", (), fetch)
     assert again.deliveries == first.deliveries
     bench.delete("j:a")

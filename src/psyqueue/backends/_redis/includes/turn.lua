@@ -1,5 +1,5 @@
--- One step under its op: done, replayed, or refused as a late duplicate. o:<client>:<channel> → "turn verb time reply",
--- `ops` those keys, each by a use of it.
+-- One step under its op: done, replayed, or refused as a late duplicate. o:<client>:<channel> → "turn verb time reply", of a
+-- settle then the ids that it delivered, a line each; `ops` those keys, each by a use of it.
 local once
 do
   local DONE, AGAIN, REFUSED = 0, 1, 2
