@@ -321,6 +321,8 @@ class Actions(Race):
         if change.kind == "run_at":
             change = replace(change, run_at_ms=self.now_ms() + run_in_ms)
         effects = self.effects(also)
+        if change.kind == "delete":
+            self.anew.update(job.id for job in effects.jobs)
 
         async def call(side: Side, op: Op) -> Any:
             amended = await side.backend.amend(op, where, change, None, 500, effects)

@@ -71,6 +71,8 @@ class Race(RuleBasedStateMachine):
         self.is_refused = False
         self.holder = "s0"
         """The session whose call is under way."""
+        self.anew: set[str] = set()
+        """Ids of jobs that the call under way makes, and may have taken from jobs that it deletes."""
 
     @initialize()
     def connect(self) -> None:
@@ -154,13 +156,15 @@ class Race(RuleBasedStateMachine):
         problems = list(after["broken"])
         for job_id, new in after["jobs"].items():
             old = before.get("jobs", {}).get(job_id)
-            if old is not None and (old["created_at_ms"], old["job"].name) == (new["created_at_ms"], new["job"].name):
+            is_same = old is not None and old["created_at_ms"] == new["created_at_ms"] and job_id not in self.anew
+            if old is not None and is_same:
                 problems += [f"{job_id}: {problem}" for problem in _illegal(old, new)]
             problems += [f"{job_id}: {problem}" for problem in _impossible(new)]
         held = sum(info["held"] for info in after["sessions"])
         active = sum(view["status"] == "active" for view in after["jobs"].values())
         if held > active:
             problems.append(f"open sessions hold {held} jobs, {active} are active")
+        self.anew.clear()
         self.agree("invariants", [], problems)
 
     # ── from descriptions to what the seam takes ──────────────────────────────────────────────────────────────────────
