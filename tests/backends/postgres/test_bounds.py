@@ -5,6 +5,7 @@ The plans are the same on a young table, which has no statistics, and after an A
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from backends.postgres.stores import connected, opened
+from backends.postgres.stores import LIMIT_S, connected, opened
 from backends.postgres.test_costs import cost, enqueueing_lone, functions_called, settling
 from psyqueue.backend import UNTIL_RESUMED
 from psyqueue.testing.conformance.handle import DAY_MS, LEASE_MS, PAGE_MAX, Store, ack, job
@@ -206,6 +207,18 @@ async def test_queues_reads_an_index_once(
         assert [(info.queue, sum(info.counts.values())) for info in infos] == [("a", CROWD), ("b", 1)]
 
 
+_OLD_VIEWS = """
+    SELECT count(*) FROM pg_stat_activity, pg_sleep(0.02) WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+"""
+
+
+async def until_nobody_looks_back(connection: asyncpg.Connection) -> None:
+    """Who has an older view keeps what was deleted from being cleaned: the server, too, when it analyzes a table."""
+    async with asyncio.timeout(LIMIT_S):
+        while await connection.fetchval(_OLD_VIEWS):
+            pass
+
+
 async def test_room_that_pruning_frees_is_used_again(postgres_server: Server, namespace: str) -> None:
     """Rounds of jobs in, out and deleted; the server's own cleaning is done by hand, so that it is done in each."""
     sizes = []
@@ -217,6 +230,7 @@ async def test_room_that_pruning_frees_is_used_again(postgres_server: Server, na
             await store.settle(*(ack(each) for each in await store.dequeue(count=PAGE_MAX)))
             await store.advance(1)
             assert (await store.backend.prune(PAGE_MAX)).count == PAGE_MAX
+            await until_nobody_looks_back(connection)
             await connection.execute("VACUUM job, body")
             sizes.append(
                 await connection.fetchval("SELECT pg_total_relation_size('job') + pg_total_relation_size('body')")
