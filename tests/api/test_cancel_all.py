@@ -95,6 +95,12 @@ async def test_by_time_of_creation(make):
     ("choice", "option"),
     [
         ({}, "filters"),
+        ({"queue": None}, "queue"),
+        ({"queue": "mail", "name": []}, "name"),
+        ({"status": iter(())}, "status"),
+        ({"tenant": None}, "tenant"),
+        ({"text": ""}, "text"),
+        ({"created_before": None}, "created_before"),
         ({"limit": 5}, "limit"),
         ({"state": "dead"}, "state"),
         ({"status": "failed"}, "status"),

@@ -299,8 +299,8 @@ class PsyQueue:
     async def cancel_all(self, **choice: Unpack[queries.JobChoice]) -> int:
         """Cancel the jobs that fit all given filters, those of `jobs()`, and were there when it began. How many.
 
-        What waits ends, what runs is asked to end. Raises InvalidOption, also without a filter; StoreError, and then
-        those before it are cancelled.
+        What waits ends, what runs is asked to end. Raises InvalidOption, also for no filter or an empty one, since that
+        would mean every job; StoreError, and then those before it are cancelled.
         """
         return await cancels.cancel_all(self._core, choice)
 

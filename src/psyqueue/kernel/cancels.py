@@ -37,11 +37,8 @@ async def cancel_job(core: Core, job_id: str) -> bool:
 async def cancel_all(core: Core, choice: JobChoice) -> int:
     """As PsyQueue.cancel_all."""
     core.require_running()
-    if not choice:
-        raise InvalidOption(
-            "filters", "", "are missing: all jobs would be cancelled", f"Give one of {', '.join(CHOICE)}"
-        )
     where = read_filters(choice, CHOICE, "cancel_all()")
+    _require_choice(choice, where)
     statuses = tuple(status for status in where.statuses or sorted(LIVE) if status in LIVE)
     if not statuses:
         return 0
@@ -56,6 +53,22 @@ async def cancel_all(core: Core, choice: JobChoice) -> int:
     async for ids in _of_tenant(core, where, tenant):
         count += len((await _amend(core, replace(where, ids=ids), None)).changed)
     return count
+
+
+def _require_choice(choice: JobChoice, where: Filter) -> None:
+    """A filter that is missing, or says nothing, would mean every job; here that is never what was meant."""
+    if not choice:
+        raise InvalidOption("filters", None, "are missing: that would mean every job", f"Give {', '.join(CHOICE)}")
+    said = {
+        "queue": where.queues,
+        "status": where.statuses,
+        "name": where.names,
+        "created_after": where.created_from_ms,
+        "created_before": where.created_to_ms,
+    }
+    for option, value in choice.items():
+        if said.get(option, value) in (None, (), ""):
+            raise InvalidOption(option, value, "is empty: that would mean every job", "Leave it out, or say which")
 
 
 async def tell_cancelled(core: Core, job_ids: Sequence[str]) -> None:
