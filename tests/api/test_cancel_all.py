@@ -97,7 +97,7 @@ async def test_by_time_of_creation(make):
         ({}, "filters"),
         ({"queue": None}, "queue"),
         ({"queue": "mail", "name": []}, "name"),
-        ({"status": iter(())}, "status"),
+        ({"status": ()}, "status"),
         ({"tenant": None}, "tenant"),
         ({"text": ""}, "text"),
         ({"created_before": None}, "created_before"),
