@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import pytest
+from asyncpg.transaction import Transaction
 
 from backends.postgres.stores import LIMIT_S, beside, connected, opened
 from backends.postgres.test_costs import functions_called
@@ -306,16 +308,24 @@ async def test_the_clock_is_kept_by_lone_fetches(postgres_server: Server, namesp
 
 
 # ── beside others ─────────────────────────────────────────────────────────────────────────────────────────────────────
+@asynccontextmanager
+async def under_way(url: str, schema: str) -> AsyncIterator[tuple[Store, int, Transaction]]:
+    """A lone fetch that has started a job and is not committed: its store, its turn, its transaction."""
+    async with opened(url, schema) as store, connected(url) as connection:
+        await store.open_session()
+        await store.add("new")
+        store.op(CHANNEL)  # so that there is a turn before it
+        turn = store.op(CHANNEL).turn
+        transaction = connection.transaction()
+        await transaction.start()
+        assert await called(connection, schema, *fetching(turn)) == ["new"]
+        yield store, turn, transaction
+
+
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 async def test_copies_of_a_lone_fetch_wait_for_each_other(each_postgres: Server, namespace: str, ending: str) -> None:
     url = each_postgres.url
-    async with opened(url, namespace) as store, connected(url) as one, connected(url) as two:
-        await store.open_session()
-        await store.add("new")
-        turn = store.op(CHANNEL).turn
-        transaction = one.transaction()
-        await transaction.start()
-        assert await called(one, namespace, *fetching(turn)) == ["new"]
+    async with under_way(url, namespace) as (store, turn, transaction), connected(url) as two:
         again = called(two, namespace, *fetching(turn))
         assert await beside(url, namespace, again, getattr(transaction, ending)) == ["new"]
         assert (await store.view("new")).attempt == 1
@@ -325,14 +335,8 @@ async def test_copies_of_a_lone_fetch_wait_for_each_other(each_postgres: Server,
 async def test_a_lone_fetch_that_comes_late_is_told_so(each_postgres: Server, namespace: str, ending: str) -> None:
     """The next one is at work, and its commit decides."""
     url = each_postgres.url
-    async with opened(url, namespace) as store, connected(url) as one, connected(url) as two:
-        await store.open_session()
-        await store.add("new")
-        turn = store.op(CHANNEL).turn
-        transaction = one.transaction()
-        await transaction.start()
-        assert await called(one, namespace, *fetching(turn + 1)) == ["new"]
-        late = asyncio.gather(called(two, namespace, *fetching(turn)), return_exceptions=True)
+    async with under_way(url, namespace) as (_, turn, transaction), connected(url) as two:
+        late = asyncio.gather(called(two, namespace, *fetching(turn - 1)), return_exceptions=True)
         (reply,) = await beside(url, namespace, late, getattr(transaction, ending))
         if ending == "commit":
             assert "STALE_OP" in str(reply)
@@ -360,12 +364,7 @@ async def test_a_lone_fetch_beside_the_end_of_its_session(each_postgres: Server,
 
 async def test_a_session_does_not_end_beside_a_lone_fetch(each_postgres: Server, namespace: str) -> None:
     url = each_postgres.url
-    async with opened(url, namespace) as store, opened(url, namespace, "other") as other, connected(url) as connection:
-        await store.open_session()
-        await store.add("new")
-        transaction = connection.transaction()
-        await transaction.start()
-        assert await called(connection, namespace, *fetching(store.op(CHANNEL).turn)) == ["new"]
+    async with under_way(url, namespace) as (store, _, transaction), opened(url, namespace, "other") as other:
         closed = await beside(url, namespace, other.close_session(), transaction.commit)
         assert closed.ids == ("new",)
         assert await store.status("new") == "pending"
