@@ -241,6 +241,23 @@ async def test_timer_that_was_cancelled_does_not_fire(q):
     assert fired == [6]
 
 
+async def test_timer_that_is_cancelled_by_another_of_its_instant_does_not_fire(q):
+    fired: list[str] = []
+
+    @q.handle("work")
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        late: list[asyncio.TimerHandle] = []
+        loop.call_later(5, lambda: late.pop().cancel())
+        late.append(loop.call_later(5, fired.append, "late"))
+        await asyncio.sleep(60)
+
+    async with q.testing() as t:
+        await work.enqueue()
+        await t.drain()
+    assert fired == []
+
+
 async def test_several_sleeps_in_a_row_are_all_skipped(q):
     @q.handle("poll")
     async def poll() -> float:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _REFUSED = ("result", "too_large")
 BREATHS = 20
-"""Turns of the loop for services that a timer woke, to do what they can do without waiting for anything real."""
+"""Turns of the loop for services that are awake, to do what they can do without waiting for anything real."""
 
 
 class Failure(Struct, frozen=True):
@@ -121,6 +121,8 @@ class Engine:
             )
         async with self._my_turn():
             runs: Counter[tuple[str, str]] = Counter()
+            if until_ms is not None:
+                await _breathe()
             while True:
                 self._on_expired(await self._store.promote_due())
                 if await self._wave(runs, limit, raise_errors=raise_errors):
@@ -258,8 +260,7 @@ class Engine:
         await self._set_clock(at_ms)
         assert self._time is not None
         if self._time.fire():
-            for _ in range(BREATHS):
-                await next_turn()
+            await _breathe()
             for flight in list(self._aloft):
                 await self._watch(flight)
 
@@ -267,3 +268,8 @@ class Engine:
         now_ms = self._store.now_ms()
         if at_ms > now_ms:
             await self._store.advance_clock(at_ms - now_ms)
+
+
+async def _breathe() -> None:
+    for _ in range(BREATHS):
+        await next_turn()

@@ -55,7 +55,20 @@ class Scope:
 
 
 class Timer(asyncio.TimerHandle):
-    """One that its loop knows nothing of."""
+    """One that its loop knows nothing of; `inside` is the context of its callback."""
+
+    __slots__ = ("inside",)
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        inside: Context,
+    ) -> None:
+        super().__init__(when, callback, args, loop, inside)
+        self.inside = inside
 
     def cancel(self) -> None:
         asyncio.Handle.cancel(self)
@@ -88,7 +101,7 @@ class VirtualTime:
         # A thousandth of a millisecond is rounding, not waiting.
         due_ms = self._start_ms + math.ceil((when - self._start_s) * 1000 - 0.001)
         self._set += 1
-        entry = (due_ms, self._set, handle, lambda: self._call_soon(callback, args, inside))
+        entry = (due_ms, self._set, handle, lambda: self._call_soon(handle, callback, args))
         heapq.heappush(self._timers, entry)
         if args and isinstance(args[0], asyncio.Future) and getattr(callback, "__name__", "") == _ENDS_A_SLEEP:
             self._sleeps[args[0]] = handle
@@ -117,10 +130,16 @@ class VirtualTime:
         }
         return awaited in self._sleeps
 
-    def _call_soon(self, callback: Callable[..., Any], args: tuple[Any, ...], inside: Context) -> None:
+    def _call_soon(self, handle: Timer, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], asyncio.Future):
             self._sleeps.pop(args[0], None)
-        self._loop.call_soon(callback, *args, context=inside)
+        self._loop.call_soon(_unless_cancelled, handle, callback, args, context=handle.inside)
+
+
+def _unless_cancelled(timer: Timer, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """One that was due in the same turn may have cancelled it, as a timeout does that is left."""
+    if not timer.cancelled():
+        callback(*args)
 
 
 _ENDS_A_SLEEP = "_set_result_unless_cancelled"
