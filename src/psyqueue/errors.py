@@ -309,6 +309,19 @@ class JobNotFound(Refused):
         self.job_id = job_id
 
 
+class ScheduleNotFound(Refused):
+    """There is no schedule `schedule_id`."""
+
+    CODE: ClassVar[str] = "SCHEDULE_NOT_FOUND"
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(
+            f"schedule {schedule_id!r} does not exist; `psyqueue schedules ls` lists those that do",
+            schedule_id=schedule_id,
+        )
+        self.schedule_id = schedule_id
+
+
 class InvalidState(Refused):
     """The thing is not in a state in which this can be done."""
 

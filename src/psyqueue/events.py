@@ -41,6 +41,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker:started": ("worker", "queues"),
     "worker:stopped": ("worker",),
     "worker:error": ("worker", "error"),
+    "schedule:fired": ("schedule_id", "job_id", "nominal_at_ms"),
+    "schedule:failed": ("schedule_id", "nominal_at_ms", "error"),
     "service:error": ("service", "error", "restart_in_ms"),
 }
-"""Every event of the kernel with the keys of its data. docs/events.md says when each is published."""
+"""Every event with the keys of its data. docs/events.md says when each is published."""

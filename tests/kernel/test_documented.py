@@ -13,7 +13,7 @@ from psyqueue.events import EVENTS
 from psyqueue.kernel.handlers import HandleOptions
 
 ROOT = Path(__file__).parents[2]
-KERNEL = ROOT / "src" / "psyqueue" / "kernel"
+PUBLISHERS = [ROOT / "src" / "psyqueue" / part for part in ("kernel", "plugins")]
 EVENT_NAME = re.compile(r"[a-z]+:[a-z-]+")
 
 
@@ -29,9 +29,9 @@ def rows(page: str) -> dict[str, list[str]]:
 
 
 def published() -> set[str]:
-    """Every text in the kernel that is handed to `publish` or to something that hands it on."""
+    """Every text in the kernel and its plugins that is handed to `publish` or to something that hands it on."""
     found: set[str] = set()
-    for path in KERNEL.glob("*.py"):
+    for path in (path for folder in PUBLISHERS for path in folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.Call)

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "psyqueue"
 TESTS = ROOT / "tests"
-DOORS = [name for name in ("psyqueue", "psyqueue.backends", "psyqueue.testing") if find_spec(name)]
+DOORS = [name for name in ("psyqueue", "psyqueue.backends", "psyqueue.plugins", "psyqueue.testing") if find_spec(name)]
 
 
 @dataclass(frozen=True, slots=True)

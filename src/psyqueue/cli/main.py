@@ -23,6 +23,7 @@ from psyqueue.cli.jobs import jobs
 from psyqueue.cli.migrate import migrate
 from psyqueue.cli.plugins import plugin_commands
 from psyqueue.cli.queues import queues
+from psyqueue.cli.schedules import schedules
 from psyqueue.cli.schema import schema
 from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surface, exit_code_of
 from psyqueue.cli.top import top
@@ -79,6 +80,7 @@ for _command in (
     jobs,
     queues,
     dead,
+    schedules,
     workers,
     doctor,
     durability,

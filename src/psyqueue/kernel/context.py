@@ -113,6 +113,17 @@ class RunningJob:
         return to_datetime(self._delivery.run_at_ms)
 
     @property
+    def schedule_id(self) -> str | None:
+        """The schedule that made it."""
+        return self.cold.get("schedule_id")
+
+    @property
+    def nominal_at(self) -> datetime | None:
+        """The instant of its schedule that it was made for, however late it runs."""
+        at_ms = self.cold.get("nominal_at_ms")
+        return None if at_ms is None else to_datetime(at_ms)
+
+    @property
     def tenant_id(self) -> str | None:
         """Whose job it is."""
         return self.cold.get("tenant_id")

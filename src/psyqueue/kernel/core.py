@@ -50,7 +50,7 @@ class Core:
         self.clock: Clock = clock or SystemClock()
         self.chance: Callable[[], float] = chance or SystemRandom().random
         self.bus: EventBus = EventBus(self.clock)
-        self.registry: Registry = Registry(self.bus)
+        self.registry: Registry = Registry(self)
         self.handlers: Handlers = Handlers()
         self.lifespan: Lifespan = Lifespan()
         self.workers: list[Worker] = []

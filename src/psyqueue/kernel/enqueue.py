@@ -22,6 +22,7 @@ from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.loop_thread import in_callers_thread
 from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name, refuse_conn
 from psyqueue.kernel.pipeline import Chain, Terminal
+from psyqueue.kernel.plans import Plan
 from psyqueue.outcome import Verdict
 
 if TYPE_CHECKING:
@@ -185,6 +186,36 @@ class Enqueuer:
         await _through(chain, ctx, collect)
         return tuple(written)
 
+    # ── for plugins ───────────────────────────────────────────────────────────────────────────────────────────────
+    async def job_of(self, plan: Plan, job_id: str, schedule_id: str, nominal_at_ms: int | None) -> NewJob:
+        """The job of a plan, as the enqueue middleware leaves it; nothing is written. Raises what it raises."""
+        draft = Draft(id=job_id, name=plan.name, queue=plan.queue, payload=plan.payload, options=dict(plan.options))
+        chain = self._core.enqueue_chain
+
+        def make(draft: Draft, given: Given) -> NewJob:
+            # It was checked when it was planned, maybe by another release of its handler.
+            content = Content(
+                read_name("id", draft.id),
+                Template(read_name("name", draft.name), read_name("queue", draft.queue), plan.version),
+                draft.payload,
+                MAX_RETRIES_DEFAULT,
+                schedule_id=schedule_id,
+                nominal_at_ms=nominal_at_ms,
+            )
+            return new_job(content, given, self._core.clock.now_ms())
+
+        if chain is None:
+            return make(draft, read(draft.options))
+        made: list[NewJob] = []
+
+        async def collect(ctx: EnqueueContext) -> list[JobHandle[Any]]:
+            made.extend(job for job, _ in self._jobs_after(ctx, make))
+            ctx.handles = [self._handle(job, job.id, None, created=True) for job in made]
+            return ctx.handles
+
+        await _through(chain, EnqueueContext([draft]), collect)
+        return made[0]
+
     # ── the common way ────────────────────────────────────────────────────────────────────────────────────────────
     async def _enqueue_drafts(self, drafts: list[Draft], givens: list[Given]) -> list[JobHandle[Any]]:
         self._core.require_running()
@@ -207,8 +238,11 @@ class Enqueuer:
         ctx = EnqueueContext(drafts)
         return await _through(chain, ctx, write)
 
-    def _jobs_after(self, ctx: EnqueueContext) -> list[tuple[NewJob, Given]]:
+    def _jobs_after(
+        self, ctx: EnqueueContext, make: Callable[[Draft, Given], NewJob] | None = None
+    ) -> list[tuple[NewJob, Given]]:
         """What the middleware made of the jobs, checked like the caller's own."""
+        make = make or self._job
         if sorted(map(id, ctx.jobs)) != sorted(map(id, ctx.given)):
             problem = (
                 f"it left {len(ctx.jobs)} of {len(ctx.given)} jobs in ctx.jobs, and every caller waits for its own"
@@ -219,7 +253,7 @@ class Enqueuer:
             draft.id = draft.options.pop("id", draft.id)
             draft.queue = draft.options.pop("queue", draft.queue)
             given = read(draft.options)
-            made.append((self._job(draft, given), given))
+            made.append((make(draft, given), given))
         return made
 
     async def _write(self, jobs: Sequence[NewJob], conn: Any) -> list[JobHandle[Any]]:

@@ -12,20 +12,25 @@ q.use(Hello())
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from psyqueue.backend import BackendAdapter
+from psyqueue.backend import BackendAdapter, NewJob, Op
 from psyqueue.errors import ConfigError, PluginError
+from psyqueue.kernel.aio import within_ms
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
+from psyqueue.kernel.plans import Plan, planned
 
 if TYPE_CHECKING:
     import click
 
     from psyqueue.kernel.registry import Registry
 
-__all__ = ["Kernel", "Plugin", "Service", "WrapBackend"]
+__all__ = ["Kernel", "Plan", "Plugin", "Service", "WrapBackend"]
+
+T = TypeVar("T")
 
 Service: TypeAlias = Callable[[], Awaitable[None]]
 WrapBackend: TypeAlias = Callable[[BackendAdapter], BackendAdapter]
@@ -66,6 +71,47 @@ class Kernel:
     def store(self) -> BackendAdapter:
         """The connected backend with every wrapper around it. Raises NotStarted before the plugins start."""
         return self._registry.store
+
+    @property
+    def is_alone(self) -> bool:
+        """In the test of an application the store is the test's own: nobody else changes what is in it."""
+        return self._registry.core.rehearsal is not None
+
+    async def operate(self, call: Callable[[Op], Awaitable[T]]) -> T:
+        """`await call(op)`, one at a time, with the same op again until its outcome is known.
+
+        Raises what the store refused, and StoreUnavailable or StoreBusy after 10 s.
+        """
+        return await self._registry.core.operate(call)
+
+    async def wait(self, event: asyncio.Event, timeout_ms: float) -> bool:
+        """Until `event` is set, `timeout_ms` at most, in the time of this process or of its test.
+
+        False: it was not. Raises nothing.
+        """
+        return await within_ms(timeout_ms, event.wait())
+
+    def plan(self, name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> Plan:
+        """What `enqueue` would make of these arguments, checked as there and kept for later.
+
+        Raises InvalidOption, also for options that hold for one job only, such as `id` and `run_at`; PayloadError,
+        TooLarge.
+        """
+        return planned(self._registry.core.handlers.find, name_or_call, payload, options)
+
+    async def job_of(
+        self,
+        plan: Plan,
+        *,
+        id: str,  # noqa: A002 - as the option of enqueue
+        schedule_id: str,
+        nominal_at_ms: int | None = None,
+    ) -> NewJob:
+        """The job that a schedule makes of `plan` for an instant, as the enqueue middleware leaves it.
+
+        Nothing is written. Raises what the middleware raises.
+        """
+        return await self._registry.core.enqueuer.job_of(plan, id, schedule_id, nominal_at_ms)
 
     def pipeline(self, event: Stage, fn: MiddlewareFunction, *, phase: Phase = "execute") -> None:
         """As PsyQueue.pipeline, in the plugin's name."""

@@ -83,7 +83,10 @@ class Template:
 
 
 class Content(msgspec.Struct, frozen=True):
-    """A job besides its options; `unique` and `order` are keys derived by the handler."""
+    """A job besides its options; `unique` and `order` are keys derived by the handler.
+
+    Of a schedule: its id, and the instant that the job is made for.
+    """
 
     id: str
     template: Template
@@ -92,6 +95,8 @@ class Content(msgspec.Struct, frozen=True):
     unique: str | None = None
     order: str | None = None
     parent_id: str | None = None
+    schedule_id: str | None = None
+    nominal_at_ms: int | None = None
 
 
 def read(options: Mapping[str, Any]) -> Given:
@@ -152,6 +157,7 @@ def new_job(content: Content, given: Given, now_ms: int) -> NewJob:
         delay_ms=given.get("delay", 0),
         run_at_ms=given.get("run_at"),
         expires_in_ms=given.get("expires"),
+        schedule_id=content.schedule_id,
         unique=None
         if unique_key is None
         else Unique(scoped(tenant, unique_key), on_conflict=given.get("on_conflict", "existing")),
@@ -211,6 +217,10 @@ def _cold(content: Content, given: Given, now_ms: int) -> bytes:
         cold["schema_version"] = content.template.version
     if content.parent_id is not None:
         cold["parent_id"] = content.parent_id
+    if content.schedule_id is not None:
+        cold["schedule_id"] = content.schedule_id
+    if content.nominal_at_ms is not None:
+        cold["nominal_at_ms"] = content.nominal_at_ms
     return codec.encode_trusted(cold) if cold else b"{}"
 
 

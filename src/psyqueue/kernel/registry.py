@@ -25,6 +25,8 @@ from psyqueue.kernel.pipeline import Middleware, is_async, takes
 if TYPE_CHECKING:
     import click
 
+    from psyqueue.kernel.core import Core
+
 log: logging.Logger = logging.getLogger(__name__)
 
 
@@ -67,8 +69,9 @@ class _Registered:
 class Registry:
     """`use` while the queue is being built, then `order`, `start_all`, `stop_all`."""
 
-    def __init__(self, bus: EventBus) -> None:
-        self.bus = bus
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.bus: EventBus = core.bus
         self._now = _Registered()
         self._store: BackendAdapter | None = None
         self._started: list[Installed] = []

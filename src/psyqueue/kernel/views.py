@@ -55,6 +55,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     order_key: str | None
     needs: tuple[str, ...]
     schedule_id: str | None
+    nominal_at: datetime | None
     parent_id: str | None
     schema_version: int
     backoff: str | None
@@ -145,6 +146,7 @@ def view_of(stored: StoredJob, progress: bytes | None = None) -> JobView:
         order_key=unscoped(job.gate.key) if job.gate else None,
         needs=tuple(need.job_id for need in job.needs),
         schedule_id=job.schedule_id,
+        nominal_at=_instant(cold.get("nominal_at_ms")),
         parent_id=cold.get("parent_id"),
         schema_version=cold.get("schema_version", 1),
         backoff=cold.get("backoff"),

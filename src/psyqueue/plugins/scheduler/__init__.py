@@ -1,0 +1,8 @@
+"""Work that repeats: by cron expressions or in steps, each instant one job."""
+
+from __future__ import annotations
+
+from psyqueue.plugins.scheduler.definition import ScheduleView
+from psyqueue.plugins.scheduler.plugin import Schedules, upcoming
+
+__all__ = ["ScheduleView", "Schedules", "upcoming"]
