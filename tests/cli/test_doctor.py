@@ -47,6 +47,7 @@ CHECKS = [
     "growth",
     "unknown handlers",
     "overdue jobs",
+    "overdue schedules",
     "stuck jobs",
     "held jobs",
     "slow handlers",

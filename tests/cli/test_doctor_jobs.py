@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from psyqueue import PsyQueue
-from psyqueue.backend import Change, Filter, Op, Session, SessionInfo
+from psyqueue.backend import Change, Filter, Op, Schedule, Session, SessionInfo
 from psyqueue.backend.compose import all_queues, all_sessions, dequeue, nack
 from psyqueue.backends import memory
 from psyqueue.cli import doctor_jobs
@@ -133,6 +133,17 @@ async def test_jobs_that_are_due_and_not_looked_at_are_found(ward):
     assert await ward.failed() == {}
     await ward.pass_ms(1)
     assert await ward.failed() == {"overdue jobs": "mail (1)"}
+
+
+async def test_schedules_whose_jobs_nobody_makes(ward):
+    now_ms = (await ward.backend.info()).now_ms
+    for name, next_at_ms, paused in (("due", now_ms, False), ("paused", now_ms, True), ("over", None, False)):
+        schedule = Schedule(id=name, spec=b"{}", next_at_ms=next_at_ms, paused=paused)
+        await ward.backend.put_schedule(ward.op(), schedule)
+    await ward.pass_ms(MINUTE_MS)
+    assert await ward.failed() == {}
+    await ward.pass_ms(1)
+    assert await ward.failed() == {"overdue schedules": "due, for 1 min"}
 
 
 async def test_jobs_that_wait_for_ever_are_found(ward):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from psyqueue.backend import UNTIL_RESUMED, BackendAdapter, Filter, QueueInfo, SessionInfo
+from psyqueue.backend import UNTIL_RESUMED, BackendAdapter, Filter, QueueInfo, Schedule, SessionInfo
 from psyqueue.backend import JobView as StoredJob
 from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import every_page
 from psyqueue.cli.findings import Finding, finding, some
 from psyqueue.cli.reading import is_paused
 from psyqueue.clock import span
@@ -42,6 +43,7 @@ class Look(Struct, frozen=True, kw_only=True):
     sessions: Sequence[SessionInfo]
     sample: dict[Status, Sequence[StoredJob]]
     dead: Sequence[StoredJob]
+    schedules: Sequence[Schedule]
 
     def told(self, status: Status, is_meant: Callable[[StoredJob], bool]) -> list[str]:
         """`name (count)` of the sampled jobs that are meant, the most first."""
@@ -59,7 +61,8 @@ class Known(Struct, frozen=True):
 async def look_at(
     backend: BackendAdapter, queues: Sequence[QueueInfo], sessions: Sequence[SessionInfo], now_ms: int
 ) -> Look:
-    """Reads a page of each status, and all that is dead."""
+    """Reads a page of each status, all that is dead, and all schedules."""
+    schedules = await every_page(lambda cursor: backend.list_schedules(cursor, ITEMS_MAX))
     sample: dict[Status, Sequence[StoredJob]] = {}
     for status in _SAMPLED:
         sample[status] = (await backend.list_jobs(Filter(statuses=(status,)), None, ITEMS_MAX)).jobs
@@ -70,7 +73,7 @@ async def look_at(
         dead += [stored for stored in page.jobs if (stored.completed_at_ms or 0) >= now_ms - DAY_MS]
         cursor = page.cursor
         if cursor is None:
-            return Look(now_ms=now_ms, queues=queues, sessions=sessions, sample=sample, dead=dead)
+            return Look(now_ms=now_ms, queues=queues, sessions=sessions, sample=sample, dead=dead, schedules=schedules)
 
 
 def job_findings(look: Look, known: Known | None = None) -> Iterator[Finding]:
@@ -86,6 +89,7 @@ def job_findings(look: Look, known: Known | None = None) -> Iterator[Finding]:
     if known is not None:
         yield _nobodys(look, known)
     yield _overdue(look)
+    yield _unmade(look)
     yield _waiting(look)
     yield _held(look)
     yield _slow(look)
@@ -224,6 +228,16 @@ def _overdue(look: Look) -> Finding:
     overdue = look.told("scheduled", lambda stored: stored.run_at_ms < before_ms and not stored.held)
     advice = "Whoever dequeues from their queue starts them: is there a worker for it, and is it not paused?"
     return finding("overdue jobs", not overdue, _or_none(overdue), advice)
+
+
+def _unmade(look: Look) -> Finding:
+    before_ms = look.now_ms - OVERDUE_MS_MAX
+    due = [each for each in look.schedules if not each.paused and each.next_at_ms is not None]
+    unmade = [f"{each.id}, for {span(look.now_ms - at)}" for each in due if (at := each.next_at_ms or 0) < before_ms]
+    advice = (
+        "No process makes their jobs: is one running whose queue uses Schedules()? If so, its log says why it cannot"
+    )
+    return finding("overdue schedules", not unmade, _or_none(unmade), advice)
 
 
 def _waiting(look: Look) -> Finding:
