@@ -22,7 +22,7 @@ from psyqueue import (
 )
 from psyqueue.backend import Op, Schedule
 from psyqueue.backends import memory
-from psyqueue.plugins import Schedules
+from psyqueue.plugins import Schedules, SyncSchedules
 from psyqueue.plugins.scheduler.definition import Definition, decoded
 
 NIGHT = datetime(2026, 3, 2, tzinfo=UTC)
@@ -342,3 +342,25 @@ async def test_a_process_that_makes_no_jobs_leaves_it_to_others():
         await schedules.put("s", q.handle("work", work), every="1h")
         await t.advance("3h")
         assert t.enqueued("work") == []
+
+
+# ── without asyncio ───────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_same_verbs_block(q, schedules):
+    handler = q.handle("work", work)
+    schedules.add("declared", handler, every="1h")
+    with q.sync.testing(now=NIGHT) as t:
+        sync = schedules.sync
+        assert sync.put("s", handler.build(1), cron="0 6 * * *").next_at == at(2, 6)
+        t.advance("7h")
+        assert [job.payload for job in t.enqueued("work") if job.schedule_id == "s"] == [{"n": 1}]
+        assert (sync.pause("s").is_paused, sync.resume("s").is_paused) == (True, False)
+        assert t.job(sync.run("s")).schedule_id == "s"
+        assert sync.backfill("s", after=at(1), before=at(2)) == 1
+        assert [view.id for view in sync.list()] == ["declared", "s"]
+        assert sync.remove("s")
+        assert sync.get("s") is None
+
+
+def test_every_verb_that_is_awaited_has_its_plain_form():
+    awaited = {name for name, value in vars(Schedules).items() if asyncio.iscoroutinefunction(value)} - {"_work"}
+    assert {name for name in vars(SyncSchedules) if not name.startswith("_")} == awaited

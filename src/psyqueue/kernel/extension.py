@@ -20,6 +20,7 @@ from psyqueue.backend import BackendAdapter, NewJob, Op
 from psyqueue.errors import ConfigError, PluginError
 from psyqueue.kernel.aio import within_ms
 from psyqueue.kernel.bus import EventBus
+from psyqueue.kernel.facade import Entrance, Facade, blocking
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
 from psyqueue.kernel.plans import Plan, planned
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from psyqueue.kernel.registry import Registry
 
-__all__ = ["Kernel", "Plan", "Plugin", "Service", "WrapBackend"]
+__all__ = ["Entrance", "Facade", "Kernel", "Plan", "Plugin", "Service", "WrapBackend", "blocking"]
 
 T = TypeVar("T")
 
@@ -76,6 +77,11 @@ class Kernel:
     def is_alone(self) -> bool:
         """In the test of an application the store is the test's own: nobody else changes what is in it."""
         return self._registry.core.rehearsal is not None
+
+    @property
+    def portal(self) -> Entrance:
+        """The way from threads without a loop into that of the queue, as `q.sync` goes it: for a Facade."""
+        return self._registry.core.portal
 
     async def operate(self, call: Callable[[Op], Awaitable[T]]) -> T:
         """`await call(op)`, one at a time, with the same op again until its outcome is known.

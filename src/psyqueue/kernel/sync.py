@@ -7,13 +7,14 @@ its docstring. By hand are only those whose result is a facade itself.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from psyqueue.clock import Duration, to_ms
 from psyqueue.kernel.app import PsyQueue
 from psyqueue.kernel.dead_letters import DeadLetters
+from psyqueue.kernel.facade import Facade, blocking
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions
@@ -30,34 +31,6 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Entrance(Protocol):
-    """Where calls that block get into a loop; most are a Portal."""
-
-    def run(self, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """The result of `make()`, called and awaited there."""
-        ...
-
-
-class Facade(Generic[T_co]):
-    """Stands before an object whose methods have to be awaited."""
-
-    __slots__ = ("_portal", "_target")
-
-    def __init__(self, portal: Entrance, target: T_co) -> None:
-        self._portal = portal
-        self._target = target
-
-
-def blocking(method: Callable[Concatenate[T, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Facade[T], P], R]:
-    """The method that calls `method` of the target on its event loop, and waits for the result."""
-
-    @functools.wraps(method)
-    def call(self: Facade[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._portal.run(lambda: method(self._target, *args, **kwargs))
-
-    return call
 
 
 class SyncJobHandle(Facade[JobHandle[R_co]], Generic[R_co]):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from psyqueue.plugins.scheduler import Schedules, ScheduleView, upcoming
+from psyqueue.plugins.scheduler import Schedules, ScheduleView, SyncSchedules, upcoming
 
-__all__ = ["ScheduleView", "Schedules", "upcoming"]
+__all__ = ["ScheduleView", "Schedules", "SyncSchedules", "upcoming"]

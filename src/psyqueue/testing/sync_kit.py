@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from psyqueue.errors import InvalidState
+from psyqueue.kernel.facade import Facade, blocking
 from psyqueue.kernel.loop_thread import LoopThread, call_into
 from psyqueue.kernel.portal import Portal
-from psyqueue.kernel.sync import Facade, blocking
 from psyqueue.testing.engine import Failure
 from psyqueue.testing.kit import Kit
 from psyqueue.testing.timeline import History

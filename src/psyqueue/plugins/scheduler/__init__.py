@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from psyqueue.plugins.scheduler.definition import ScheduleView
-from psyqueue.plugins.scheduler.plugin import Schedules, upcoming
+from psyqueue.plugins.scheduler.plugin import Schedules, SyncSchedules, upcoming
 
-__all__ = ["ScheduleView", "Schedules", "upcoming"]
+__all__ = ["ScheduleView", "Schedules", "SyncSchedules", "upcoming"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from psyqueue.clock import Duration, to_at_ms, to_datetime
 from psyqueue.errors import ConfigError, InvalidOption, InvalidState, LifecycleError
 from psyqueue.ids import new_id
 from psyqueue.job import name_problem
-from psyqueue.kernel.extension import Kernel
+from psyqueue.kernel.extension import Facade, Kernel, blocking
 from psyqueue.plugins.scheduler.definition import CATCH_UP_MAX, Definition, Missed, ScheduleView, decoded, view_of
 from psyqueue.plugins.scheduler.firing import Firing
 from psyqueue.plugins.scheduler.shelf import Shelf
@@ -185,6 +185,14 @@ class Schedules:
         found = await self._shelf().find(schedule_id)
         return None if found is None else _shown(found)
 
+    @property
+    def sync(self) -> SyncSchedules:
+        """The same verbs for programs without asyncio, as calls that block: `schedules.sync.put(...)`.
+
+        The first call starts the queue, as `q.sync` does. Raises ConfigError before `use`.
+        """
+        return SyncSchedules(self._door().portal, self)
+
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _door(self) -> Kernel:
         if self._kernel is None:
@@ -212,6 +220,21 @@ class Schedules:
             raise InvalidOption("missed", missed, f"is none of {', '.join(get_args(Missed))}")
         timing = read_timing(cron=cron, every=every, tz=tz)
         return Definition(plan=self._door().plan(*what), timing=timing, missed=missed, is_declared=is_declared)
+
+
+class SyncSchedules(Facade[Schedules]):
+    """As Schedules, with methods that block."""
+
+    __slots__ = ()
+
+    put: Final = blocking(Schedules.put)
+    pause: Final = blocking(Schedules.pause)
+    resume: Final = blocking(Schedules.resume)
+    remove: Final = blocking(Schedules.remove)
+    run: Final = blocking(Schedules.run)
+    backfill: Final = blocking(Schedules.backfill)
+    list: Final = blocking(Schedules.list)
+    get: Final = blocking(Schedules.get)
 
 
 def upcoming(
