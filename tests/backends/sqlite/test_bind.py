@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backends.sqlite.stores import counts, opened
-from psyqueue.errors import IdConflict, InvalidOption, StoreBusy
+from psyqueue.errors import IdConflict, InvalidOption, InvalidState, StoreBusy
 from psyqueue.testing.conformance.handle import ack, job
 
 
@@ -107,3 +110,66 @@ async def test_a_store_that_is_there_is_opened_inside_of_the_callers_own_transac
         connection.execute("COMMIT")
         connection.close()
         assert await counts(store, "q") == {"pending": 1}
+
+
+needs_autocommit = pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 knows autocommit since Python 3.12")
+
+
+def connect(path: Path, **settings: Any) -> contextlib.closing[sqlite3.Connection]:
+    """`settings`: some that not every Python knows."""
+    return contextlib.closing(sqlite3.connect(path, **settings))
+
+
+@pytest.mark.parametrize("begins", ["itself", pytest.param("by autocommit=False", marks=needs_autocommit)])
+async def test_a_transaction_that_has_done_nothing_yet_takes_its_turn_before_it_reads(
+    tmp_path: Path, begins: str
+) -> None:
+    """Somebody else writes whenever SQLite lets them, before each statement."""
+    settings: dict[str, Any] = {} if begins == "itself" else {"autocommit": False}
+    path = tmp_path / "app.db"
+    async with opened(path) as store:
+        with connect(path, **settings) as connection, connect(path, timeout=0) as other:
+
+            def write(_: str) -> None:
+                with contextlib.suppress(sqlite3.OperationalError), other:
+                    other.execute("CREATE TABLE IF NOT EXISTS noise (n INTEGER)")
+                    other.execute("INSERT INTO noise VALUES (1)")
+
+            if begins == "itself":
+                connection.execute("BEGIN")
+            bound = store.backend.bind(connection)
+            connection.set_trace_callback(write)
+            await bound.enqueue([job("a")])
+            connection.set_trace_callback(None)
+            connection.commit()
+            assert other.execute("SELECT count(*) FROM noise").fetchone() > (0,)
+        assert (await store.view("a")).status == "pending"
+
+
+async def test_a_transaction_that_read_what_is_old_by_now_is_told_to_begin_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        with connect(tmp_path / "app.db") as connection:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM psyqueue_jobs").fetchone()
+            await store.add("a")
+            with pytest.raises(StoreBusy, match="Roll it back and repeat it"):
+                await store.backend.bind(connection).enqueue([job("b")])
+            connection.rollback()
+            await store.backend.bind(connection).enqueue([job("b")])
+            connection.commit()
+        assert await counts(store, "q") == {"pending": 2}
+
+
+@needs_autocommit
+async def test_no_transaction_is_begun_where_commit_would_not_end_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        settings: dict[str, Any] = {"autocommit": True}
+        with connect(tmp_path / "app.db", **settings) as connection:
+            bound = store.backend.bind(connection)
+            with pytest.raises(InvalidState, match="begin it yourself"):
+                await bound.enqueue([job("a")])
+            assert not connection.in_transaction
+            connection.execute("BEGIN IMMEDIATE")
+            await bound.enqueue([job("a")])
+            connection.execute("COMMIT")
+        assert (await store.view("a")).status == "pending"

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from psyqueue.backend import NO_EFFECTS, AnyOutcome, Effects, Enqueued, NewJob, Settled
 from psyqueue.backend.bounds import check_jobs, check_outcomes
@@ -14,11 +14,16 @@ from psyqueue.backends._sqlite import lifecycle
 from psyqueue.backends._sqlite.faults import translate
 from psyqueue.backends._sqlite.options import SqliteOptions
 from psyqueue.backends._sqlite.settle import open_session_number, settle_outcomes
+from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import NOTHING, About, Step
 from psyqueue.backends._sqlite.verbs import enqueue
-from psyqueue.errors import InvalidOption
+from psyqueue.errors import InvalidOption, InvalidState
 
 R = TypeVar("R")
+_NO_TRANSACTION: Final = (
+    "the connection is in no transaction, and with autocommit=True neither commit() nor `with` would end one that was "
+    'begun for it: begin it yourself (connection.execute("BEGIN IMMEDIATE")), or leave autocommit out'
+)
 
 
 class SqliteBound:
@@ -51,7 +56,11 @@ class SqliteBound:
 
     def _step(self, act: Callable[[Step], R], about: About) -> R:
         connection = self._connection
-        if not connection.in_transaction:
+        if connection.in_transaction:
+            connection.execute(SQL["meta.take_turn"])
+        elif getattr(connection, "autocommit", None) is True:  # Python 3.12 and later know it
+            raise InvalidState(_NO_TRANSACTION)
+        else:
             connection.execute("BEGIN IMMEDIATE")
         connection.execute("SAVEPOINT psyqueue_bound")
         try:

@@ -38,6 +38,12 @@ def translate(exc: sqlite3.Error, file: str) -> PsyQueueError:
     code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     primary = code & 0xFF
     name = getattr(exc, "sqlite_errorname", "SQLITE_ERROR")
+    if code == sqlite3.SQLITE_BUSY_SNAPSHOT:
+        return StoreBusy(
+            f"{file} was written by somebody else after your own transaction had read it, so SQLite lets that write no "
+            "more; nothing was written. Roll it back and repeat it; begun with BEGIN IMMEDIATE it waits for its turn",
+            file=file,
+        )
     if primary in _BUSY:
         return busy(file)
     if primary == sqlite3.SQLITE_FULL:

@@ -1,5 +1,5 @@
 -- The one row of counters, clocks and the fence of the namespace, and the tallies that every step keeps exact.
--- Params: read: client, channel, session id (NULL: none is asked for). keep: made, ready, follower, shift in ms, monotone now in ms. tally: queue, status, difference.
+-- Params: read: client, channel, session id (NULL: none is asked for). take_turn: nothing. keep: made, ready, follower, shift in ms, monotone now in ms. tally: queue, status, difference.
 --   lane: queue, lane, differences of pending, unstarted, active.
 -- Returns: read: the row, then whether there is anything at all of what few stores use: left-over follow-through,
 --   limits, lanes, jobs asked to cancel; then the channel's last turn and the session: all that nearly every step
@@ -19,6 +19,11 @@ FROM psyqueue_meta
 LEFT JOIN psyqueue_turn AS t ON t.client = ? AND t.channel = ?
 LEFT JOIN psyqueue_session AS s ON s.id = ?
 WHERE one = 1;
+
+-- name: take_turn
+-- Changes nothing, and is a write all the same: in a transaction that has read nothing yet it waits for its turn, where a
+--   read would take a snapshot, and a write after that fails at once if anybody else wrote meanwhile.
+UPDATE psyqueue_meta SET epoch = epoch WHERE one = 0;
 
 -- name: keep
 UPDATE psyqueue_meta SET made = ?, ready = ?, follower = ?, shift_ms = ?, mono_ms = ? WHERE one = 1;
