@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from backends.sqlite.stores import counts, opened
 from psyqueue.backend import Effects, Op
 from psyqueue.backends._sqlite import SqliteBackend, SqliteOptions, writer
+from psyqueue.backends._sqlite.file_lock import FileLock
 from psyqueue.backends._sqlite.step import Step
 from psyqueue.errors import IdConflict, StoreBusy, StoreUnavailable
 from psyqueue.testing.conformance.handle import Store, ack, job, put
@@ -35,6 +37,12 @@ def commits(store: Store) -> list[str]:
     seen: list[str] = []
     client_of(store)._writer._connection.set_trace_callback(lambda sql: seen.append(sql) if sql == "COMMIT" else None)
     return seen
+
+
+def open_below(folder: Path) -> list[Path]:
+    """What this process has open there."""
+    handles = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return [file for each in handles if (file := each.readlink()).is_relative_to(folder)]
 
 
 @pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
@@ -194,6 +202,34 @@ async def test_a_store_can_be_opened_again_and_by_several_at_once(tmp_path: Path
             await store.add("busy")
         other.close()
         await backend.disconnect()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are found there")
+async def test_a_connect_that_is_cut_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that gets its signal while it waits for its turn to open the file."""
+    loop = asyncio.get_running_loop()
+    backend = SqliteBackend(SqliteOptions(path=tmp_path / "jobs.db", durability="normal"))
+    waits = threading.Event()
+
+    def wait(lock: FileLock, _: int) -> None:
+        waits.set()
+        lock.acquire()
+
+    monkeypatch.setattr(FileLock, "_wait", wait)
+    turn = FileLock(str(tmp_path / "jobs.db-lock"), "jobs.db")
+    turn.acquire()
+    connecting = asyncio.ensure_future(backend.connect())
+    await loop.run_in_executor(None, waits.wait)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    gc.disable()  # else it may close what was forgotten
+    try:
+        turn.close()
+        await loop.shutdown_default_executor()  # what goes on there has ended, and said so
+        assert open_below(tmp_path) == []
+    finally:
+        gc.enable()
 
 
 async def test_the_wal_is_cut_back_after_a_long_reader_let_it_grow(

@@ -35,6 +35,23 @@ _FULL = 2
 """PRAGMA synchronous."""
 
 
+class _Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """What one connect opened; neither thread runs yet."""
+
+    writer: Writer
+    reader: Reader | None = None
+    lock: FileLock | None = None
+    identity: Identity | None = None
+    warnings: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        for each in (self.writer, self.reader):
+            if each is not None:
+                each.close_unused()
+        if self.lock is not None:
+            self.lock.close()
+
+
 class Client:
     """`write` and `look` are for the event loop; the keeper is for the lease thread."""
 
@@ -66,42 +83,48 @@ class Client:
 
     async def _connect(self) -> None:
         self._loop = asyncio.get_running_loop()
-        writer, reader = await self._loop.run_in_executor(None, self._open)
+        opening = self._loop.run_in_executor(None, self._open)
+        try:
+            opened = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unused)  # it goes on in its thread
+            raise
         is_memory = self._options.is_memory
         self._waiting = Waiting(
             None if is_memory else folder_for(self._options.file), None if is_memory else self._look
         )
-        for each in (writer, reader):
+        self._lock, self._identity, self._warnings = opened.lock, opened.identity, opened.warnings
+        for each in (opened.writer, opened.reader):
             if each is not None:
                 each.start()
-        self._writer, self._reader = writer, reader
+        self._writer, self._reader = opened.writer, opened.reader
 
-    def _open(self) -> tuple[Writer, Reader | None]:
+    def _open(self) -> _Opened:
         """In a thread of its own: it may wait for other processes."""
         check_version()
         options = self._options
         if options.is_memory:
-            connection = self._open_and_migrate()
-            return Writer(options, connection, None, None, self._committed), None
-        self._warnings = check_place(options.file, allow_network=options.allow_network_filesystem)
+            return _Opened(writer=Writer(options, self._open_and_migrate(None), None, None, self._committed))
+        warnings = check_place(options.file, allow_network=options.allow_network_filesystem)
         with ExitStack() as opened:
-            self._lock = FileLock(self._lock_path, options.file)
-            opened.callback(self._lock.close)
-            connection = self._open_and_migrate()
+            lock = FileLock(self._lock_path, options.file)
+            opened.callback(lock.close)
+            connection = self._open_and_migrate(lock)
             opened.callback(connection.close)
             prepare(folder_for(options.file))
-            self._identity = identity = Identity(options.file)
+            identity = Identity(options.file)
             reader = Reader(options, open_connection(options, read_only=True), identity)
             opened.pop_all()
-        return Writer(options, connection, self._lock, identity, self._committed), reader
+        writer = Writer(options, connection, lock, identity, self._committed)
+        return _Opened(writer=writer, reader=reader, lock=lock, identity=identity, warnings=warnings)
 
     @property
     def _lock_path(self) -> str:
         return f"{self._options.file}-lock"
 
-    def _open_and_migrate(self) -> sqlite3.Connection:
+    def _open_and_migrate(self, lock: FileLock | None) -> sqlite3.Connection:
         options = self._options
-        with self._lock.held(options.busy_timeout_ms) if self._lock is not None else nullcontext():
+        with lock.held(options.busy_timeout_ms) if lock is not None else nullcontext():
             connection = open_connection(options)
             try:
                 migrate(connection, options.file, test_clock_ms=TEST_EPOCH_MS if options.test_clock else None)
@@ -270,6 +293,12 @@ class Client:
         if self._options.test_clock:
             warnings.append("the store's clock stands still: for tests only")
         return warnings
+
+
+def _close_unused(opening: asyncio.Future[_Opened]) -> None:
+    """Of a connect that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _has_news(step: Step, waiter: Waiter) -> bool:

@@ -110,6 +110,11 @@ class Writer:
                 self._connection.close()
             self.closed.set_result(None)
 
+    def close_unused(self) -> None:
+        """Instead of `start`."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
     def close_in_child(self) -> None:
         leak(self._connection)
 
