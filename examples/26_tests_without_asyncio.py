@@ -52,6 +52,7 @@ def test_inline_what_is_due_runs_as_it_is_enqueued() -> None:
 if __name__ == "__main__":  # pytest would do this
     test_new_users_are_greeted_an_hour_later()
     test_inline_what_is_due_runs_as_it_is_enqueued()
+    db.close()
 
 # prints:
 # | greeted: yes
