@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import enum
+import sys
 import typing
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import Any
 
 import msgspec
 import pytest
 
 from psyqueue import ConfigError, Context, PayloadError
-from psyqueue.kernel.parameters import Parameters
+from psyqueue.kernel.parameters import Parameters, result_type
 from psyqueue.outcome import Misfit
 
 if typing.TYPE_CHECKING:
@@ -265,6 +267,22 @@ def unknown_types(a: Foreign, b: list[Foreign], c: Any, d: Foreign | None = None
 
 def test_types_that_json_knows_nothing_about_are_passed_as_they_came():
     assert run(unknown_types, {"a": {"x": 1}, "b": [2], "c": 3}) == ({"x": 1}, [2], 3, None)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement is new in Python 3.12")
+def test_types_of_the_type_statement_are_types_and_those_that_hold_themselves_are_passed_as_they_came():
+    scope: dict[str, Any] = {}
+    text = """
+        from datetime import date
+        type Day = date
+        type Json = list[Json] | dict[str, Json] | int
+        def handler[T: int](day: Day, json: Json, any: T, more: list[T]) -> Json:
+            return day, json, any, more
+    """
+    exec(compile(dedent(text), __file__, "exec", dont_inherit=True), scope)
+    payload = {"day": "2026-12-24", "json": [{"a": 1}], "any": 2, "more": [3]}
+    assert run(scope["handler"], payload) == (dt.date(2026, 12, 24), [{"a": 1}], 2, [3])
+    assert result_type("h", scope["handler"]) is Any
 
 
 @pytest.mark.parametrize(

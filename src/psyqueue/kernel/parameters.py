@@ -283,7 +283,7 @@ def convertible(kind: Any) -> bool:
     """Whether we can make `kind` of plain JSON values: msgspec or pydantic knows every class inside of it."""
     try:
         return all(codec.is_model(custom) for custom in _customs(type_inspect.type_info(kind), set()))
-    except (TypeError, ValueError, NameError):
+    except (TypeError, ValueError, NameError, RecursionError):  # the last: `type Json = list[Json] | str`
         return False
 
 
