@@ -24,6 +24,7 @@ from psyqueue.cli.worker_plan import Pool, WorkerPlan, read_pools
 from psyqueue.cli.worker_process import WorkerProcess
 from psyqueue.errors import InvalidOption, StoreUnavailable
 from support.waiting import is_process_alive, wait_until
+from worker import process_handlers
 
 READY = r"psyqueue worker ready: pid (\d+)"
 
@@ -142,6 +143,29 @@ def test_a_loop_that_hangs_ends_the_process_with_70_and_says_where(shop):
     assert "the event loop hangs" in worker.text
     assert "in blocking" in worker.text, "the traceback shows the handler"
     assert shop.show(job_id)["status"] == "active", "the lease gives it back, not the dying process"
+
+
+FORKING = """
+from shop import q
+from process_handlers import end_what_it_forked
+
+q.handle("fork", end_what_it_forked)
+"""
+
+
+def test_what_a_handler_forked_can_be_ended_and_its_signal_is_none_for_the_worker(shop):
+    """Before Python 3.12 it shares the wake-up of the worker's event loop."""
+    (shop.folder / "forking.py").write_text(FORKING)
+    (shop.folder / "process_handlers.py").symlink_to(process_handlers.__file__)
+    worker = shop.start("worker", "forking:q")
+    worker.line(READY)
+    job_id = shop.enqueue("fork")
+    assert shop.wait_for_status(job_id, "completed")["result"] == -signal.SIGTERM
+    job_id = shop.enqueue("note", {"text": "on"})
+    assert shop.wait_for_status(job_id, "completed")["result"] == "ON"
+    assert "draining" not in worker.text
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
 
 
 RUDE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -77,6 +78,26 @@ def hang_forked(path: str) -> None:
         threading.Event().wait()
     _write(path, f"{os.getpid()} {forked}")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_what_it_forked() -> int | None:
+    """As a pool of `multiprocessing` does at its end. None: it could not be ended."""
+    context = multiprocessing.get_context("fork")
+    began = context.Event()
+    forked = context.Process(target=_begin_and_stay, args=(began,))
+    forked.start()
+    began.wait(20)
+    forked.terminate()
+    forked.join(5)
+    exit_code = forked.exitcode
+    forked.kill()
+    forked.join()
+    return exit_code
+
+
+def _begin_and_stay(began: Any) -> None:
+    began.set()
+    threading.Event().wait()
 
 
 def wait_for_file(began: str, go: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 
 import pytest
@@ -231,10 +233,14 @@ async def test_process_that_dies_while_a_forked_one_keeps_its_socket_is_noticed(
     job = await handler.enqueue(str(path))
     assert await rig.ended(job) == ["dead"]
     assert "SIGKILL" in (await rig.view(job)).errors[0]["message"]
-    import os
-    import signal
-
     os.kill(int(path.read_text().split()[1]), signal.SIGKILL)
+
+
+async def test_what_a_process_handler_forked_can_be_ended_by_it(rig):
+    """The child leaves TERM to its worker; a pool of `multiprocessing` that did so, too, would never end."""
+    handler = rig.q.handle("h", elsewhere.end_what_it_forked, queue="q", mode="process")
+    rig.worker()
+    assert await (await handler.enqueue()).result(60) == -signal.SIGTERM
 
 
 # ── handlers that do not listen ───────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from psyqueue.kernel.signals import keep_from_forks
+
 T = TypeVar("T")
 
 ECHO_MS = 100
@@ -36,7 +38,10 @@ async def first_of(*futures: asyncio.Future[Any], limit_ms: float | None = None)
 
 
 def on_signal(number: signal.Signals, fn: Callable[[signal.Signals], None]) -> None:
-    """Call `fn(number)` on the running loop whenever the signal comes, once for all that come within `ECHO_MS`."""
+    """Call `fn(number)` on the running loop whenever the signal comes, once for all that come within `ECHO_MS`.
+
+    Processes that are forked from this one do not hear it so.
+    """
     loop = asyncio.get_running_loop()
     last_s = -math.inf
 
@@ -47,6 +52,7 @@ def on_signal(number: signal.Signals, fn: Callable[[signal.Signals], None]) -> N
         if not is_echo:
             fn(number)
 
+    keep_from_forks(number)
     try:
         loop.add_signal_handler(number, hear)
     except NotImplementedError:

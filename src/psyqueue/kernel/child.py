@@ -32,6 +32,7 @@ from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.options import read, read_name, refuse_conn
 from psyqueue.kernel.parameters import Parameters
+from psyqueue.kernel.signals import keep_from_forks
 from psyqueue.outcome import BadResult, Cancel, DeadLetter, Retry, Snooze, Verdict, error_json
 
 MAIN = "__psyqueue_main__"
@@ -49,6 +50,7 @@ class Child:
     def serve(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             # A function, not SIG_IGN: programs that the handler starts do not inherit it.
+            keep_from_forks(number)
             signal.signal(number, _leave_to_worker)
         threading.Thread(target=self._listen, name="psyqueue-child-ear", daemon=True).start()
         while True:
