@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -83,7 +84,7 @@ class _Wrapped:
 
     def __getattr__(self, verb: str) -> Any:
         real, faults = getattr(self._inner, verb), self._faults
-        if not asyncio.iscoroutinefunction(real):
+        if not inspect.iscoroutinefunction(real):
             return real
 
         async def call(*args: Any, **kwargs: Any) -> Any:
