@@ -225,6 +225,35 @@ async def test_failure_of_a_task_that_nobody_awaits_is_logged(caplog):
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
 
 
+async def test_failure_that_a_caller_hears_is_told_to_him_alone(caplog):
+    async def fail():
+        raise KeyError("heard")
+
+    with caplog.at_level(logging.ERROR):
+        with pytest.raises(KeyError):
+            await finish(fail(), on_cancel=lambda: None, limit_ms=1)
+        spawn(fail(), name="waited for in vain", is_awaited=True)
+        await turns(3)
+        gc.collect()
+    assert caplog.records == []
+
+
+async def test_failure_behind_a_cancel_that_goes_on_to_the_caller_is_logged(caplog):
+    cancelled = asyncio.Event()
+
+    async def fail():
+        await cancelled.wait()
+        raise KeyError("lost")
+
+    work = asyncio.create_task(finish(fail(), on_cancel=cancelled.set, limit_ms=60_000))
+    await turns(3)
+    work.cancel()
+    with caplog.at_level(logging.ERROR), pytest.raises(asyncio.CancelledError):
+        await work
+    await turns(3)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
+
+
 def test_call_into_a_closed_loop_is_nothing():
     loop = asyncio.new_event_loop()
     loop.close()

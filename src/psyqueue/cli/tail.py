@@ -154,7 +154,8 @@ async def _meant(queue: PsyQueue, terms: tuple[Term, ...], follower: Follower) -
 
 async def _until_news(queue: PsyQueue, job_ids: Sequence[str], interval_ms: int) -> None:
     """The interval, or less: until one of these jobs has ended."""
-    ended = spawn(queue.get_exposed("backend").wait((), tuple(job_ids)[:ITEMS_MAX], interval_ms), name="tail")
+    wait = queue.get_exposed("backend").wait((), tuple(job_ids)[:ITEMS_MAX], interval_ms)
+    ended = spawn(wait, name="tail", is_awaited=True)
     passed = spawn(SystemClock().sleep_ms(interval_ms), name="tail-interval")
     try:
         await asyncio.wait((ended, passed) if job_ids else (passed,), return_when=asyncio.FIRST_COMPLETED)

@@ -133,7 +133,7 @@ class WorkerProcess:
     async def _drain(self) -> int:
         """Within the grace, or at once after a second signal. 0, or the exit code of an end that was not clean."""
         self._is_ready = False
-        stopping = spawn(self._queue.stop(grace=self._plan.grace_ms / 1000), name="drain")
+        stopping = spawn(self._queue.stop(grace=self._plan.grace_ms / 1000), name="drain", is_awaited=True)
         again = spawn(self._stop_now.wait(), name="again")
         await first_of(stopping, again)
         again.cancel()

@@ -19,14 +19,16 @@ CUT_MS = 1_000
 _owned: set[asyncio.Task[Any]] = set()
 
 
-def spawn(coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None) -> asyncio.Task[T]:
-    """A task that is kept alive until it is done, and whose failure is logged if nobody looks at it.
+def spawn(
+    coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None, is_awaited: bool = False
+) -> asyncio.Task[T]:
+    """A task that is kept alive until it is done. Its failure is logged, unless the caller hears it (`is_awaited`).
 
     It runs in a copy of the caller's context, or in `context` itself.
     """
     task = asyncio.get_running_loop().create_task(coro, name=name, context=context)
     _owned.add(task)
-    task.add_done_callback(_disown)
+    task.add_done_callback(_hear if is_awaited else _report)
     return task
 
 
@@ -91,10 +93,17 @@ class Isolated:
             value = waits_for = None
 
 
-def _disown(task: asyncio.Task[Any]) -> None:
+def _report(task: asyncio.Task[Any]) -> None:
     _owned.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("background work failed", exc_info=error, extra={"work": task.get_name()})
+
+
+def _hear(task: asyncio.Task[Any]) -> None:
+    """Who was cancelled meanwhile does not need it, and asyncio would tell of it when the task is freed."""
+    _owned.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 async def finish(coro: Coroutine[Any, Any, T], *, on_cancel: Callable[[], None], limit_ms: float) -> T:
@@ -103,7 +112,7 @@ async def finish(coro: Coroutine[Any, Any, T], *, on_cancel: Callable[[], None],
     However often the caller is cancelled, the work is cut only at the limit; then CancelledError goes on. A plain
     `shield` and `await` loses the work at the second cancel (measured).
     """
-    task = spawn(coro, name="psyqueue-finish")
+    task = spawn(coro, name="psyqueue-finish", is_awaited=True)
     loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None
     deadline: float | None = None
@@ -123,6 +132,7 @@ async def finish(coro: Coroutine[Any, Any, T], *, on_cancel: Callable[[], None],
             is_cut, deadline = True, loop.time() + CUT_MS / 1000
             task.cancel()
     if cancelled is not None:
+        task.add_done_callback(_report)  # what goes on to the caller is the cancel
         raise cancelled
     return task.result()
 

@@ -130,7 +130,7 @@ class JobHandle(Struct, Generic[R_co], eq=False):
         It counts from when the waiting began: first wait, then look, so that none is missed.
         """
         self._core.require_running()
-        signal = spawn(self._core.backend.wait((), (self.id,), wait_ms), name="psyqueue-result")
+        signal = spawn(self._core.backend.wait((), (self.id,), wait_ms), name="psyqueue-result", is_awaited=True)
         try:
             yield signal
         finally:

@@ -236,7 +236,7 @@ class MovingBackend:
             async for received in store.subscribe(topics):
                 await inbox.put(received)
 
-        listeners = [spawn(listen(store), name="psyqueue-listen") for store in self.routes.reachable]
+        listeners = [spawn(listen(store), name="psyqueue-listen", is_awaited=True) for store in self.routes.reachable]
         for listener in listeners:
             listener.add_done_callback(lambda _: _end(inbox))
         try:

@@ -138,7 +138,7 @@ class Both:
         if len(homes) == 1:
             return await homes[0].wait(queues, job_ids, timeout_ms)
         slice_ms = min(timeout_ms, SLICE_MS)
-        waits = [spawn(home.wait(queues, job_ids, slice_ms), name="psyqueue-wait") for home in homes]
+        waits = [spawn(home.wait(queues, job_ids, slice_ms), name="psyqueue-wait", is_awaited=True) for home in homes]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             news = [wait.result() for wait in done]

@@ -106,7 +106,8 @@ class Kit:
             first=(Middleware("enqueue", "guard", self._run_inline, "testing"),) if self._mode == "inline" else (),
         )
         # Services of plugins sleep in the time of the test.
-        await spawn(rehearsal.start(), name="psyqueue-test-start", context=Scope(time).context())
+        context = Scope(time).context()
+        await spawn(rehearsal.start(), name="psyqueue-test-start", context=context, is_awaited=True)
         undo.push_async_callback(rehearsal.stop)
         undo.push_async_callback(engine.close)
         self._core.bus.on("job:*", self._note)
