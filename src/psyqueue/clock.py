@@ -57,7 +57,8 @@ def to_ms(option: str, value: Duration, *, minimum_ms: int = 0) -> int:
     Raises InvalidOption naming `option` for a wrong type, text, sign, NaN, or more than ten years.
     """
     duration_ms = _parse_ms(option, value)
-    if math.isnan(duration_ms) or duration_ms > DURATION_MS_MAX:
+    # NaN compares as false with everything; a number too large for a float must not meet one.
+    if not duration_ms <= DURATION_MS_MAX:
         raise InvalidOption(option, value, "is not a duration of at most ten years", _HOW)
     if duration_ms < minimum_ms:
         raise InvalidOption(option, value, f"is less than {minimum_ms} ms", _HOW)

@@ -77,14 +77,21 @@ def _is_secret(option: str) -> bool:
     return any(word in option.lower() for word in ("pass", "word", "pwd", "secret"))
 
 
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as exc:  # noqa: BLE001 - a foreign __repr__, or a number of more digits than Python writes
+        return f"<{type(value).__name__}, whose repr() fails: {type(exc).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 class InvalidOption(ConfigError):
     """`option` and `value` name what was given; the value of a password is not shown."""
 
     CODE: ClassVar[str] = "INVALID_OPTION"
 
     def __init__(self, option: str, value: object, problem: str, way_out: str = "") -> None:
-        shown = "'***'" if _is_secret(option) else repr(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        shown = "'***'" if _is_secret(option) else _shown(value)
         text = f"option {option}={shown}: {problem}" + (f". {way_out}" if way_out else "")
         super().__init__(text, option=option, value=shown)
         self.option = option
@@ -210,11 +217,12 @@ class IdConflict(DuplicateJobError):
 
 
 class KeyConflict(DuplicateJobError):
-    """The idempotency or unique key belongs to a job with other content, or to a live one."""
+    """The idempotency or unique key belongs to a job with other content, or to a live one; `key` as it was given."""
 
     CODE: ClassVar[str] = "KEY_CONFLICT"
 
     def __init__(self, key: str, existing_job_id: str, kind: Literal["idempotency", "unique"]) -> None:
+        key = key.rpartition("\x1f")[2]  # stores keep it behind its tenant
         why = "was used with other content" if kind == "idempotency" else "is held by a live job"
         super().__init__(f"{kind} key {key!r} {why}: job {existing_job_id!r}", existing_job_id, key=key)
         self.key = key

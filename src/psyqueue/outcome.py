@@ -26,7 +26,7 @@ from psyqueue.errors import PayloadError, PsyQueueError
 from psyqueue.job import ERROR_BYTES_MAX
 
 MESSAGE_CHARS_MAX = 2_000
-"""Of an error's text: the traceback needs the rest of the room."""
+"""Of an error's text, since the traceback needs the rest of the room; and of the reason of a verdict."""
 
 
 class Verdict(Exception):
@@ -232,8 +232,8 @@ def _clean(text: str) -> str:
 
 
 def _kept(reason: str) -> str:
-    """As every store can keep it: PostgreSQL has no text with a NUL."""
-    return _clean(reason).replace("\0", "\\x00")
+    """As every store can keep it: PostgreSQL has no text with a NUL, and it is read with every look at the job."""
+    return _clean(reason[:MESSAGE_CHARS_MAX]).replace("\0", "\\x00")[:MESSAGE_CHARS_MAX]
 
 
 def _fitted(fields: dict[str, Any]) -> bytes:

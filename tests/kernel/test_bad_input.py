@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from psyqueue import Cancel, Context, DeadLetter, InvalidOption, JobNotFound, PayloadError, PsyQueue
+from psyqueue import Cancel, Context, DeadLetter, InvalidOption, JobNotFound, KeyConflict, PayloadError, PsyQueue
 from psyqueue.backends import memory, postgres, redis, sqlite
 
 AWKWARD = [
@@ -98,7 +99,7 @@ async def test_what_can_be_no_name_is_not_found(q: PsyQueue, name: str) -> None:
         await q.jobs(queue=name)
 
 
-@pytest.mark.parametrize("text", ["a\0b", "\ud800", "'\"%s\\", "🚚" * 3_000], ids=ascii)
+@pytest.mark.parametrize("text", ["a\0b", "a\nb", "\ud800", "'\"%s\\", "🚚" * 3_000, "\0" * 3_000], ids=ascii)
 async def test_whatever_a_handler_says_its_job_ends(q: PsyQueue, text: str) -> None:
     """As an error, as the reason of a verdict, as a result."""
 
@@ -122,8 +123,41 @@ async def test_whatever_a_handler_says_its_job_ends(q: PsyQueue, text: str) -> N
     for name in ("raise", "bury", "cancel", "return"):
         job = await q.enqueue(name, {})
         assert await q.process_next("q")
-        ends.append((await job.refresh()).status)
+        view = await job.refresh()
+        ends.append(view.status)
+        # It stands in the row that every look at the job reads.
+        assert len(view.reason) <= 2_000
+        assert view.reason[:1] == text[:1] or name not in ("bury", "cancel") or not text.isprintable()
     assert ends == ["dead", "dead", "cancelled", "dead" if text == "\ud800" else "completed"]
+
+
+@pytest.mark.parametrize("keyed", ["idempotency_key", "unique_key"])
+async def test_a_conflict_names_the_key_as_it_was_given(q: PsyQueue, keyed: str) -> None:
+    options: dict[str, Any] = {keyed: "order-7", "tenant": "acme"}
+    if keyed == "unique_key":
+        options["on_conflict"] = "reject"
+    await q.enqueue("echo", 1, **options)
+    with pytest.raises(KeyConflict, match="key 'order-7'") as caught:
+        await q.enqueue("echo", 2, **options)
+    assert caught.value.key == "order-7"
+
+
+class Place(str, Enum):  # noqa: UP042 - what older programs have, and what `str()` does not give the value of
+    QUEUE = "mails"
+    HANDLER = "send"
+
+
+async def test_a_member_of_a_text_enumeration_counts_as_its_value_everywhere(q: PsyQueue) -> None:
+    @q.handle(Place.HANDLER, queue=Place.QUEUE)
+    async def send() -> None: ...
+
+    await send.enqueue()
+    await q.enqueue(Place.HANDLER, {}, queue=Place.QUEUE, lane=Place.QUEUE, tenant=Place.QUEUE, id=Place.QUEUE)
+    found = await q.jobs(queue=Place.QUEUE, name=Place.HANDLER)
+    assert {(each.name, each.queue) for each in found} == {("send", "mails")}
+    assert all(type(text) is str for each in found for text in (each.name, each.queue, each.id))
+    assert await q.process_next(Place.QUEUE)
+    assert await q.process_next("mails")
 
 
 @pytest.mark.parametrize("text", ["\0", "%", "_", "'", "\\", "*", "[a"], ids=ascii)

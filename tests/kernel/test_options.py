@@ -216,6 +216,14 @@ def test_options_that_make_no_sense_together_are_refused(given, option):
     assert caught.value.option == option
 
 
+@pytest.mark.parametrize("digits", [400, 5_000])
+@pytest.mark.parametrize("option", ["delay", "priority", "max_retries"])
+def test_number_beyond_every_float_and_every_text_is_refused_as_any_other(option, digits):
+    for value in (10**digits, -(10**digits)):
+        with pytest.raises(InvalidOption, match=option):
+            read({option: value})
+
+
 def test_unknown_option_names_the_one_that_was_meant():
     with pytest.raises(InvalidOption, match="Did you mean priority"):
         read({"priorty": 1})

@@ -118,7 +118,7 @@ class PsyQueue:
         """
         if callable(name):
             raise ConfigError("handle takes the job's name first: write @q.handle('name'), with parentheses")
-        read_name("name", name)
+        name = read_name("name", name)
 
         def register(function: Callable[..., Any]) -> Handler[..., Any]:
             spec = make_spec(name, function, options)

@@ -329,9 +329,10 @@ class Enqueuer:
 
     def _job(self, draft: Draft, given: Given) -> NewJob:
         """The seam's job of a draft, everything checked."""
-        read_name("id", draft.id)
-        read_name("queue", draft.queue)
+        draft.id = read_name("id", draft.id)
+        draft.queue = read_name("queue", draft.queue)
         spec = self._find(draft.name)
+        draft.name = read_name("name", draft.name)
         if spec is None:
             template, retries = Template(draft.name, draft.queue), MAX_RETRIES_DEFAULT
             content = Content(draft.id, template, draft.payload, retries, parent_id=draft.parent_id)

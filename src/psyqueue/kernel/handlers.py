@@ -198,7 +198,7 @@ HANDLE_DEFAULTS: HandleOptions = {
 
 def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> HandlerSpec:
     """Check a registration. Raises InvalidOption or ConfigError naming the handler."""
-    read_name("name", name)
+    name = read_name("name", name)
     for option, value in options.items():
         if option not in HANDLE_DEFAULTS:
             known = f"There are {', '.join(HANDLE_DEFAULTS)}"

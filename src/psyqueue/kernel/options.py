@@ -239,11 +239,11 @@ _NOT_CONTENT = frozenset(("id", "conn", "queue", "idempotency_key", "idempotency
 
 # ── readers: (option, value) → plain value, or InvalidOption ──────────────────────────────────────────────────────────
 def read_name(option: str, value: Any) -> str:
-    """A queue, job, lane, tenant, id or key."""
+    """A queue, job, lane, tenant, id or key; of a `str` enumeration's member its value, which `str()` may not give."""
     problem = name_problem(value)
     if problem:
         raise InvalidOption(option, value, problem)
-    return str(value)
+    return str.__str__(value)
 
 
 def read_int(option: str, value: Any, low: int, high: int) -> int:
@@ -264,9 +264,10 @@ def read_bool(option: str, value: Any) -> bool:
 
 def read_choice(option: str, value: Any, choices: Iterable[str]) -> str:
     """One of a closed list."""
-    if value not in (listed := tuple(choices)):
-        raise InvalidOption(option, value, f"is none of {', '.join(listed)}")
-    return str(value)
+    for choice in (listed := tuple(choices)):
+        if value == choice:
+            return choice
+    raise InvalidOption(option, value, f"is none of {', '.join(listed)}")
 
 
 def read_strategy(option: str, value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 import msgspec
 
@@ -15,7 +15,7 @@ from psyqueue.clock import Duration, to_at_ms
 from psyqueue.errors import InvalidOption
 from psyqueue.job import STATUSES, Status, name_problem
 from psyqueue.kernel.context import progress_key
-from psyqueue.kernel.options import read_int, read_name, read_positive_ms
+from psyqueue.kernel.options import read_choice, read_int, read_name, read_positive_ms
 from psyqueue.kernel.views import JobView, Page, view_of
 
 if TYPE_CHECKING:
@@ -159,11 +159,7 @@ def _names(option: str, given: Any) -> tuple[str, ...]:
 
 
 def _statuses(given: Any) -> tuple[Status, ...]:
-    statuses = _several("status", given)
-    for status in statuses:
-        if status not in STATUSES:
-            raise InvalidOption("status", status, f"is none of {', '.join(get_args(Status))}")
-    return tuple(statuses)
+    return tuple(cast("Status", read_choice("status", status, STATUSES)) for status in _several("status", given))
 
 
 def _several(option: str, given: Any) -> tuple[Any, ...]:
