@@ -56,6 +56,18 @@ class PsyQueueError(Exception):
         self.enqueued: Sequence[Any] = ()
         """Of an error of `enqueue_bulk`: the handles of the chunks that were written before it."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `copy` and `pickle`, which would call the class with the text alone. Handles stay in their process."""
+        own = {"context": dict(self.context), "enqueued": ()}
+        return _remade, (type(self), self.args, {**self.__dict__, **own})
+
+
+def _remade(kind: type[PsyQueueError], args: tuple[Any, ...], fields: dict[str, Any]) -> PsyQueueError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
 
 class _Coded(PsyQueueError):
     """A class with a code of its own; keyword arguments become the context."""
@@ -254,7 +266,7 @@ class RateLimitError(Refused):
 
 
 class QueueFull(Refused):
-    """The queue, or the lane, holds as many unstarted jobs as its limit allows."""
+    """The queue, or the lane (None: the queue), holds as many unstarted jobs as its limit allows."""
 
     CODE: ClassVar[str] = "QUEUE_FULL"
 
@@ -263,8 +275,12 @@ class QueueFull(Refused):
         super().__init__(
             f"{where} holds its limit of {limit} unstarted jobs. Try later, or raise pending_max",
             queue=queue,
+            lane=lane,
             limit=limit,
         )
+        self.queue = queue
+        self.lane = lane
+        self.limit = limit
 
 
 class StateConflict(Refused):

@@ -6,22 +6,28 @@ import asyncio
 
 import pytest
 
-from psyqueue import InvalidOption, KeyConflict, NamespaceMoved, StoreFull, StoreUnavailable
-from psyqueue.backend import Enqueued, NewJob
+from psyqueue import InvalidOption, KeyConflict, NamespaceMoved, QueueFull, StoreFull, StoreUnavailable
+from psyqueue.backend import Enqueued, Idempotency, NewJob
 from psyqueue.kernel.coalescer import CROWD, Coalescer
 from psyqueue.kernel.ops import Channel
 from support.kernel import FakeClock, next_turn
 
 
-def job(name, size=2):
-    return NewJob(id=str(name), queue="q", name="n", payload=b"x" * size)
+def job(name, size=2, **fields):
+    return NewJob(id=str(name), name="n", payload=b"x" * size, **{"queue": "q", **fields})
 
 
 class Store:
-    """Answers when `gate` is open. `refuses` maps a job id to the error of every call that holds it."""
+    """Answers when `gate` is open. `refuses` maps a job id to the error of every call that holds it.
+
+    `room` maps a queue, or a queue and a lane, to how many more it takes. `looks` are ids that were looked for.
+    """
 
     def __init__(self):
         self.calls = []
+        self.room = {}
+        self.there = set()
+        self.looks = []
         self.turns = []
         self.in_flight = {}
         self.gate = asyncio.Event()
@@ -40,7 +46,26 @@ class Store:
         for each in jobs:
             if each.id in self.refuses:
                 raise self.refuses[each.id]
+        self.take_in(jobs)
         return tuple(Enqueued(each.id, True, "pending") for each in jobs)
+
+    def take_in(self, jobs):
+        """All or none."""
+        room = dict(self.room)
+        for each in jobs:
+            if each.id in self.there:
+                continue
+            for place in ((each.queue, None), (each.queue, each.lane)):
+                if place in room:
+                    room[place] -= 1
+                    if room[place] < 0:
+                        raise QueueFull(place[0], place[1], 7)
+        self.room = room
+        self.there.update(each.id for each in jobs)
+
+    async def look(self, ids):
+        self.looks.append(list(ids))
+        return [each if each in self.there else None for each in ids]
 
 
 @pytest.fixture
@@ -50,14 +75,14 @@ def store():
 
 @pytest.fixture
 def coalescer(store):
-    return Coalescer([Channel("c", 1, clock=FakeClock(), chance=lambda: 0.5)], store.send)
+    return Coalescer([Channel("c", 1, clock=FakeClock(), chance=lambda: 0.5)], store.send, store.look)
 
 
 @pytest.fixture
 def sharing(store):
     """For a store that takes in two calls beside each other."""
     channels = [Channel("c", number, clock=FakeClock(), chance=lambda: 0.5) for number in (1, 2)]
-    return Coalescer(channels, store.send)
+    return Coalescer(channels, store.send, store.look)
 
 
 async def gather_behind(coalescer, store, batches):
@@ -104,7 +129,7 @@ async def test_callers_that_come_back_at_once_go_together_again(coalescer, store
         await next_turn()
         return await held(op, jobs)
 
-    coalescer._send = answers_later
+    coalescer._send = coalescer._calls._send = answers_later
     await asyncio.gather(*(caller(n) for n in range(100)))
     assert len(store.calls) <= 12
 
@@ -141,8 +166,88 @@ async def test_wrong_option_found_by_the_store_is_for_its_caller_only(coalescer,
 async def test_what_holds_for_everybody_is_told_to_everybody_after_one_call(coalescer, store, error):
     store.refuses["a"] = error
     results = await gather_behind(coalescer, store, [(job("a"),), (job("b"),)])
-    assert results == [error, error]
+    assert [(type(each), str(each)) for each in results] == [(type(error), str(error))] * 2
+    assert results[0] is not results[1], "who catches one may add to it"
     assert len(store.calls) == 2
+
+
+async def test_whoever_waits_is_cancelled_with_the_call_that_carries_him(coalescer, store):
+    """At the end of a loop, among others after a refusal: nobody is left waiting for ever."""
+    store.refuses["a"] = KeyConflict("k", "other", "unique")
+    store.gate.clear()
+    first = asyncio.ensure_future(coalescer.submit((job("first"),)))
+    await next_turn()
+    callers = [asyncio.ensure_future(coalescer.submit((job(name),))) for name in "abc"]
+    await next_turn()
+    held, store.gate = store.gate, asyncio.Event()
+    held.set()
+    await first
+    for opens in (True, False):
+        while not store.in_flight:
+            await next_turn()
+        if opens:
+            held, store.gate = store.gate, asyncio.Event()
+            held.set()
+            await next_turn()
+    (serving,) = [task for task in asyncio.all_tasks() if task.get_name() == "psyqueue-enqueue"]
+    serving.cancel()
+    results = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 5)
+    assert [type(each) for each in results] == [asyncio.CancelledError] * 3
+
+
+# ── a queue that is full ──────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("room", [0, 1, 7, 250, 498, 499])
+async def test_a_crowd_at_a_full_queue_is_turned_away_by_a_few_calls(coalescer, store, room):
+    """Alone each would need a call of its own. Whoever came first gets what room there is."""
+    store.room[("q", None)] = 1 + room
+    results = await gather_behind(coalescer, store, [(job(n),) for n in range(500)])
+    assert [isinstance(each, QueueFull) for each in results] == [False] * room + [True] * (500 - room)
+    assert len(store.there) == 1 + room
+    assert len(store.calls) + len(store.looks) <= 22
+
+
+async def test_who_asks_for_a_job_that_is_there_needs_no_room(coalescer, store):
+    store.room[("q", None)] = 1
+    store.there |= {"known", "key"}
+    keyed = {"idempotency": Idempotency("k", 1_000)}
+    batches = [(job(n),) for n in range(100)] + [(job("known"),), (job("key", **keyed),), (job("new key", **keyed),)]
+    results = await gather_behind(coalescer, store, batches)
+    assert all(isinstance(each, QueueFull) for each in results[:100])
+    assert [each.job_id for reply in results[100:102] for each in reply] == ["known", "key"]
+    assert isinstance(results[102], QueueFull)
+    assert len(store.calls) <= 20
+
+
+async def test_a_full_queue_or_lane_is_no_matter_of_the_others(coalescer, store):
+    store.room |= {("q", None): 3, ("r", "t"): 0}
+    batches = [
+        (job("other", queue="s"),),
+        (job("two", queue="q"), job("too many", queue="q"), job("of three", queue="q")),
+        (job("lane", queue="r", lane="t"),),
+        (job("other lane", queue="r", lane="u"), job("fits")),
+        (job("fits, too"),),
+        (job("late"),),
+    ]
+    results = await gather_behind(coalescer, store, batches)
+    assert [isinstance(each, QueueFull) for each in results] == [False, True, True, False, False, True]
+    assert [(each.queue, each.lane) for each in results if isinstance(each, QueueFull)][1] == ("r", "t")
+
+
+async def test_another_refusal_behind_a_full_queue_is_its_callers_own(coalescer, store):
+    store.room[("q", None)] = 3
+    store.refuses["bad"] = KeyConflict("k", "other", "unique")
+    results = await gather_behind(coalescer, store, [(job(name),) for name in ("a", "b", "c", "bad")])
+    assert [type(each) for each in results] == [tuple, tuple, QueueFull, KeyConflict]
+
+
+async def test_a_store_that_cannot_be_looked_at_is_asked_for_each(coalescer, store):
+    async def away(ids):
+        raise StoreUnavailable("away")
+
+    coalescer._calls._look = away
+    store.room[("q", None)] = 1
+    results = await gather_behind(coalescer, store, [(job(n),) for n in range(8)])
+    assert all(isinstance(each, QueueFull) for each in results)
 
 
 async def test_error_of_the_first_call_is_its_own(coalescer, store):
@@ -258,7 +363,7 @@ async def test_many_callers_are_shared_out_over_two_calls_and_stay_so(sharing, s
             (reply,) = await sharing.submit((job(n),))
             assert reply.job_id == str(n)
 
-    sharing._send = answers_when_told
+    sharing._send = sharing._calls._send = answers_when_told
     callers = asyncio.gather(*(caller(n) for n in range(4 * CROWD)))
     seen = []
     while not callers.done():

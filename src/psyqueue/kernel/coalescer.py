@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from psyqueue.backend import Enqueued, NewJob, Op
+from psyqueue.backend import Enqueued, NewJob
 from psyqueue.backend.bounds import CALL_BYTES_MAX, ITEMS_MAX
-from psyqueue.errors import ConfigError, NamespaceFrozen, Refused
-from psyqueue.kernel.aio import spawn
+from psyqueue.kernel.aio import next_turn, spawn
 from psyqueue.kernel.ops import Channel
-
-_Caller: TypeAlias = tuple[Sequence[NewJob], "asyncio.Future[Sequence[Enqueued]]"]
-Send: TypeAlias = Callable[[Op, Sequence[NewJob]], Awaitable[Sequence[Enqueued]]]
+from psyqueue.kernel.shared_calls import Caller, Look, Send, SharedCalls, fail
 
 CROWD: Final = 25
 """Callers that are worth a call of their own beside one in flight; fewer wait for it, and go with whoever comes."""
@@ -36,13 +33,14 @@ class Coalescer:
     its call itself, without a task in between.
     """
 
-    def __init__(self, channels: Iterable[Channel], send: Send) -> None:
-        """As many calls are in flight at once as there are channels."""
+    def __init__(self, channels: Iterable[Channel], send: Send, look: Look) -> None:
+        """As many calls are in flight at once as there are channels. The others are those of SharedCalls."""
         self._free = list(channels)
         """Those without a call in flight."""
         self._calls_max = len(self._free)
         self._send = send
-        self._waiting: deque[_Caller] = deque()
+        self._calls = SharedCalls(send, look)
+        self._waiting: deque[Caller] = deque()
         self._flying = 0
         """Callers whose calls are in flight."""
         self._drained: asyncio.Future[None] | None = None
@@ -87,18 +85,19 @@ class Coalescer:
         spawn(self._serve(self._free.pop()), name="psyqueue-enqueue")
 
     async def _serve(self, channel: Channel) -> None:
+        callers: list[Caller] = []
         try:
             while self._waiting and (not self._flying or len(self._waiting) >= CROWD):
                 callers = self._next_callers()
                 self._flying += len(callers)
                 try:
-                    await self._send_together(channel, callers)
+                    await self._calls.make(channel, callers)
                 finally:
                     self._flying -= len(callers)
                 # Those who were served may have come back by the next turn of the loop: then they go together.
-                await _NextTurn()
+                await next_turn()
         except BaseException as exc:
-            _fail(self._waiting, exc if isinstance(exc, Exception) else asyncio.CancelledError())
+            fail([*callers, *self._waiting], exc if isinstance(exc, Exception) else asyncio.CancelledError())
             self._waiting.clear()
             raise
         finally:
@@ -109,9 +108,9 @@ class Coalescer:
         if self._drained is not None and not self._drained.done() and len(self._free) == self._calls_max:
             self._drained.set_result(None)
 
-    def _next_callers(self) -> list[_Caller]:
+    def _next_callers(self) -> list[Caller]:
         """As many as fit into one step, in order of arrival; of a crowd an even share for each call."""
-        callers: list[_Caller] = []
+        callers: list[Caller] = []
         items = size = 0
         share = max(CROWD, -(-(self._flying + len(self._waiting)) // self._calls_max))
         while self._waiting and len(callers) < share:
@@ -126,45 +125,3 @@ class Coalescer:
                 break
             callers.append(self._waiting.popleft())
         return callers
-
-    async def _send_together(self, channel: Channel, callers: list[_Caller]) -> None:
-        if not callers:
-            return
-        together = [job for jobs, _ in callers for job in jobs]
-        try:
-            replies = await channel.run(lambda op: self._send(op, together))
-        except (Refused, ConfigError) as exc:
-            if len(callers) == 1 or isinstance(exc, NamespaceFrozen):
-                _fail(callers, exc)
-                return
-            for caller in callers:
-                await self._send_together(channel, [] if caller[1].done() else [caller])
-        except Exception as exc:  # noqa: BLE001 - it belongs to the callers, each of them gets it
-            _fail(callers, exc)
-        except BaseException:
-            _fail(callers, asyncio.CancelledError())
-            raise
-        else:
-            start = 0
-            for jobs, reply in callers:
-                end = start + len(jobs)
-                if not reply.done():
-                    reply.set_result(replies[start:end])
-                start = end
-
-
-def _fail(callers: Iterable[_Caller], error: BaseException) -> None:
-    for _, reply in callers:
-        if reply.done():
-            continue
-        if isinstance(error, asyncio.CancelledError):
-            reply.cancel()
-        else:
-            reply.set_exception(error)
-
-
-class _NextTurn:
-    """Awaiting it lets everything that is ready run once."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield

@@ -78,7 +78,7 @@ class Enqueuer:
     def __init__(self, core: Core) -> None:
         self._core = core
         channels = [core.new_channel() for _ in range(core.backend.capabilities.enqueues_at_once)]
-        self._coalescer = Coalescer(channels, core.backend.enqueue)
+        self._coalescer = Coalescer(channels, core.backend.enqueue, core.backend.get)
         self._warned: set[str] = set()
 
     # ── one ───────────────────────────────────────────────────────────────────────────────────────────────────────
