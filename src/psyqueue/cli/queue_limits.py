@@ -35,7 +35,7 @@ def _retention(context: click.Context, parameter: click.Parameter, text: str | N
     if text is None or text == NONE:
         return text
     age, colon, count = text.rpartition(":")
-    if not colon or not count.isdigit():
+    if not colon or not count.isdecimal():
         raise click.BadParameter(f"{text!r} is neither AGE:COUNT, e.g. 7d:10000, nor {NONE!r}", context, parameter)
     return age, int(count)
 

@@ -50,7 +50,7 @@ def read_pools(text: str | None, concurrency: int) -> tuple[Pool, ...]:
     common: list[str] = []
     for item in (part.strip() for part in (text or "").split(",") if part.strip()):
         queue, colon, slots = item.rpartition(":")
-        if colon and slots.isdigit():
+        if colon and slots.isdecimal():
             own.append(Pool(queues=(_queue(queue),), concurrency=_check("queues", int(slots), item)))
         else:
             common.append(_queue(item))
