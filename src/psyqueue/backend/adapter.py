@@ -188,7 +188,8 @@ class BackendAdapter(Protocol):
     ) -> None:
         """Replace the settings of each (queue, lane); with `only` just these (names of `SETTINGS`), the others stay.
 
-        So that two who change different settings at once both have their way.
+        So that two who change different settings at once both have their way. What is all back at the defaults is
+        forgotten, with its place in `queues` and `lane_limits` and what its start rate had used up.
         """
         ...
 

@@ -142,6 +142,11 @@ def limits_over(before: Limits | None, wanted: Limits, only: Sequence[str]) -> L
     return replace(base, **{name: getattr(wanted, name) for name in only})
 
 
+def are_defaults(limits: Limits) -> bool:
+    """A store keeps nothing of them."""
+    return limits == Limits(queue=limits.queue, lane=limits.lane)
+
+
 class Schedule(Struct, frozen=True, kw_only=True):
     """A definition of repeated work; `spec` is JSON of the scheduler's own. `version` grows with each put."""
 

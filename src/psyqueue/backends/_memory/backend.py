@@ -54,7 +54,7 @@ from psyqueue.backend.bounds import (
     check_moved,
     check_outcomes,
 )
-from psyqueue.backend.reading import limits_over
+from psyqueue.backend.reading import are_defaults, limits_over
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._memory import check, fence, intake, lifecycle, maintenance, moving, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
@@ -280,8 +280,13 @@ class MemoryBackend:
         def act(store: Store, now_ms: int) -> None:
             fence.require_change(store)
             for each in limits:
-                before = store.limits.get((each.queue, each.lane))
-                store.limits[each.queue, each.lane] = limits_over(before, each, only)
+                place = (each.queue, each.lane)
+                wanted = limits_over(store.limits.get(place), each, only)
+                if are_defaults(wanted):
+                    store.limits.drop(place)
+                    store.buckets.drop(place)
+                else:
+                    store.limits[place] = wanted
                 store.touched_queues.add(each.queue)
             intake.apply_effects(store, effects, now_ms)
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from psyqueue.backend import UNTIL_RESUMED, Limits
-from psyqueue.backend.reading import limits_over
+from psyqueue.backend.reading import are_defaults, limits_over
 from psyqueue.backend.state_rules import TOKEN_UNITS, refilled, wait_ms
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import ACTIVE, PENDING, SCHEDULED, WAITING, Step
@@ -89,31 +89,38 @@ def limited(step: Step, queue: str, lane: str | None) -> Limited | None:
     return None if row is None else Limited(step, row)
 
 
-def put_limits(step: Step, limits: Sequence[Limits], only: Sequence[str] = ()) -> None:
-    step.has_limits = True
+def change_limits(step: Step, limits: Sequence[Limits], only: Sequence[str]) -> None:
     for wanted in limits:
         found = limited(step, wanted.queue, wanted.lane) if only else None
         each = limits_over(None if found is None else found.limits, wanted, only)
-        retained = (
-            None if kept is None else msgspec.json.encode(kept).decode()
-            for kept in (each.retain_ended, each.retain_dead)
-        )
-        step.run(
-            SQL["limits.put"],
-            (
-                each.queue,
-                each.lane is not None,
-                each.lane or "",
-                each.paused_until_ms,
-                each.weight,
-                each.active_max,
-                each.starts_per_minute,
-                each.starts_burst,
-                each.pending_max,
-                *retained,
-            ),
-        )
+        if are_defaults(each):
+            step.run(SQL["limits.forget"], (each.queue, each.lane is not None, each.lane or ""))
+        else:
+            put_limits(step, each)
         step.touched.add(each.queue)
+
+
+def put_limits(step: Step, limits: Limits) -> None:
+    step.has_limits = True
+    retained = (
+        None if kept is None else msgspec.json.encode(kept).decode()
+        for kept in (limits.retain_ended, limits.retain_dead)
+    )
+    step.run(
+        SQL["limits.put"],
+        (
+            limits.queue,
+            limits.lane is not None,
+            limits.lane or "",
+            limits.paused_until_ms,
+            limits.weight,
+            limits.active_max,
+            limits.starts_per_minute,
+            limits.starts_burst,
+            limits.pending_max,
+            *retained,
+        ),
+    )
 
 
 def is_paused(limits: Limits | None, now_ms: int) -> bool:

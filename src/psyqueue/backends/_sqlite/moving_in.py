@@ -168,7 +168,8 @@ def _raise_numbers(step: Step, numbers: Numbers) -> int:
 def _import_limits(step: Step, limits: Limits) -> int:
     if limited(step, limits.queue, limits.lane) is not None:
         return 0
-    put_limits(step, (limits,))
+    put_limits(step, limits)
+    step.touched.add(limits.queue)
     return 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from psyqueue.backend import Amended, Change, Done, Effects, Enqueued, Filter, Limits, Mode, NewJob, Schedule
 from psyqueue.backends._sqlite import intake, lifecycle, operating
 from psyqueue.backends._sqlite.effects import apply_effects
-from psyqueue.backends._sqlite.limits import put_limits
+from psyqueue.backends._sqlite.limits import change_limits
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import Step
 from psyqueue.errors import StateConflict
@@ -50,7 +50,7 @@ def amend(step: Step, where: Filter, change: Change, cursor: str | None, limit: 
 
 def set_limits(step: Step, limits: Sequence[Limits], effects: Effects, only: Sequence[str]) -> None:
     step.require_change()
-    put_limits(step, limits, only)
+    change_limits(step, limits, only)
     apply_effects(step, effects)
 
 

@@ -312,7 +312,7 @@ async def test_limits_of_lanes_are_read_back_as_they_were_put(store: Store) -> N
         Limits(queue="q", active_max=9),
         Limits(queue="q", lane="", paused_until_ms=UNTIL_RESUMED),
         Limits(queue="q", lane="t", paused_until_ms=await store.now_ms() + 1_000, **every),
-        Limits(queue="q", lane="u"),
+        Limits(queue="q", lane="u", retain_dead=None),
     ]
     await store.backend.put_limits(store.op(), put_ones)
     assert await lanes_of(store) == put_ones[1:]
@@ -321,6 +321,55 @@ async def test_limits_of_lanes_are_read_back_as_they_were_put(store: Store) -> N
     await store.add("a", lane="v")
     assert [limits.lane for limits in await lanes_of(store)] == ["", "t", "u"], "only those that were given some"
     assert await lanes_of(store, "other") == []
+
+
+@WHERE
+@pytest.mark.parametrize("only", [(), ("active_max", "starts_per_minute")], ids=["all", "some"])
+async def test_what_is_all_back_at_the_defaults_is_forgotten(
+    store: Store, lane: str | None, only: tuple[str, ...]
+) -> None:
+    """A store whose tenants come and go would keep a trace of each."""
+    given = Limits(queue="r", lane=lane, active_max=1, starts_per_minute=1)
+    await store.backend.put_limits(store.op(), (given, Limits(queue="q", active_max=1)))
+    await store.add("a", queue="r", lane=lane or "")
+    assert await store.dequeue_ids("r") == ["a"]
+    lifted = Limits(queue="r", lane=lane)
+    await store.backend.put_limits(store.op(), (lifted,), only=only)
+    assert await lanes_of(store, "r") == []
+    assert await limits_of(store.backend, "r", lane) == lifted
+    exported = await store.backend.export_part("limits", None, PAGE_MAX)
+    assert exported.items == (Limits(queue="q", active_max=1),)
+    # With it goes what its rate had used up.
+    await store.backend.put_limits(store.op(), (given,), only=("starts_per_minute",))
+    await store.add("b", queue="r", lane=lane or "")
+    assert await store.dequeue_ids("r") == ["b"]
+
+
+@WHERE
+async def test_limits_that_are_lifted_where_there_were_none_change_nothing(store: Store, lane: str | None) -> None:
+    """A step that changed nothing records nothing: an older one of its channel may still come again."""
+    first = store.op()
+    lifted = (Limits(queue="r", lane=lane),)
+    await store.backend.enqueue(first, (job("a"),))
+    await store.backend.put_limits(store.op(), lifted)
+    assert [each.created for each in await store.backend.enqueue(first, (job("a"),))] == [True]
+
+
+@WHERE
+async def test_a_queue_without_jobs_is_known_as_long_as_it_has_limits(store: Store, lane: str | None) -> None:
+    other = None if lane is not None else "u"
+
+    async def known() -> list[str]:
+        return [info.queue for info in (await store.backend.queues("r", None, PAGE_MAX))[0]]
+
+    await store.backend.put_limits(store.op(), [Limits(queue="r", lane=each, weight=2) for each in (lane, other)])
+    assert await known() == ["r"]
+    await store.backend.put_limits(store.op(), (Limits(queue="r", lane=lane),))
+    assert await known() == ["r"]
+    await store.backend.put_limits(store.op(), (Limits(queue="r", lane=other),))
+    assert await known() == []
+    await store.add("a", queue="r")
+    assert await known() == ["r"]
 
 
 async def test_limits_of_lanes_are_listed_by_lane_by_prefix_and_in_pages(store: Store) -> None:

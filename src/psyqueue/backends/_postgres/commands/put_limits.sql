@@ -1,4 +1,4 @@
--- Replace the settings of queues and lanes, or just some of them.
+-- Replace the settings of queues and lanes, or just some of them; what is all back at the defaults is forgotten.
 -- Params: op; for each as arrays: queue, lane (NULL: of the queue), and the settings (retention as ms and count, NULL = keep
 --   all); the names of those to be replaced, none: all; effects with their cargo and keys.
 -- Returns: an empty text.
@@ -14,6 +14,7 @@ DECLARE
     t record;
     c record;
     v_all boolean := cardinality(p_only) = 0;
+    v_was_there boolean;
 BEGIN
     t := begin_turn(p_client, p_channel, p_turn, 'put_limits');
     IF t.reply IS NOT NULL THEN
@@ -25,6 +26,10 @@ BEGIN
         PERFORM lock_keys(p_keys);
     END IF;
     FOR i IN 1 .. cardinality(p_queues) LOOP
+        v_was_there := EXISTS (
+            SELECT 1 FROM limits AS l
+            WHERE l.queue = p_queues[i] AND l.is_lane = (p_lanes[i] IS NOT NULL) AND l.lane = coalesce(p_lanes[i], '')
+        );
         INSERT INTO limits AS l (
             queue, is_lane, lane, paused_until_ms, weight, active_max, starts_per_minute, starts_burst, pending_max,
             retain_ended, retain_dead
@@ -41,7 +46,13 @@ BEGIN
             pending_max = CASE WHEN v_all OR 'pending_max' = ANY (p_only) THEN excluded.pending_max ELSE l.pending_max END,
             retain_ended = CASE WHEN v_all OR 'retain_ended' = ANY (p_only) THEN excluded.retain_ended ELSE l.retain_ended END,
             retain_dead = CASE WHEN v_all OR 'retain_dead' = ANY (p_only) THEN excluded.retain_dead ELSE l.retain_dead END;
-        PERFORM note_change();
+        DELETE FROM limits AS l
+        WHERE l.queue = p_queues[i] AND l.is_lane = (p_lanes[i] IS NOT NULL) AND l.lane = coalesce(p_lanes[i], '')
+            AND l.weight = 1 AND l.starts_burst = 1 AND l.retain_ended = '{86400000, 10000}' AND l.retain_dead = '{7776000000, 100000}'
+            AND coalesce(l.paused_until_ms, l.active_max, l.starts_per_minute, l.pending_max) IS NULL;
+        IF v_was_there OR NOT FOUND THEN
+            PERFORM note_change();
+        END IF;
         PERFORM wake_queue(p_queues[i]);
     END LOOP;
     IF p_effects IS NOT NULL THEN

@@ -3,7 +3,7 @@
 -- Returns: { ids of the jobs, 1 if there is more }.
 -- Index: e: and D: of each queue by time of end; the others by expiry. Cost: four keys a job, 200 queues a call.
 -- flags: allow-oom
---- @include head hashes wake bodies rows flush lifecycle limits amending pruning
+--- @include head hashes wake bodies rows flush lifecycle limits settings amending pruning
 if starts_nothing() then
   return { {}, 0 }
 end

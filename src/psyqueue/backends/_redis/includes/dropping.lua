@@ -50,11 +50,7 @@ do
     if field('limits', name) ~= cmsgpack.pack(settings) then
       return false
     end
-    set_field('limits', name, false)
-    set_field('buckets', name, false)
-    if lane then
-      defer('ZREM', P .. 'll:' .. queue, lane)
-    end
+    forget_limits(queue, lane or nil)
     unlimited[queue] = true
     return true
   end
@@ -128,23 +124,6 @@ do
     return true
   end
 
-  -- A queue without jobs is known by its limits, those of its lanes too.
-  local function forget_limited()
-    local limited = {}
-    for _, name in ipairs(next(unlimited) and call('HKEYS', P .. 'limits') or {}) do
-      limited[queue_and_lane(name)] = field('limits', name) and true or limited[queue_and_lane(name)]
-    end
-    for queue in pairs(unlimited) do
-      if not limited[queue] then
-        defer('SREM', P .. 'limited', queue)
-      end
-    end
-    flush()
-    for queue in pairs(unlimited) do
-      note_queue(queue)
-    end
-  end
-
   -- How many were there.
   function drop_items(items)
     unlimited, streams = {}, {}
@@ -159,7 +138,8 @@ do
         defer('UNLINK', P .. 's:' .. stream)
       end
     end
-    forget_limited()
+    flush()
+    note_unlimited(unlimited)
     return count
   end
 end

@@ -1,6 +1,5 @@
 -- Retention. As _memory/maintenance.py.
 local QUEUES_MAX, LANES_MAX = 200, 500
-local RETAIN_ENDED, RETAIN_DEAD = { 86400000, 10000 }, { 7776000000, 100000 }
 local OPS_KEPT_MS, CLOSED_KEPT_MS, FIRES_KEPT_MS = 86400000, 86400000, 90 * 86400000
 
 -- Jobs of one place (`e:` or `D:`), oldest end first. Held ones and those that a live child needs do not stand there.
@@ -48,7 +47,7 @@ end
 
 local function prune_queue(queue, limit, ids)
   local limits = limits_of(queue)
-  local ended, dead = RETAIN_ENDED, RETAIN_DEAD
+  local ended, dead = DEFAULTS[7], DEFAULTS[8]
   if limits then
     ended, dead = limits.retain_ended, limits.retain_dead
   end

@@ -1,4 +1,6 @@
 -- Limits as they are set, moved and dropped: by queue and lane.
+-- What is not set, in the order of the settings (commands/put_limits.lua).
+local DEFAULTS = { false, 1, false, false, 1, false, { 86400000, 10000 }, { 7776000000, 100000 } }
 
 -- What `limit_name` made a name of.
 local function queue_and_lane(name)

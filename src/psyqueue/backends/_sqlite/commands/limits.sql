@@ -26,6 +26,9 @@ ON CONFLICT (queue, is_lane, lane) DO UPDATE SET
     starts_per_minute = excluded.starts_per_minute, starts_burst = excluded.starts_burst,
     pending_max = excluded.pending_max, retain_ended = excluded.retain_ended, retain_dead = excluded.retain_dead;
 
+-- name: forget
+DELETE FROM psyqueue_limits WHERE queue = ? AND is_lane = ? AND lane = ?;
+
 -- name: of_lanes
 SELECT queue, is_lane, lane, paused_until_ms, weight, active_max, starts_per_minute, starts_burst, pending_max,
     retain_ended, retain_dead
