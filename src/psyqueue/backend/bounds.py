@@ -65,6 +65,9 @@ def check_job(job: NewJob) -> None:
         raise InvalidOption("priority", job.priority, f"is outside ±{PRIORITY_MAX}")
     if len(job.id) > NAME_LENGTH_MAX or not job.id:
         raise InvalidOption("id", job.id, f"has {len(job.id)} characters; 1 to {NAME_LENGTH_MAX} are allowed")
+    # The kernel lets no such name through; from elsewhere one would cut the replies of stores that write a line each.
+    if "\n" in job.id or "\n" in job.queue:
+        raise InvalidOption("id and queue", f"{job.id} {job.queue}", "hold a line feed")
     if job.unique is not None or job.idempotency is not None or job.gate is not None or job.needs:
         _check_ties(job)
 

@@ -116,6 +116,16 @@ async def test_an_id_has_1_to_200_characters(store: Store, job_id: str) -> None:
     assert (await store.add("x" * 200)).created
 
 
+@pytest.mark.parametrize("fields", [{"job_id": "a\nb"}, {"job_id": "a", "queue": "q\nr"}], ids=["id", "queue"])
+async def test_an_id_and_a_queue_hold_no_line_feed(store: Store, fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption):
+        await store.enqueue(job("good"), job(**fields))
+    with pytest.raises(InvalidOption):
+        await store.enqueue(effects=Effects(jobs=(job(**fields),)))
+    await store.add("good")
+    assert await store.dequeue_ids() == ["good"]
+
+
 async def test_a_take_beyond_its_bucket_is_refused(store: Store) -> None:
     for number, capacity in ((2, 1), (-1, 1)):
         with pytest.raises(InvalidOption):
