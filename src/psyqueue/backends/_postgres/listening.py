@@ -162,7 +162,8 @@ class Listening:
             self._wake(tuple(self._waiters))
         elif text in self._waiters:
             self._wake((text,))
-        elif text.startswith("q"):
+        elif text.startswith("q") and text in self._idle_since:
+            # Others sleep at queues that nobody here asks for: of those nothing is kept.
             self._missed.add(text)
 
     def _on_topic(self, _connection: Any, _pid: int, _channel: str, notice: object) -> None:
