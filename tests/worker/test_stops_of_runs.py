@@ -11,6 +11,7 @@ import pytest
 
 from psyqueue import Cancel, JobCancelled, JobDead
 from psyqueue.errors import StoreUnavailable
+from psyqueue.kernel import orders
 from support.waiting import is_process_alive, wait_until
 from worker import process_handlers as elsewhere
 from worker.rig import LIMIT_S, Rig, renewed_often, shortened, soon, time_is_up, turns, until
@@ -412,10 +413,9 @@ async def test_cancel_is_heard_at_once_without_a_renewal_or_another_job(rig):
         assert await rig.ended(*jobs) == ["cancelled"] * 5
 
 
-async def test_subscription_that_fails_is_made_again_and_the_renewal_stands_in(rig, monkeypatch):
-    from psyqueue.kernel import worker as module
-
-    monkeypatch.setattr(module, "POLL_MS", 20)
+async def test_subscription_that_fails_is_made_again(rig, monkeypatch):
+    """No renewal and no other call brings the word: it has no slot that it could fetch for."""
+    monkeypatch.setattr(orders, "LISTEN_AGAIN_MS", 1)
     real, made = rig.store.subscribe, []
 
     def subscribe(self, topics):
@@ -430,12 +430,13 @@ async def test_subscription_that_fails_is_made_again_and_the_renewal_stands_in(r
     async def handler():
         await asyncio.Event().wait()
 
-    worker = rig.worker(lease_ms=renewed_often(monkeypatch))
+    worker = rig.worker(concurrency=1, lease_ms=3_600_000)
     job = await handler.enqueue()
     await rig.told.first("job:started", job.id)
+    await until(lambda: len(made) == 4)
+    await until(lambda: worker._is_resting)
     await job.cancel()
     assert await rig.ended(job) == ["cancelled"]
-    await until(lambda: len(made) == 4)
     assert worker.is_running
 
 
