@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from psyqueue import Cancel, Context, DeadLetter, PsyQueue, Retry, Snooze
+from psyqueue import Cancel, Context, DeadLetter, InvalidState, PsyQueue, Retry, Snooze
 
 
 class Later(Snooze):
@@ -39,6 +39,23 @@ def pid() -> int:
 
 async def answer(ctx: Context, n: int) -> dict[str, Any]:
     return {"n": n, "id": ctx.job.id, "attempt": ctx.attempt}
+
+
+KEPT: list[Context] = []
+
+
+def of_another_run(ctx: Context) -> list[str]:
+    """The first run leaves its context behind, as a thread of its own would have it; the second one uses that."""
+    if not KEPT:
+        KEPT.append(ctx)
+        return []
+    before = KEPT.pop()
+    before.progress("of the run before")
+    try:
+        before.enqueue("later", queue="later")
+    except InvalidState as exc:
+        return [exc.code]
+    return ["taken"]
 
 
 def fail(text: str) -> None:

@@ -27,6 +27,30 @@ async def follow_ups(rig: Rig, queue: str = "later") -> list:
 
 # ── follow-ups ────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("kind", ["async", "thread", "process"])
+async def test_what_goes_on_after_its_run_leaves_nothing_with_the_next(rig, kind):
+    """It would be lost in silence, or in a process be written with the end of another job."""
+    if kind == "process":
+        rig.q.handle("h", elsewhere.of_another_run, queue="q", mode="process")
+    elif kind == "async":
+
+        @rig.q.handle("h", queue="q")
+        async def on_the_loop(ctx):
+            return elsewhere.of_another_run(ctx)
+    else:
+
+        @rig.q.handle("h", queue="q")
+        def in_a_thread(ctx):
+            return elsewhere.of_another_run(ctx)
+
+    rig.worker(concurrency=1)
+    jobs = [await rig.q.enqueue("h", {}) for _ in range(2)]
+    assert await rig.ended(*jobs) == ["completed"] * 2
+    assert (await rig.view(jobs[1])).result == ["INVALID_STATE"]
+    assert [await progress_of(rig, job) for job in jobs] == [None, None]
+    assert await follow_ups(rig) == []
+
+
+@pytest.mark.parametrize("kind", ["async", "thread", "process"])
 @pytest.mark.parametrize("ok", [True, False])
 async def test_follow_ups_exist_if_and_only_if_the_run_succeeds(rig, kind, ok):
     if kind == "process":

@@ -8,6 +8,7 @@ for the worker, which lets running handlers finish.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import inspect
 import os
@@ -28,7 +29,7 @@ from psyqueue import codec
 from psyqueue.errors import PsyQueueError
 from psyqueue.ids import new_id
 from psyqueue.kernel import frames
-from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals
+from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals, run_is_over
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.options import read, read_name, refuse_conn
 from psyqueue.kernel.parameters import Parameters
@@ -44,6 +45,8 @@ class Child:
         self._connection = connection
         self._orders: queue.SimpleQueue[frames.ToChild] = queue.SimpleQueue()
         self._send_lock = threading.Lock()
+        self._current: object = None
+        """The run whose words the worker takes now. Who goes on after the end of his run is no part of the next."""
         self._main_path: str | None = None
         self._invokes: dict[tuple[str, str], Callable[[Any, Any], Any]] = {}
 
@@ -59,7 +62,7 @@ class Child:
                 self._main_path = order.main_path
                 sys.argv[:] = [order.main_path or ""]
             else:
-                self._send(self._run(order))
+                self._run(order)
 
     def _listen(self) -> None:
         while (body := self._read_frame()) is not None:
@@ -82,18 +85,37 @@ class Child:
             parts += part
         return bytes(parts)
 
-    def _send(self, frame: frames.FromChild) -> None:
+    def _say(self, run: object, frame: frames.FromChild) -> bool:
+        """False: the run is over."""
         with self._send_lock:
-            try:
-                self._connection.sendall(frames.pack(frame))
-            except OSError:
-                _exit()
+            if self._current is not run:
+                return False
+            self._send(frame)
+            return True
 
-    def _run(self, order: frames.RunIt) -> frames.FromChild:
+    def _send(self, frame: frames.FromChild) -> None:
+        try:
+            self._connection.sendall(frames.pack(frame))
+        except OSError:
+            _exit()
+
+    def _run(self, order: frames.RunIt) -> None:
+        self._current = order
+        end = self._end_of(order)
+        with self._send_lock:
+            self._current = None
+            self._send(end)
+
+    def _end_of(self, order: frames.RunIt) -> frames.FromChild:
         attempt, at_ms = order.delivery.attempt, order.delivery.started_at_ms
         try:
             ctx = Context(
-                order.delivery, codec.decode(order.payload), Signals(), self._follow_up, self._progress, app=NO_LIFESPAN
+                order.delivery,
+                codec.decode(order.payload),
+                Signals(),
+                functools.partial(self._follow_up, order),
+                functools.partial(self._progress, order),
+                app=NO_LIFESPAN,
             )
             result = self._invoke(order)(ctx, ctx.job.payload)
             if inspect.iscoroutine(result):
@@ -133,10 +155,10 @@ class Child:
                 raise
         return sys.modules[MAIN]
 
-    def _progress(self, value: bytes) -> None:
-        self._send(frames.Progress(value))
+    def _progress(self, run: object, value: bytes) -> None:
+        self._say(run, frames.Progress(value))
 
-    def _follow_up(self, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[Any, str]:
+    def _follow_up(self, run: object, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[Any, str]:
         """Checked here, so that the handler sees its mistake; made into a job by the worker, who knows all handlers."""
         if isinstance(name_or_call, Call):
             call = name_or_call.over(payload, options)
@@ -148,7 +170,8 @@ class Child:
         read(options)
         wire = msgspec.msgpack.encode({option: _plain(value) for option, value in options.items()})
         frame = frames.FollowUpCall(read_name("name", name), codec.encode(payload), wire)
-        self._send(frame)
+        if not self._say(run, frame):
+            raise run_is_over()
         return frame, options["id"]
 
 

@@ -162,6 +162,7 @@ class Context:
         "_app",
         "_delivery",
         "_follow_up",
+        "_is_over",
         "_report",
         "_signals",
         "_state",
@@ -190,6 +191,11 @@ class Context:
         self._state: dict[str, Any] | None = None
         self._transact = transact
         self._app = app
+        self._is_over = False
+
+    def end(self) -> None:
+        """The run is over: what its handler left running can enqueue nothing more with it."""
+        self._is_over = True
 
     @property
     def attempt(self) -> int:
@@ -271,14 +277,21 @@ class Context:
 
         Plain, from any thread. Returns its handle (in another process its id). The options are those of
         `PsyQueue.enqueue`, without `conn`. The enqueue middleware sees it when the handler has returned; if it rejects
-        it, the run fails. Raises as `PsyQueue.enqueue` for bad input, and TooLarge beyond 400 follow-ups.
+        it, the run fails. Raises as `PsyQueue.enqueue` for bad input, TooLarge beyond 400 follow-ups, and InvalidState
+        when the run is over.
         """
+        if self._is_over:
+            raise run_is_over()
         if len(self.follow_ups) >= FOLLOW_UPS_MAX:
             text = f"a run has at most {FOLLOW_UPS_MAX} follow-up jobs; let one of them enqueue the rest in bulk"
             raise TooLarge(text, limit=FOLLOW_UPS_MAX)
         job, handle = self._follow_up(name_or_call, payload, options)
         self.follow_ups.append(job)
         return handle
+
+
+def run_is_over() -> InvalidState:
+    return InvalidState("the run has ended, and what it enqueues is written with its end. Wait for what enqueues there")
 
 
 NO_LIFESPAN = object()

@@ -131,6 +131,7 @@ class Executor:
             transaction = None if run.transaction is None else run.transaction.take()
             return outcome if transaction is None else await self._commit(run, policy, transaction, outcome)
         finally:
+            ctx.end()
             if timer is not None:
                 timer.cancel()
             if run.transaction is not None:
@@ -146,6 +147,7 @@ class Executor:
                 return await self._call(run, spec, inner)
 
             result = await self._chain(ctx, terminal)
+        ctx.end()
         if not ctx.follow_ups or isinstance(result, Verdict):
             return result, NO_EFFECTS
         return result, Effects(jobs=await self._core.guard_follow_ups(ctx.follow_ups))
