@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from psyqueue.backend import SETTINGS, UNTIL_RESUMED, Dependency, Effects, Limits
 from psyqueue.backend.compose import limits_of
 from psyqueue.errors import QueueFull
-from psyqueue.testing.conformance.handle import PAGE_MAX, Store, ack, job, put, release, retry
+from psyqueue.testing.conformance.handle import DAY_MS, PAGE_MAX, Store, ack, job, put, release, retry
 
 _OTHERS: dict[str, Any] = {
     "paused_until_ms": UNTIL_RESUMED,
@@ -146,6 +146,16 @@ async def test_starts_are_bounded_by_a_token_bucket(store: Store, lane: str | No
     assert len(await store.dequeue(count=5)) == 1
     await store.advance(60_000)
     assert len(await store.dequeue(count=5)) == 2
+
+
+async def test_the_highest_rate_holds_after_the_longest_rest(store: Store) -> None:
+    """Years at a billion a minute are more than 64 bits hold."""
+    await store.limit(starts_per_minute=1_000_000_000, starts_burst=2)
+    await store.fill(8)
+    assert len(await store.dequeue(count=1)) == 1
+    for _ in range(2):
+        await store.advance(3_000 * DAY_MS)
+        assert len(await store.dequeue(count=5)) == 2
 
 
 async def test_a_rate_holds_over_any_window(store: Store) -> None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from psyqueue.backend import Effects, Item, Record
 from psyqueue.errors import RateLimitError, StateConflict
-from psyqueue.testing.conformance.handle import Store, add, delete, job, put, take
+from psyqueue.testing.conformance.handle import DAY_MS, Store, add, delete, job, put, take
 
 
 # ── put, delete ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,6 +147,14 @@ async def test_a_bucket_starts_full_and_refills_by_its_rate(store: Store) -> Non
     assert await store.write(take("t", 1, capacity=3, refill_per_minute=60)) == tokens(0)
     await store.advance(60_000)
     assert await store.write(take("t", 0, capacity=3, refill_per_minute=60)) == tokens(3)
+
+
+async def test_a_bucket_that_rested_for_years_is_full(store: Store) -> None:
+    """At a high rate what came in meanwhile is more than 64 bits hold."""
+    await store.write(take("t", 2, capacity=3, refill_per_minute=10**9))
+    for _ in range(2):
+        await store.advance(3_000 * DAY_MS)
+        assert await store.write(take("t", 3, capacity=3, refill_per_minute=10**9)) == (0,)
 
 
 async def test_a_bucket_shows_whole_tokens(store: Store) -> None:

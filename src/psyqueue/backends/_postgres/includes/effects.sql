@@ -35,8 +35,9 @@ BEGIN
         reply := (coalesce(encode(cell.value, 'escape')::numeric, 0) + (w->>3)::numeric)::text;
         v_value := convert_to(reply, 'UTF8');
     ELSIF k = 'take' THEN
-        v_level := least(v_full, coalesce(cell.bucket_level, v_full)
-            + greatest(0, p_mono - coalesce(cell.bucket_mono_ms, p_mono)) * (w->>7)::bigint);
+        v_level := refilled(
+            coalesce(cell.bucket_level, v_full), p_mono - coalesce(cell.bucket_mono_ms, p_mono), (w->>7)::bigint, v_full
+        );
         missing := (w->>3)::bigint * 60000 - v_level;
         IF missing > 0 THEN
             PERFORM refuse('RATE_LIMIT_EXCEEDED', jsonb_build_array(v_key, CASE WHEN (w->>7)::bigint = 0 THEN 86400000

@@ -13,12 +13,18 @@ CREATE FUNCTION @schema@.is_paused(l @schema@.limits, p_now bigint) RETURNS bool
     SELECT l.paused_until_ms IS NOT NULL AND (l.paused_until_ms = -1 OR l.paused_until_ms > p_now)
 $$;
 
--- The rate's bucket as of now, in 1/60,000 of a token; a rate that was never used starts full.
+-- The level of a bucket after a time, in 1/60,000 of a token. Of a long time at a high rate only what fills it is counted: all of
+-- it is more than a bigint holds.
+CREATE FUNCTION @schema@.refilled(p_level bigint, p_elapsed bigint, p_per_minute bigint, p_full bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT least(p_full, p_level + least(greatest(0, p_elapsed), p_full / greatest(1, p_per_minute) + 1) * p_per_minute)
+$$;
+
+-- The rate's bucket as of now; a rate that was never used starts full.
 CREATE FUNCTION @schema@.level_of(l @schema@.limits, p_mono bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
-    SELECT least(
-        l.starts_burst * 60000,
-        coalesce(l.bucket_level, l.starts_burst * 60000)
-            + greatest(0, p_mono - coalesce(l.bucket_mono_ms, p_mono)) * l.starts_per_minute
+    SELECT refilled(
+        coalesce(l.bucket_level, l.starts_burst * 60000), p_mono - coalesce(l.bucket_mono_ms, p_mono), l.starts_per_minute,
+        l.starts_burst * 60000
     )
 $$;
 
