@@ -180,6 +180,7 @@ async def test_a_look_at_limits_writes_nothing(started, probe):
     [
         (None, {"wait": 1}, "wait"),
         (None, {"weight": 0}, "weight"),
+        (None, {"weight": 10_001}, "weight"),
         (None, {"active_max": -1}, "active_max"),
         (None, {"active_max": 1.5}, "active_max"),
         (None, {"starts_per_minute": "fast"}, "starts_per_minute"),

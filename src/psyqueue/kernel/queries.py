@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
 
 RATE_MAX = 1_000_000_000
+WEIGHT_MAX = 10_000
+"""A start costs a lane 2^20 by its weight, in whole numbers: up to here shares are true to one in a hundred."""
 
 
 class JobChoice(TypedDict, total=False):
@@ -191,6 +193,10 @@ def _read_positive(option: str, value: Any) -> int:
     return read_int(option, value, 1, RATE_MAX)
 
 
+def _read_weight(option: str, value: Any) -> int:
+    return read_int(option, value, 1, WEIGHT_MAX)
+
+
 def _read_retention(option: str, value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
@@ -200,7 +206,7 @@ def _read_retention(option: str, value: Any) -> tuple[int, int] | None:
 
 
 _LIMITS = {
-    "weight": _read_positive,
+    "weight": _read_weight,
     "active_max": _read_count,
     "starts_per_minute": _read_count,
     "starts_burst": _read_positive,

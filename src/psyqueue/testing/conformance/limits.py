@@ -254,6 +254,15 @@ async def test_lanes_share_by_weight(store: Store, count: int) -> None:
         assert abs(share - window * 3 / 4) <= 1, order[:window]
 
 
+async def test_shares_hold_up_to_the_highest_weight(store: Store) -> None:
+    await store.limit(lane="a", weight=10_000)
+    await store.limit(lane="b", weight=2_500)
+    for lane in "ab":
+        await store.enqueue(*(job(f"{lane}{number}", lane=lane) for number in range(50)))
+    started = await store.dequeue_ids(count=50)
+    assert [each[0] for each in started].count("b") == 10
+
+
 async def test_a_lane_with_one_job_waits_one_round_behind_a_crowd(store: Store) -> None:
     await store.enqueue(*(job(f"x{number:03}", lane="crowd") for number in range(400)))
     await store.settle(*(ack(each) for each in await store.dequeue(count=100)))
