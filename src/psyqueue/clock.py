@@ -78,17 +78,24 @@ def _parse_ms(option: str, value: object) -> float:
 
 
 def to_at_ms(option: str, value: datetime) -> int:
-    """The instant in milliseconds since the epoch. Raises InvalidOption for a naive datetime or another type."""
+    """The instant in milliseconds since the epoch.
+
+    Raises InvalidOption for a naive datetime, another type, and what is in no year from 1 to 9999 of UTC: nobody could
+    read it back.
+    """
     if not isinstance(value, datetime):
         raise InvalidOption(option, value, "is not a datetime", "Give datetime.now(timezone.utc) + timedelta(...)")
     if value.tzinfo is None or value.utcoffset() is None:
         raise InvalidOption(option, value, "has no time zone", "Give an aware datetime, e.g. with tzinfo=timezone.utc")
-    return (value - _EPOCH) // timedelta(milliseconds=1)
+    at_ms = (value - _EPOCH) // timedelta(milliseconds=1)
+    if not _FIRST_MS <= at_ms <= _LAST_MS:
+        raise InvalidOption(option, value, "is outside of the years 1 to 9999 in UTC")
+    return at_ms
 
 
 def to_datetime(at_ms: int) -> datetime:
-    """The instant as an aware datetime in UTC."""
-    return _EPOCH + timedelta(milliseconds=at_ms)
+    """The instant as an aware datetime in UTC; the first or last one that there is for what is beyond."""
+    return _EPOCH + timedelta(milliseconds=max(_FIRST_MS, min(at_ms, _LAST_MS)))
 
 
 def span(duration_ms: float) -> str:
@@ -108,3 +115,5 @@ def span(duration_ms: float) -> str:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+_LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)

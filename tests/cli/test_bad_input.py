@@ -95,3 +95,31 @@ def test_wrong_use_is_one_document_with_json(cli):
 def test_no_command_at_all_is_one_document_with_json(cli, typed, message):
     answer = cli.call(*typed)
     assert (answer.code, answer.json) == (2, {"error": {"code": "WRONG_USE", "message": message}})
+
+
+NO_TEXT = "\udcff"
+"""What Python makes of an argument with a byte that is not UTF-8."""
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(f"jobs ls --{option} {NO_TEXT}" for option in ("queue", "name", "tenant", "text", "cursor")),
+        f"jobs ls id:{NO_TEXT}",
+        *(f"jobs {verb} {NO_TEXT}" for verb in ("show", "explain", "cancel", "retry", "rm --yes")),
+        f"dead ls --queue {NO_TEXT}",
+        f"dead ls --cursor {NO_TEXT}",
+        f"queues pause {NO_TEXT}",
+        f"queues limits q --lane {NO_TEXT}",
+        f"queues limits q --cursor {NO_TEXT}",
+        f"enqueue {NO_TEXT}",
+        f"enqueue a {{}} --queue {NO_TEXT}",
+        f"workers stop {NO_TEXT}",
+    ],
+    ids=ascii,
+)
+def test_bytes_that_are_no_text_are_refused_or_not_found(cli, typed):
+    assert cli.call("enqueue", "a").code == 0
+    answer = cli.call(*typed.split())
+    assert answer.code in (1, 2), answer
+    assert answer.err.startswith("psyqueue: "), answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from psyqueue import Cancel, Context, DeadLetter, InvalidOption, JobNotFound, KeyConflict, PayloadError, PsyQueue
+from psyqueue.backend import NewJob, Op
 from psyqueue.backends import memory, postgres, redis, sqlite
 
 AWKWARD = [
@@ -92,7 +94,7 @@ async def test_names_with_control_characters_are_refused(q: PsyQueue, option: st
 @pytest.mark.parametrize("name", FORBIDDEN, ids=ascii)
 async def test_what_can_be_no_name_is_not_found(q: PsyQueue, name: str) -> None:
     assert await q.get(name) is None
-    for look in (q.cancel, q.explain):
+    for look in (q.cancel, q.explain, q.dead_letter.replay):
         with pytest.raises(JobNotFound):
             await look(name)
     with pytest.raises(InvalidOption):
@@ -129,6 +131,57 @@ async def test_whatever_a_handler_says_its_job_ends(q: PsyQueue, text: str) -> N
         assert len(view.reason) <= 2_000
         assert view.reason[:1] == text[:1] or name not in ("bury", "cancel") or not text.isprintable()
     assert ends == ["dead", "dead", "cancelled", "dead" if text == "\ud800" else "completed"]
+
+
+BEYOND = [
+    datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))),
+    datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+]
+
+
+@pytest.mark.parametrize("at", BEYOND, ids=str)
+async def test_an_instant_that_could_not_be_read_back_is_refused(q: PsyQueue, at: datetime) -> None:
+    """One such job made every list of jobs fail."""
+    with pytest.raises(InvalidOption, match="run_at"):
+        await q.enqueue("echo", {}, run_at=at)
+    with pytest.raises(InvalidOption, match="until"):
+        await q.pause("q", until=at)
+    with pytest.raises(InvalidOption, match="created_after"):
+        await q.jobs(created_after=at)
+
+
+async def test_an_instant_beyond_all_years_that_is_in_the_store_hides_no_other_job(q: PsyQueue) -> None:
+    far = NewJob(id="far", queue="q", name="echo", payload=b"1", run_at_ms=1 << 50)
+    await q.get_exposed("backend").enqueue(Op("other", 1, 1), (far,))
+    near = await q.enqueue("echo", {}, queue="q")
+    found = {each.id: each.run_at for each in await q.jobs(queue="q")}
+    assert found.keys() == {"far", near.id}
+    assert found["far"].year == 9999
+
+
+@pytest.mark.parametrize("lane", [0, False, 0.0, [], (), b""], ids=repr)
+async def test_a_lane_that_is_no_text_is_refused(q: PsyQueue, lane: Any) -> None:
+    """Also one that counts as false, as no lane does."""
+    given: list[Any] = [{}, {"weight": 2}]
+    for limits in given:
+        with pytest.raises(InvalidOption, match="lane"):
+            await q.limits("q", lane, **limits)
+    assert (await q.limits("q", "", weight=2)).lane == ""
+
+
+@pytest.mark.parametrize("option", ["text", "cursor", "tenant"])
+async def test_what_is_looked_for_holds_no_lone_surrogate(q: PsyQueue, option: str) -> None:
+    given: Any = {option: "\ud800"}
+    with pytest.raises(InvalidOption, match=option):
+        await q.jobs(**given)
+    if option == "cursor":
+        with pytest.raises(InvalidOption, match=option):
+            await q.dead_letter.list(**given)
+
+
+async def test_options_with_names_that_are_no_text_are_refused(q: PsyQueue) -> None:
+    with pytest.raises(InvalidOption, match="option 1="):
+        await q.enqueue_bulk([{"name": "echo", "options": {1: 2}}])
 
 
 @pytest.mark.parametrize("keyed", ["idempotency_key", "unique_key"])

@@ -13,6 +13,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import span
+from psyqueue.kernel.queries import read_cursor
 from psyqueue.words import counted
 
 NONE = "none"
@@ -82,7 +83,7 @@ def queues_limits(surface: Surface, name: str, lane: str | None, cursor: str | N
 async def _lanes_of(queue: PsyQueue, name: str, cursor: str | None) -> tuple[tuple[Limits, ...], str | None]:
     """A page of lanes with limits, and the cursor of the rest."""
     backend: BackendAdapter = queue.get_exposed("backend")
-    return await backend.lane_limits(name, "", cursor, ITEMS_MAX)
+    return await backend.lane_limits(name, "", read_cursor(cursor), ITEMS_MAX)
 
 
 def _settings(limits: Limits) -> dict[str, Any]:

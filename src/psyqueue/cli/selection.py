@@ -16,8 +16,9 @@ from psyqueue.cli import output
 from psyqueue.cli.pace import Pace
 from psyqueue.cli.query import Query, Term, read_query
 from psyqueue.errors import InvalidState, JobNotFound
-from psyqueue.job import STATUSES, Status
+from psyqueue.job import STATUSES, Status, name_problem
 from psyqueue.kernel.cancels import tell_cancelled
+from psyqueue.kernel.queries import read_cursor
 from psyqueue.kernel.views import view_of
 from psyqueue.words import counted
 
@@ -64,8 +65,9 @@ class Selection:
         return found
 
     async def page(self, limit: int, cursor: str | None) -> tuple[list[JobView], str | None]:
-        """Up to `limit` jobs that fit, and the cursor of the rest."""
+        """Up to `limit` jobs that fit, and the cursor of the rest. Raises InvalidOption."""
         items: list[JobView] = []
+        cursor = read_cursor(cursor)
         if self._query.is_void:
             return items, None
         await self._say_how_many()
@@ -182,6 +184,8 @@ def _on_queues(query: Query, infos: list[QueueInfo]) -> Query:
 
 async def delete_one(queue: PsyQueue, job_id: str) -> None:
     """Raises JobNotFound, InvalidState."""
+    if name_problem(job_id):
+        raise JobNotFound(job_id)
     core = queue._core  # noqa: SLF001 - jobs are deleted here and nowhere in the public API
     where, change = Filter(ids=(job_id,)), Change(kind="delete")
     amended = await core.operate(lambda op: core.backend.amend(op, where, change, None, 1))

@@ -9,8 +9,9 @@ from psyqueue.backend import Amended, Change, Filter
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.clock import to_at_ms
 from psyqueue.errors import InvalidState, JobNotFound
+from psyqueue.job import name_problem
 from psyqueue.kernel.options import read_name
-from psyqueue.kernel.queries import get_view, read_limit
+from psyqueue.kernel.queries import get_view, read_cursor, read_limit
 from psyqueue.kernel.views import JobView, Page, view_of
 
 if TYPE_CHECKING:
@@ -28,18 +29,20 @@ class DeadLetters:
     ) -> Page[JobView]:
         """Dead jobs, a page at a time; each is returned once in a walk. Raises InvalidOption, StoreError."""
         self._core.require_running()
-        page = await self._core.backend.list_jobs(_dead(queue, name), cursor, read_limit(limit))
+        page = await self._core.backend.list_jobs(_dead(queue, name), read_cursor(cursor), read_limit(limit))
         return Page(tuple(map(view_of, page.jobs)), page.cursor)
 
     async def replay(self, job_id: str) -> JobView:
         """Run it again from the start: attempts and losses 0, errors kept. Raises JobNotFound, InvalidState."""
-        core = self._core
+        core, job_id = self._core, str(job_id)
         core.require_running()
-        where = Filter(ids=(str(job_id),), statuses=("dead",))
+        if name_problem(job_id):
+            raise JobNotFound(job_id)
+        where = Filter(ids=(job_id,), statuses=("dead",))
         amended = await self._amend(where, Change(kind="replay"), None, 1)
-        view = await get_view(core, str(job_id))
+        view = await get_view(core, job_id)
         if view is None:
-            raise JobNotFound(str(job_id))
+            raise JobNotFound(job_id)
         if view.id not in amended.changed:
             if view.status != "dead":
                 raise InvalidState(f"job {view.id!r} is {view.status}, not dead: there is nothing to replay")

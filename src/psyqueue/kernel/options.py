@@ -105,7 +105,7 @@ def read(options: Mapping[str, Any]) -> Given:
     for option, value in options.items():
         reader = _READERS.get(option)
         if reader is None:
-            raise InvalidOption(option, value, "is not an option of enqueue", _did_you_mean(option))
+            raise InvalidOption(str(option), value, "is not an option of enqueue", _did_you_mean(str(option)))
         given[option] = reader(option, value)
     if "idempotency_window" in given and "idempotency_key" not in given:
         raise InvalidOption(

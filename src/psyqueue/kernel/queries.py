@@ -77,7 +77,7 @@ async def find_jobs(core: Core, filters: JobFilters) -> Page[JobView]:
     """One page. Raises InvalidOption."""
     core.require_running()
     where = read_filters(filters)
-    page = await core.backend.list_jobs(where, _cursor(filters.get("cursor")), read_limit(filters.get("limit", 50)))
+    page = await core.backend.list_jobs(where, read_cursor(filters.get("cursor")), read_limit(filters.get("limit", 50)))
     tenant = filters.get("tenant")
     views = map(view_of, page.jobs)
     return Page(tuple(view for view in views if tenant is None or view.tenant_id == tenant), page.cursor)
@@ -92,15 +92,14 @@ def read_filters(filters: Mapping[str, Any], known: Sequence[str] = _FILTERS, ve
     if not isinstance(text, str):
         raise InvalidOption("text", text, f"is {type(text).__name__}, not text")
     if tenant is not None:
-        read_name("tenant", tenant)
-        text = text or msgspec.json.encode(tenant).decode()
+        text = text or msgspec.json.encode(read_name("tenant", tenant)).decode()
     return Filter(
         queues=_names("queue", filters.get("queue")),
         statuses=_statuses(filters.get("status")),
         names=_names("name", filters.get("name")),
         created_from_ms=_instant("created_after", filters),
         created_to_ms=_instant("created_before", filters),
-        text=text,
+        text=_without_surrogates("text", text),
     )
 
 
@@ -142,6 +141,13 @@ def read_limit(limit: Any) -> int:
     return read_int("limit", limit, 1, ITEMS_MAX)
 
 
+def read_cursor(given: Any) -> str | None:
+    """Where a page begins."""
+    if given is not None and not isinstance(given, str):
+        raise InvalidOption("cursor", given, "is not the cursor of a page")
+    return None if given is None else _without_surrogates("cursor", given)
+
+
 async def _pause(core: Core, queue: str, until_ms: int | None) -> None:
     core.require_running()
     await _put(core, Limits(queue=read_name("queue", queue), paused_until_ms=until_ms), ("paused_until_ms",))
@@ -153,7 +159,8 @@ async def _put(core: Core, limits: Limits, only: Iterable[str]) -> None:
 
 
 def _lane(lane: str | None) -> str | None:
-    return read_name("lane", lane) if lane else lane
+    """None is the queue itself, "" its default lane."""
+    return lane if lane is None or (isinstance(lane, str) and not lane) else read_name("lane", lane)
 
 
 def _names(option: str, given: Any) -> tuple[str, ...]:
@@ -179,10 +186,10 @@ def _instant(option: str, filters: Any) -> int | None:
     return None if value is None else to_at_ms(option, value)
 
 
-def _cursor(given: Any) -> str | None:
-    if given is not None and not isinstance(given, str):
-        raise InvalidOption("cursor", given, "is not the cursor of a page")
-    return given
+def _without_surrogates(option: str, text: str) -> str:
+    if any("\ud800" <= ch <= "\udfff" for ch in text):
+        raise InvalidOption(option, text, "holds a lone surrogate, which no store does")
+    return str.__str__(text)
 
 
 def _read_count(option: str, value: Any) -> int | None:

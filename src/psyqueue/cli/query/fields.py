@@ -82,6 +82,8 @@ def check_terms(text: str) -> tuple[Term, ...]:
 
 def with_term(query: Query, term: Term, now_ms: int) -> Query:
     """The query and this condition too. Raises InvalidOption."""
+    if any("\ud800" <= ch <= "\udfff" for value in term.values for ch in value.text):
+        raise term.refuse("is no text: its bytes are not UTF-8")
     if term.field.startswith("meta."):
         return _of_text(query, _plain(term), _meta(term.field[5:]))
     reader = FIELDS.get(term.field)
