@@ -539,6 +539,66 @@ async def test_lease_thread_and_its_connection_are_gone_when_the_worker_is(rig, 
 
 
 # ── those of others ───────────────────────────────────────────────────────────────────────────────────────────────────
+class MovedClock(SystemClock):
+    """The process's time, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self.added_ms = 0.0
+
+    def mono_ms(self) -> float:
+        return super().mono_ms() + self.added_ms
+
+
+async def test_whoever_could_not_renew_its_own_lease_judges_no_other(still, monkeypatch):
+    """A store that was away, a machine that slept: leases ended whose workers live and are about to renew them.
+
+    Half a lease without a renewal, then half a lease behind it; the test moves the worker's clock.
+    """
+    from psyqueue.kernel import housekeeper
+
+    monkeypatch.setattr(housekeeper, "PERIOD_MS", 10)
+    still.core.clock = clock = MovedClock()
+    calls = still.faults.calls
+
+    @still.q.handle("h", queue="q")
+    async def handler(ctx):
+        return ctx.job.lost
+
+    job = await handler.enqueue()
+    await still.settle_as_other()
+    worker = still.worker(lease_ms=renewed_often(monkeypatch))
+    await until(lambda: calls["reap"])
+    keeper, may_renew = worker._keeper._keeper, threading.Event()
+    really_renew = keeper.renew
+    may_renew.set()
+    monkeypatch.setattr(keeper, "renew", lambda session: may_renew.wait(LIMIT_S) and really_renew(session))
+
+    async def rounds_without_a_reap() -> None:
+        reaps, rounds = calls["reap"], calls["promote"]
+        await until(lambda: calls["promote"] >= rounds + 20)
+        assert calls["reap"] == reaps
+        assert await still.status(job) == "active"
+
+    async def renewed_after(duration_ms: float) -> None:
+        clock.added_ms += duration_ms
+        moved_ms = clock.mono_ms()
+        may_renew.set()
+        await until(lambda: worker._keeper._renewed_ms >= moved_ms)
+
+    may_renew.clear()
+    clock.added_ms += 30_000
+    await rounds_without_a_reap()
+    await still.advance(59)
+    await still.store.reap(10)
+    await still.advance(2)
+    await rounds_without_a_reap()
+    await renewed_after(0)
+    await rounds_without_a_reap()
+    await renewed_after(16_000)
+    await renewed_after(16_000)
+    assert await job.result(20) == 1
+
+
 async def test_any_worker_takes_back_the_jobs_of_a_dead_one_and_tells_it(still):
     @still.q.handle("h", queue="q")
     async def handler(ctx):

@@ -24,11 +24,17 @@ ENDED_BEFORE_PRUNE = 1_000
 
 
 class Housekeeper:
-    """Reaps sessions, promotes and expires jobs, prunes. `lease_ms` short of the usual makes the rounds quicker."""
+    """Reaps sessions, promotes and expires jobs, prunes. `lease_ms` short of the usual makes the rounds quicker.
 
-    def __init__(self, core: Core, queues: Callable[[], Sequence[str]], lease_ms: int) -> None:
+    `may_reap`: whoever could not renew its own lease does not judge those of others.
+    """
+
+    def __init__(
+        self, core: Core, queues: Callable[[], Sequence[str]], lease_ms: int, may_reap: Callable[[], bool]
+    ) -> None:
         self._core = core
         self._queues = queues
+        self._may_reap = may_reap
         self._period_ms = min(PERIOD_MS, lease_ms / 4)
         self._repeats = Repeats(core.clock)
         self._ended = 0
@@ -43,7 +49,8 @@ class Housekeeper:
             await clock.sleep_ms(wait_ms)
             since_prune_ms += wait_ms
             try:
-                await self._reap()
+                if self._may_reap():
+                    await self._reap()
                 await self._rounds(lambda: self._core.backend.promote(self._queues(), PRUNE_LIMIT))
                 if since_prune_ms >= PERIOD_MS:
                     since_prune_ms = 0.0

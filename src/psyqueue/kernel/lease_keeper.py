@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable
 
@@ -44,6 +45,7 @@ class LeaseKeeper:
         self._keeper = keeper
         self._session_id = session_id
         self._period_ms = lease_ms / RENEWALS_PER_LEASE
+        self._half_ms = lease_ms / 2
         self._hang_ms = hang_ms
         self._clock = clock
         self._turns = turns
@@ -55,6 +57,9 @@ class LeaseKeeper:
         self._seen = turns()
         self._looked_ms = clock.mono_ms()
         self._stood_ms = 0.0
+        self._renewed_ms = clock.mono_ms()
+        self._resumed_ms = -math.inf
+        """The last renewal that came after half a lease without one."""
         self._thread = threading.Thread(target=self._work, name=f"psyqueue-lease-{session_id[:8]}", daemon=True)
         self.ended: asyncio.Event = asyncio.Event()
         """The thread let go of its connection."""
@@ -65,6 +70,16 @@ class LeaseKeeper:
     def stop(self) -> None:
         """Returns at once; the thread ends after the renewal it may be in."""
         self._stopped.set()
+
+    @property
+    def is_steady(self) -> bool:
+        """No gap of half a lease in the renewals, for half a lease by now.
+
+        Whatever made the gap (a store that was away, a machine that slept) made it for others, too: leases ended whose
+        workers live, and will be renewed in a moment.
+        """
+        now_ms = self._clock.mono_ms()
+        return now_ms - self._renewed_ms < self._half_ms <= now_ms - self._resumed_ms
 
     # ── in the lease thread ───────────────────────────────────────────────────────────────────────────────────────────
     def _work(self) -> None:
@@ -108,6 +123,10 @@ class LeaseKeeper:
                 about = {"session": self._session_id, "error": error, "times": times}
                 log.warning("lease not renewed, trying again", extra=about)
             return False
+        now_ms = self._clock.mono_ms()
+        if now_ms - self._renewed_ms >= self._half_ms:
+            self._resumed_ms = now_ms
+        self._renewed_ms = now_ms
         call_in(self._loop, self._tell, renewal)
         return True
 

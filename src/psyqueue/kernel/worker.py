@@ -86,7 +86,7 @@ class Worker:
         self._batch = min(ITEMS_MAX, core.backend.capabilities.batch_max)
         self._threads = Threads(f"psyqueue-{options.name}", on_return=self._thread_returned)
         self._children = Children()
-        self._housekeeper = Housekeeper(core, self._all_queues, options.lease_ms)
+        self._housekeeper = Housekeeper(core, self._all_queues, options.lease_ms, self._may_reap)
         self._slots: Slots
         self._settler: Settler
         self._keeper: LeaseKeeper | None = None
@@ -421,6 +421,9 @@ class Worker:
         if renewal.paused:
             self._slots.hand_back_queues(renewal.paused)
         self._spawn_beside(self._heeder.look(), "orders")
+
+    def _may_reap(self) -> bool:
+        return self._keeper is not None and self._keeper.is_steady
 
     async def _start_over(self) -> None:
         """The session was reaped, or holds what nobody here knows: nothing of it counts any more. Then a new one."""
