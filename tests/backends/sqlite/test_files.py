@@ -454,6 +454,33 @@ async def test_calls_after_the_end_are_refused(tmp_path: Path) -> None:
     assert caught.value.outcome == "refused"
 
 
+async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+    """Hard links: each name would have a WAL of its own, and what one accepts would be written over by the other."""
+    async with opened(tmp_path / "jobs.db") as store:
+        await store.add("a")
+    link = tmp_path / "link.db"
+    link.hardlink_to(tmp_path / "jobs.db")
+    for path in (tmp_path / "jobs.db", link):
+        assert "has 2 names (hard links)" in await refusal(path)
+    link.unlink()
+    async with opened(tmp_path / "jobs.db") as store:
+        assert await counts(store, "q") == {"pending": 1}
+
+
+async def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `docker run -v ./jobs.db:/data/jobs.db` does it; what the kernel says of such a mount is put in its place."""
+    async with opened(tmp_path / "jobs.db") as store:
+        await store.add("a")
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr("psyqueue.backends._sqlite.place._MOUNTS", mounts)
+    of_root = "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+    mounts.write_text(f"{of_root}42 27 254:0 /srv/jobs.db {tmp_path}/jobs.db rw - ext4 /dev/vda rw\n", encoding="utf-8")
+    assert "Mount the folder" in await refusal(tmp_path / "jobs.db")
+    mounts.write_text(f"{of_root}42 27 254:0 /srv {tmp_path} rw - ext4 /dev/vda rw\n", encoding="utf-8")
+    async with opened(tmp_path / "jobs.db") as store:
+        assert await counts(store, "q") == {"pending": 1}
+
+
 async def test_links_to_one_file_share_its_turns(tmp_path: Path) -> None:
     """Two paths, one file: with two lock files the turns at writing would not be fair."""
     link = tmp_path / "link.db"

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from psyqueue.backends._sqlite.faults import way_out_of
@@ -44,9 +44,29 @@ def check_place(file: str, *, allow_network: bool) -> tuple[str, ...]:
     _create(file)
     if not os.access(file, os.R_OK | os.W_OK):
         raise _unusable(file, "cannot be opened for writing. Give this user access to it")
+    _check_names(file, _mounts())
     if not _is_database(path):
         raise _unusable(file, "is not an SQLite database. Give the path of another file; this one was left as it is")
     return warnings
+
+
+def _check_names(file: str, mounts: Iterable[str]) -> None:
+    """The WAL holds what was accepted last, and lies beside the name by which the file was opened.
+
+    Who comes by another name sees nothing of it, writes a WAL of his own, and one writes over the other.
+    """
+    if (names := os.stat(file).st_nlink) > 1:  # noqa: PTH116 - as everywhere here
+        raise _unusable(
+            file,
+            f"has {names} names (hard links), and SQLite keeps a -wal for each: what one accepts, the other would lose. "
+            f"Remove the other names (find / -samefile {file}), or use a copy of it",
+        )
+    if os.path.realpath(file) in _folders_of(mounts):
+        raise _unusable(
+            file,
+            "is mounted by itself, without its folder: accepted jobs in its -wal would stay behind, in this container "
+            "for example. Mount the folder, and give the path of a file in it",
+        )
 
 
 def _create(file: str) -> None:
@@ -94,26 +114,37 @@ def check_file_system(file: str, kind: str | None, *, allow_network: bool) -> tu
 
 def file_system_of(file: str) -> str | None:
     """Its kind, such as "ext4"; None where the system does not tell (anything but Linux)."""
+    return kind_at(os.path.realpath(file), _mounts())
+
+
+def _mounts() -> Sequence[str]:
     try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        return _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
-    return kind_at(os.path.realpath(file), lines)
+        return ()
 
 
 def kind_at(path: str, mounts: Iterable[str]) -> str | None:
     """The kind of the last mount whose folder holds `path`; later mounts of a folder cover earlier ones."""
     found, found_length = None, -1
+    for folder, kind in _parsed(mounts):
+        holds = path == folder or path.startswith(folder if folder.endswith("/") else f"{folder}/")
+        if holds and len(folder) >= found_length:
+            found, found_length = kind, len(folder)
+    return found
+
+
+def _folders_of(mounts: Iterable[str]) -> frozenset[str]:
+    return frozenset(folder for folder, _ in _parsed(mounts))
+
+
+def _parsed(mounts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Where something is mounted, which may be a file, and the kind of its file system."""
     for line in mounts:
         left, _, right = line.partition(" - ")
         fields = left.split(" ")
-        if len(fields) < 5 or not right:
-            continue
-        folder = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-        holds = path == folder or path.startswith(folder if folder.endswith("/") else f"{folder}/")
-        if holds and len(folder) >= found_length:
-            found, found_length = right.split(" ")[0], len(folder)
-    return found
+        if len(fields) >= 5 and right:
+            yield _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4]), right.split(" ")[0]
 
 
 class Identity:
