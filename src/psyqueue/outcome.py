@@ -71,6 +71,10 @@ class BadResult(Exception):
     """What a handler returned in another process is not JSON."""
 
 
+class NotBegun(Exception):
+    """No thread or process could be had for a run: trouble of the machine, none of the handler's."""
+
+
 class RemoteError(Exception):
     """A handler's exception in another process: its class is known by name only, its text is what that process said."""
 

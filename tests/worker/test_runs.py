@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -406,3 +408,44 @@ async def test_process_that_dies_fails_its_run_and_names_the_signal(rig):
     assert [end in text for end, text in zip(ends, told, strict=True)] == [True] * 4
     with pytest.raises(JobDead):
         await jobs[0].result(20)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+async def test_run_that_could_not_begin_is_put_off_and_costs_no_attempt(still, kind, monkeypatch):
+    """No thread to be had, no process to be started: the machine's trouble burns no jobs."""
+    handler = still.q.handle("h", elsewhere.add, queue="q", mode=kind, max_retries=0)
+    with monkeypatch.context() as broken:
+        if kind == "process":
+            broken.setattr(sys, "executable", str(Path(__file__).with_name("gone")))
+        else:
+            broken.setattr(threading.Thread, "start", _no_thread_for_handlers(threading.Thread.start))
+        worker = still.worker()
+        job = await handler.enqueue(1, 2)
+        told = await still.told.first("worker:error")
+        assert f"no {kind} can be started" in told["error"]
+        await still.told.first("job:snoozed", job.id)
+        view = await still.view(job)
+        assert (view.status, view.attempt, view.reason) == ("scheduled", 0, "its run could not begin")
+    await still.advance(1)
+    assert await job.result(20) == 3
+    assert (await still.view(job)).attempt == 1
+    assert worker.failure is None
+
+
+def _no_thread_for_handlers(really_start):
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("psyqueue-w1-"):
+            raise RuntimeError("can't start new thread")
+        really_start(thread)
+
+    return start
+
+
+async def test_run_that_could_not_begin_is_put_off_without_a_worker_too(rig, monkeypatch):
+    handler = rig.q.handle("h", elsewhere.add, queue="q", mode="process", max_retries=0)
+    job = await handler.enqueue(1, 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", str(Path(__file__).with_name("gone")))
+        assert await rig.q.process_next("q")
+    view = await rig.view(job)
+    assert (view.status, view.attempt, view.reason) == ("scheduled", 0, "its run could not begin")

@@ -21,7 +21,7 @@ from psyqueue import codec
 from psyqueue.backend import Delivery
 from psyqueue.kernel import frames
 from psyqueue.kernel.aio import spawn, within_ms
-from psyqueue.outcome import Cancel, DeadLetter, RemoteError, Retry, Snooze, Verdict
+from psyqueue.outcome import Cancel, DeadLetter, NotBegun, RemoteError, Retry, Snooze, Verdict
 
 if TYPE_CHECKING:
     from psyqueue.kernel.context import Context
@@ -49,7 +49,7 @@ class Children:
         self._all: set[_Child] = set()
 
     async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context) -> Any:
-        """What the handler returned. Raises its verdict, RemoteError for its exception, ChildDied.
+        """What the handler returned. Raises its verdict, RemoteError for its exception, ChildDied; NotBegun.
 
         Cancelled: the child is killed, and is dead before this returns.
         """
@@ -85,7 +85,11 @@ class Children:
             if child.is_alive:
                 return child
             self._all.discard(child)
-        child = await _Child.spawn()
+        try:
+            child = await _Child.spawn()
+        except (OSError, RuntimeError) as exc:  # the second: Python 3.11 watches a child from a thread
+            text = f"no process can be started for a handler here: {exc}. Look at what this process may use"
+            raise NotBegun(f"{text}: open files, processes, memory; and whether {sys.executable} is there") from exc
         self._all.add(child)
         return child
 

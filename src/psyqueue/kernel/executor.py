@@ -20,7 +20,7 @@ from psyqueue.kernel.context import Context, Signals, running_job
 from psyqueue.kernel.run import Run, with_progress
 from psyqueue.kernel.run_transaction import WAY_OUT, RunTransaction
 from psyqueue.kernel.threads import Threads
-from psyqueue.outcome import DeadLetter, Misfit, Verdict, decide, error_json
+from psyqueue.outcome import DeadLetter, Misfit, NotBegun, Verdict, decide, error_json
 
 if TYPE_CHECKING:
     from psyqueue.backend import Transaction
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
     from psyqueue.outcome import Policy
 
 TOO_LARGE = "too_large"
-UNKNOWN_DELAY_MS = 1_000
-UNKNOWN_DELAY_CAP_MS = 60_000
+DELAY_MS = 1_000
+DELAY_CAP_MS = 60_000
 UNKNOWN_GIVE_UP_MS = 86_400_000
 """A job whose handler no worker knows waits a day for a deploy, then it is dead."""
 
 
 class Executor:
-    """Runs deliveries. `on_timeout(run)` is the worker's, called when a run has used up its time."""
+    """Runs deliveries. `on_timeout(run)` is the worker's, called when a run has used up its time.
+
+    `on_trouble(error)` hears of a run that could not begin here.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Executor:
         children: Children,
         on_timeout: Callable[[Run], None],
         on_progress: Callable[[Run], None],
+        on_trouble: Callable[[BaseException], None],
         session_id: Callable[[], str],
     ) -> None:
         self._core = core
@@ -60,6 +64,7 @@ class Executor:
         self._children = children
         self._on_timeout = on_timeout
         self._on_progress = on_progress
+        self._on_trouble = on_trouble
         self._session_id = session_id
         self._loop = asyncio.get_running_loop()
 
@@ -242,6 +247,9 @@ class Executor:
     def _failed(self, run: Run, spec: HandlerSpec, error: BaseException) -> AnyOutcome:
         """A handler may turn the cancel it got into an error of its own; the reason of the stop counts then."""
         if run.stop_reason is None or run.stop_reason == "unasked":
+            if isinstance(error, NotBegun):
+                self._on_trouble(error)
+                return put_off(run.delivery, "its run could not begin")
             return self._decide(run.delivery, _policy(spec, run.delivery), error=error)
         return self.stopped(run)
 
@@ -264,8 +272,8 @@ def unknown_handler(delivery: Delivery) -> AnyOutcome:
     How long it has been waiting is told from the number of its deliveries, so that nothing has to be kept; a job that
     is younger than a day was delivered so often for other reasons.
     """
-    doublings = min(delivery.fence - 1, 6)
-    waited_ms = UNKNOWN_DELAY_MS * ((1 << doublings) - 1) + UNKNOWN_DELAY_CAP_MS * max(0, delivery.fence - 7)
+    doublings = _doublings(delivery)
+    waited_ms = DELAY_MS * ((1 << doublings) - 1) + DELAY_CAP_MS * max(0, delivery.fence - 7)
     if min(waited_ms, delivery.started_at_ms - delivery.created_at_ms) >= UNKNOWN_GIVE_UP_MS:
         error = error_json(
             DeadLetter(f"no worker knew handler {delivery.name!r} for a day"), delivery.attempt, delivery.started_at_ms
@@ -273,12 +281,18 @@ def unknown_handler(delivery: Delivery) -> AnyOutcome:
         return Dead(
             job_id=delivery.id, completion_token=delivery.completion_token, error=error, reason="unknown_handler"
         )
-    return SnoozeOutcome(
-        job_id=delivery.id,
-        completion_token=delivery.completion_token,
-        delay_ms=min(UNKNOWN_DELAY_CAP_MS, UNKNOWN_DELAY_MS << doublings),
-        reason=f"unknown handler {delivery.name!r}",
-    )
+    return put_off(delivery, f"unknown handler {delivery.name!r}")
+
+
+def put_off(delivery: Delivery, reason: str) -> AnyOutcome:
+    """Back to the others with a growing delay, and no attempt used."""
+    delay_ms = min(DELAY_CAP_MS, DELAY_MS << _doublings(delivery))
+    token = delivery.completion_token
+    return SnoozeOutcome(job_id=delivery.id, completion_token=token, delay_ms=delay_ms, reason=reason)
+
+
+def _doublings(delivery: Delivery) -> int:
+    return min(delivery.fence - 1, 6)
 
 
 def _decoded(body: bytes) -> Any:

@@ -61,6 +61,7 @@ class _Single:
             children=self._children,
             on_timeout=self._timed_out,
             on_progress=self._progressed,
+            on_trouble=_trouble,
             session_id=lambda: self._settler.session_id,
         )
         self._slots = Slots(
@@ -165,4 +166,4 @@ class _Single:
 
 
 def _trouble(error: BaseException) -> None:
-    log.warning("store has trouble", extra={"error": str(error)})
+    log.warning("there is trouble", extra={"error": str(error)})

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from psyqueue.outcome import NotBegun
+
 T = TypeVar("T")
 
 _home = threading.local()
@@ -73,7 +75,8 @@ class Threads:
     async def run(self, fn: Callable[[], Any]) -> Any:
         """The result of `fn()` in a thread, in a copy of the caller's context.
 
-        Cancelled: what no thread has begun is not begun any more; what one has begun goes on, counted.
+        Cancelled: what no thread has begun is not begun any more; what one has begun goes on, counted. Raises NotBegun
+        if no thread can be had.
         """
         call = _Call(fn)
         with self._lock:
@@ -101,8 +104,12 @@ class Threads:
             self.abandoned += 1
 
     def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._serve, name=f"{self._name}-{self._started + 1}", daemon=True).start()
+        except (RuntimeError, MemoryError) as exc:
+            text = f"no thread can be started for a handler here: {exc}. Look at what this process may use"
+            raise NotBegun(f"{text}: threads and processes of its user and container, memory") from exc
         self._started += 1
-        threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
 
     # ── in the thread ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _serve(self) -> None:

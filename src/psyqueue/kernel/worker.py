@@ -115,6 +115,7 @@ class Worker:
             children=self._children,
             on_timeout=self._timed_out,
             on_progress=self._progressed,
+            on_trouble=self._troubles.tell,
             session_id=lambda: self._settler.session_id,
         )
         self._slots = Slots(
@@ -152,9 +153,8 @@ class Worker:
         self._begin_stop()
         if self._settler.session_id:
             # A store that stays away must not keep a stopping process alive: leases give the jobs back later.
-            last_ms = grace_ms + 2 * ABANDON_MS
             self._stop_timers.append(call_later_ms(grace_ms, self._slots.stop_all, "release"))
-            self._stop_timers.append(call_later_ms(last_ms, self._cut))
+            self._stop_timers.append(call_later_ms(grace_ms + 2 * ABANDON_MS, self._cut))
         else:
             self._cut()  # there is nothing to wait for
         await asyncio.wait({self._main})

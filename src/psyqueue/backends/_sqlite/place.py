@@ -58,7 +58,7 @@ def _check_names(file: str, mounts: Iterable[str]) -> None:
     if (names := os.stat(file).st_nlink) > 1:  # noqa: PTH116 - as everywhere here
         raise _unusable(
             file,
-            f"has {names} names (hard links), and SQLite keeps a -wal for each: what one accepts, the other would lose. "
+            f"has {names} names (hard links), and SQLite keeps a -wal for each: what one accepts, the other loses. "
             f"Remove the other names (find / -samefile {file}), or use a copy of it",
         )
     if os.path.realpath(file) in _folders_of(mounts):
