@@ -46,6 +46,25 @@ def test_jobs_are_run_and_a_signal_ends_the_worker_with_0(shop):
     assert shop.sessions() == []
 
 
+def test_a_signal_that_was_blocked_by_whoever_started_the_worker_is_heard(shop):
+    blocked = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})"
+    program = f"{blocked}; os.execv(sys.executable, [sys.executable, '-m', 'psyqueue', 'worker', 'shop:q'])"
+    worker = shop.start(command=[sys.executable, "-c", program])
+    worker.line(READY)
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+def test_a_folder_that_was_removed_is_told_in_one_line(shop, tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    worker = shop.start(
+        command=["bash", "-c", f"cd {folder} && rmdir {folder} && exec {sys.executable} -m psyqueue worker shop:q"]
+    )
+    assert worker.end() == 2
+    assert "the current folder is of no use" in worker.line("psyqueue: (.*)")[1]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing is needed")
 def test_a_worker_whose_ready_line_finds_no_room_runs_jobs(shop):
     job_id = shop.enqueue("note", {"text": "hello"})

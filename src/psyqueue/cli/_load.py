@@ -20,7 +20,10 @@ def load_queue(target: str) -> PsyQueue:
     module_name, _, path = target.partition(":")
     if not module_name or not path or not all(part.isidentifier() for part in (module_name + "." + path).split(".")):
         raise ConfigError(f"{target!r} does not name a queue; write module:queue, e.g. 'shop.jobs:q' (no .py)")
-    folder = str(Path.cwd())
+    try:
+        folder = str(Path.cwd())
+    except OSError as exc:
+        raise ConfigError(f"the current folder is of no use ({exc.strerror}). Start in one that is there") from exc
     if folder not in sys.path:
         sys.path.insert(0, folder)
     module = _import(module_name, folder)

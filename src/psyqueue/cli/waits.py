@@ -55,6 +55,8 @@ def on_signal(number: signal.Signals, fn: Callable[[signal.Signals], None]) -> N
     keep_from_forks(number)
     try:
         loop.add_signal_handler(number, hear)
+        # Whoever started us may have blocked it; then it would never be heard.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
     except NotImplementedError:
         # Windows: the interpreter's own handler, which wakes the loop.
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(hear))

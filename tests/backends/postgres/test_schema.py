@@ -78,6 +78,21 @@ async def test_what_is_wrong_with_an_address_is_said(
         await PostgresBackend(options).connect()
 
 
+async def test_a_proxy_whose_server_is_away_is_told_as_that() -> None:
+    """It takes the connection and drops it; the driver's own words are "unexpected connection_lost() call"."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        options = PostgresOptions(connection_string=f"postgresql://postgres@127.0.0.1:{port}/x")
+        with pytest.raises(StoreUnavailable, match=r"hung up at once\. Is it a proxy") as told:
+            await PostgresBackend(options).connect()
+    assert told.value.outcome == "refused"
+
+
 async def test_payloads_that_postgres_calls_no_json_are_kept(postgres_server: Server, namespace: str) -> None:
     payloads = [b'"\\u0000"', b'"\\ud800"', b"[" * 5_000 + b"]" * 5_000, b"1" + b"0" * 5_000]
     async with opened(postgres_server.url, namespace) as store:

@@ -190,6 +190,8 @@ def _reason(exc: BaseException) -> str:
         return "no answer within connect_timeout. Look at host=, port= and the firewall"
     if isinstance(exc, ConnectionRefusedError):
         return "nobody listens there. Is the server running, and is the port right?"
+    if isinstance(exc, ConnectionError) and "connection_lost" in str(exc):  # all that the driver says
+        return "whoever listens there hung up at once. Is it a proxy or balancer, and the server behind it away?"
     if isinstance(exc, ConnectionError) and "SSL" in str(exc):
         return "the server speaks no TLS. Switch it on there, or leave ssl out"
     is_telling = isinstance(exc, OSError | asyncpg.InterfaceError)
