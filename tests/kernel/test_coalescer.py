@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from psyqueue import InvalidOption, KeyConflict, NamespaceMoved, QueueFull, StoreFull, StoreUnavailable
+from psyqueue import InvalidOption, KeyConflict, NamespaceMoved, QueueFull, StoreBusy, StoreFull, StoreUnavailable
 from psyqueue.backend import Enqueued, Idempotency, NewJob
+from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.kernel.coalescer import CROWD, Coalescer
 from psyqueue.kernel.ops import Channel
 from support.kernel import FakeClock, next_turn
@@ -416,3 +418,42 @@ async def test_drain_waits_for_both_calls(sharing, store):
     await draining
     assert sum(map(len, store.calls)) == 2 + CROWD
     await asyncio.gather(*callers)
+
+
+@pytest.mark.parametrize("error", [StoreBusy("locked"), StoreUnavailable("silent")])
+async def test_who_waited_behind_a_call_that_got_no_answer_is_told_with_it(coalescer, store, error):
+    """Not one call after the other, each for as long again."""
+    store.refuses["0"] = error
+    replies = await gather_behind(coalescer, store, [(job(n),) for n in range(3 * ITEMS_MAX)])
+    assert {type(each) for each in replies} == {type(error)}
+    assert {name for call in store.calls for name in call} == {"first", *(str(n) for n in range(ITEMS_MAX))}
+    if isinstance(error, StoreUnavailable):
+        assert [each.outcome for each in replies] == ["unknown"] * ITEMS_MAX + ["refused"] * 2 * ITEMS_MAX
+        assert "was not sent (silent)" in replies[-1].message
+    (reply,) = await coalescer.submit((job("later"),))
+    assert reply.job_id == "later"
+    await coalescer.drain()
+
+
+async def test_who_came_while_a_call_got_no_answer_is_tried(coalescer, store):
+    store.refuses["slow"] = StoreBusy("locked")
+    coming: list[asyncio.Future[Any]] = []
+    really_send = store.send
+
+    async def send(op, jobs):
+        if not coming and jobs[0].id == "slow":
+            coming.append(asyncio.ensure_future(coalescer.submit((job("later"),))))
+        return await really_send(op, jobs)
+
+    coalescer._calls._send = send
+    (reply,) = await gather_behind(coalescer, store, [(job("slow"),)])
+    assert isinstance(reply, StoreBusy)
+    assert (await coming[0])[0].job_id == "later"
+
+
+async def test_a_refusal_at_once_is_nobody_elses(coalescer, store):
+    """No time was lost: the next call may find the store."""
+    store.refuses["0"] = StoreUnavailable("nobody listens", outcome="refused")
+    replies = await gather_behind(coalescer, store, [(job(n),) for n in range(ITEMS_MAX + 1)])
+    assert [type(each) for each in replies[:ITEMS_MAX]] == [StoreUnavailable] * ITEMS_MAX
+    assert replies[ITEMS_MAX][0].job_id == str(ITEMS_MAX)

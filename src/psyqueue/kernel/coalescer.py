@@ -13,6 +13,7 @@ from typing import Final
 
 from psyqueue.backend import Enqueued, NewJob
 from psyqueue.backend.bounds import CALL_BYTES_MAX, ITEMS_MAX
+from psyqueue.errors import StoreError, StoreUnavailable
 from psyqueue.kernel.aio import next_turn, spawn
 from psyqueue.kernel.ops import Channel
 from psyqueue.kernel.shared_calls import Caller, Look, Send, SharedCalls, fail
@@ -30,7 +31,8 @@ class Coalescer:
     """`submit` from any number of callers.
 
     The jobs of one caller stay one atomic step, and one caller's bad job is never another's error. A lone caller makes
-    its call itself, without a task in between.
+    its call itself, without a task in between. Whoever waited all the while behind a call that got no answer in time
+    is told so with it, and was never sent: one call after the other would take that time again for each.
     """
 
     def __init__(self, channels: Iterable[Channel], send: Send, look: Look) -> None:
@@ -41,6 +43,8 @@ class Coalescer:
         self._send = send
         self._calls = SharedCalls(send, look)
         self._waiting: deque[Caller] = deque()
+        self._left = 0
+        """How many have left the line so far."""
         self._flying = 0
         """Callers whose calls are in flight."""
         self._drained: asyncio.Future[None] | None = None
@@ -90,14 +94,18 @@ class Coalescer:
             while self._waiting and (not self._flying or len(self._waiting) >= CROWD):
                 callers = self._next_callers()
                 self._flying += len(callers)
+                last = self._left + len(self._waiting)
                 try:
                     await self._calls.make(channel, callers)
                 finally:
                     self._flying -= len(callers)
+                if channel.given_up is not None:
+                    self._give_up_behind(last, channel.given_up)
                 # Those who were served may have come back by the next turn of the loop: then they go together.
                 await next_turn()
         except BaseException as exc:
             fail([*callers, *self._waiting], exc if isinstance(exc, Exception) else asyncio.CancelledError())
+            self._left += len(self._waiting)
             self._waiting.clear()
             raise
         finally:
@@ -116,12 +124,29 @@ class Coalescer:
         while self._waiting and len(callers) < share:
             jobs, reply = self._waiting[0]
             if reply.done():  # cancelled before its turn: never sent
-                self._waiting.popleft()
+                self._leave()
                 continue
             items += len(jobs)
             for job in jobs:
                 size += job_bytes(job)
             if callers and (items > ITEMS_MAX or size > CALL_BYTES_MAX):
                 break
-            callers.append(self._waiting.popleft())
+            callers.append(self._leave())
         return callers
+
+    def _leave(self) -> Caller:
+        self._left += 1
+        return self._waiting.popleft()
+
+    def _give_up_behind(self, last: int, error: StoreError) -> None:
+        """`last`: the number of the last one in the line when the call was sent."""
+        behind = [self._leave() for _ in range(last - self._left)]
+        fail(behind, _never_sent(error))
+
+
+def _never_sent(error: StoreError) -> StoreError:
+    """For who waited behind the call that ended with `error`."""
+    if not isinstance(error, StoreUnavailable):
+        return error  # it says that nothing was written
+    text = f"the call in front got no answer for so long that this one was not sent ({error.message})"
+    return StoreUnavailable(text, outcome="refused")

@@ -30,6 +30,8 @@ class Channel:
         self._chance = chance
         self._give_up_ms = give_up_ms
         self._turn = 0
+        self.given_up: StoreUnavailable | StoreBusy | StoreFull | None = None
+        """What the last call ended with, if it was because its time was up."""
 
     def run(self, call: Callable[[Op], Awaitable[T]]) -> Coroutine[Any, Any, T]:
         """`await call(op)`, with the same op again while the store is busy or the outcome unknown.
@@ -41,6 +43,7 @@ class Channel:
 
     async def _run(self, call: Callable[[Op], Awaitable[T]], give_up_at: float) -> T:
         self._turn += 1
+        self.given_up = None
         op = Op(self._client, self._number, self._turn)
         try:
             return await call(op)
@@ -62,6 +65,7 @@ class Channel:
             elif not isinstance(error, StoreBusy) and not may_have_happened:
                 raise error
             if self._clock.mono_ms() >= give_up_at:
+                self.given_up = error
                 if may_have_happened and not (isinstance(error, StoreUnavailable) and error.outcome == "unknown"):
                     raise StoreUnavailable(f"whether the call was done is unknown; then: {error.message}") from error
                 raise error
