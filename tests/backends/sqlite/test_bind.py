@@ -34,7 +34,7 @@ async def test_a_delivery_is_settled_with_the_callers_own_rows(tmp_path: Path) -
     async with opened(tmp_path / "app.db") as store:
         await store.add("a")
         delivery = await store.dequeue_one()
-        connection = sqlite3.connect(tmp_path / "app.db", isolation_level=None)
+        connection = sqlite3.connect(tmp_path / "app.db")
         (settled,) = await store.backend.bind(connection).settle("s", [ack(delivery)])
         assert (settled.verdict, settled.status) == ("ok", "completed")
         assert connection.in_transaction
@@ -42,6 +42,29 @@ async def test_a_delivery_is_settled_with_the_callers_own_rows(tmp_path: Path) -
         connection.execute("COMMIT")
         connection.close()
         assert (await store.view("a")).status == "completed"
+
+
+MODES: list[dict[str, Any]] = [{"isolation_level": None}]
+if sys.version_info >= (3, 12):
+    MODES.append({"autocommit": True})
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(mode))
+async def test_no_transaction_is_begun_on_a_connection_whose_caller_commits_each_statement(
+    tmp_path: Path, mode: dict[str, Any]
+) -> None:
+    """Django outside of `atomic()`: nobody would end it, the job would never be, and nobody else could write."""
+    async with opened(tmp_path / "app.db", busy_timeout="100ms") as store:
+        connection = sqlite3.connect(tmp_path / "app.db", **mode)
+        with pytest.raises(InvalidState, match="in no transaction: begin one"):
+            await store.backend.bind(connection).enqueue([job("a")])
+        assert not connection.in_transaction
+        await store.add("b")
+        connection.execute("BEGIN IMMEDIATE")
+        await store.backend.bind(connection).enqueue([job("a")])
+        connection.execute("COMMIT")
+        connection.close()
+        assert await counts(store, "q") == {"pending": 2}
 
 
 async def test_a_refused_call_leaves_the_callers_transaction_as_it_was(tmp_path: Path) -> None:
@@ -158,18 +181,3 @@ async def test_a_transaction_that_read_what_is_old_by_now_is_told_to_begin_anew(
             await store.backend.bind(connection).enqueue([job("b")])
             connection.commit()
         assert await counts(store, "q") == {"pending": 2}
-
-
-@needs_autocommit
-async def test_no_transaction_is_begun_where_commit_would_not_end_it(tmp_path: Path) -> None:
-    async with opened(tmp_path / "app.db") as store:
-        settings: dict[str, Any] = {"autocommit": True}
-        with connect(tmp_path / "app.db", **settings) as connection:
-            bound = store.backend.bind(connection)
-            with pytest.raises(InvalidState, match="begin it yourself"):
-                await bound.enqueue([job("a")])
-            assert not connection.in_transaction
-            connection.execute("BEGIN IMMEDIATE")
-            await bound.enqueue([job("a")])
-            connection.execute("COMMIT")
-        assert (await store.view("a")).status == "pending"

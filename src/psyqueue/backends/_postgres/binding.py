@@ -87,6 +87,9 @@ def bind(client: Client, connection: object) -> PostgresBound:
     """Raises InvalidOption."""
     carrier = carriers.carrier_of(connection)
     if carrier is None:
-        way_out = "Give a connection of asyncpg or psycopg 3, or a Connection or Session of SQLAlchemy 2"
+        way_out = (
+            "Give a connection of asyncpg or psycopg 3 (of Django connection.connection, inside atomic()), "
+            "or a Connection or Session of SQLAlchemy 2"
+        )
         raise InvalidOption("conn", connection, "is no connection that a job could be enqueued on", way_out)
     return PostgresBound(client, connection, carrier)

@@ -20,10 +20,8 @@ from psyqueue.backends._sqlite.verbs import enqueue
 from psyqueue.errors import InvalidOption, InvalidState
 
 R = TypeVar("R")
-_NO_TRANSACTION: Final = (
-    "the connection is in no transaction, and with autocommit=True neither commit() nor `with` would end one that was "
-    'begun for it: begin it yourself (connection.execute("BEGIN IMMEDIATE")), or leave autocommit out'
-)
+_LEGACY: Final = -1
+"""`sqlite3.LEGACY_TRANSACTION_CONTROL`: `isolation_level` decides. Before Python 3.12 there is nothing else."""
 
 
 class SqliteBound:
@@ -58,8 +56,11 @@ class SqliteBound:
         connection = self._connection
         if connection.in_transaction:
             connection.execute(SQL["meta.take_turn"])
-        elif getattr(connection, "autocommit", None) is True:  # Python 3.12 and later know it
-            raise InvalidState(_NO_TRANSACTION)
+        elif _commits_each_statement(connection):
+            raise InvalidState(
+                "the connection is in no transaction: begin one (BEGIN IMMEDIATE; in Django transaction.atomic()), "
+                "or leave isolation_level=None and autocommit=True out"
+            )
         else:
             connection.execute("BEGIN IMMEDIATE")
         connection.execute("SAVEPOINT psyqueue_bound")
@@ -76,6 +77,12 @@ class SqliteBound:
         return reply
 
 
+def _commits_each_statement(connection: sqlite3.Connection) -> bool:
+    """Its caller does not expect that a transaction is open, and would never end one that we began."""
+    autocommit = getattr(connection, "autocommit", _LEGACY)
+    return autocommit is True or (autocommit == _LEGACY and connection.isolation_level is None)
+
+
 @contextlib.contextmanager
 def _plain_rows(connection: sqlite3.Connection) -> Iterator[None]:
     """The caller's way of seeing rows is not ours."""
@@ -90,7 +97,8 @@ def _plain_rows(connection: sqlite3.Connection) -> Iterator[None]:
 def bind(options: SqliteOptions, connection: object) -> SqliteBound:
     """Raises InvalidOption."""
     if not isinstance(connection, sqlite3.Connection):
-        raise InvalidOption("conn", connection, "is not a sqlite3.Connection")
+        way_out = "Give the one below your library's own; of Django connection.connection, inside atomic()"
+        raise InvalidOption("conn", connection, "is not a sqlite3.Connection", way_out)
     if options.is_memory:
         raise InvalidOption("conn", connection, "a store in :memory: cannot be shared. Give the store a file")
     try:
