@@ -197,6 +197,38 @@ async def test_process_handlers_of_the_main_module_are_found(rig, program, as_mo
     assert await ended(first) == 0
 
 
+UNGUARDED = """
+import asyncio
+from psyqueue import PsyQueue
+from psyqueue.backends import sqlite
+
+q = PsyQueue().use(sqlite(path="jobs.db"))
+
+@q.handle("double", mode="process", max_retries=0)
+def double(n: int) -> int:
+    return 2 * n
+
+async def main():
+    async with q:
+        job = await double.enqueue(2)
+        q.start_worker()
+        print((await job.wait()).errors[-1]["message"], len(await q.jobs()))
+
+asyncio.run(main())
+"""
+
+
+def test_script_that_runs_as_it_is_imported_does_not_run_in_its_children(tmp_path):
+    """Each child would enqueue the job again and start a worker with children of its own."""
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    ran = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    message, number = ran.stdout.strip().rsplit(" ", 1)
+    assert 'if __name__ == "__main__":' in message
+    assert number == "1"
+
+
 @on_sqlite
 async def test_thread_that_never_ends_does_not_keep_the_process(rig, program):
     job = await rig.q.enqueue("block", queue="q", timeout=0.2, max_retries=0)

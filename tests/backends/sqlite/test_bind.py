@@ -49,7 +49,7 @@ if sys.version_info >= (3, 12):
     MODES.append({"autocommit": True})
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(mode))
+@pytest.mark.parametrize("mode", MODES, ids="-".join)
 async def test_no_transaction_is_begun_on_a_connection_whose_caller_commits_each_statement(
     tmp_path: Path, mode: dict[str, Any]
 ) -> None:
