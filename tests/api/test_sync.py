@@ -182,6 +182,24 @@ def test_a_queue_of_the_background_loop_is_not_for_other_loops(mem):
         asyncio.run(mem.get("x"))
 
 
+def test_on_another_loop_both_ways_to_enqueue_name_the_one_that_works(mem):
+    """An async view of Flask or Django, in a process whose queue was started by a plain one."""
+
+    @mem.handle("add")
+    def add(a: int) -> None: ...
+
+    async def view(a: int) -> str:
+        with pytest.raises(LifecycleError, match=r"await asyncio\.to_thread\(handler\.sync\.enqueue, "):
+            await add.enqueue(a)
+        with pytest.raises(LifecycleError, match=r"await asyncio\.to_thread\(handler\.sync\.enqueue, ") as sync:
+            add.sync.enqueue(a)
+        assert "Leave `.sync` out" not in str(sync.value)
+        return str(await asyncio.to_thread(add.sync.enqueue, a))
+
+    with mem.sync as sync:
+        assert [sync.get(asyncio.run(view(a))).payload for a in (1, 2)] == [{"a": 1}, {"a": 2}]
+
+
 def test_the_caller_s_context_reaches_the_middleware(mem):
     tenant = contextvars.ContextVar("tenant", default="nobody")
     seen = []
