@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pydoc
 from types import ModuleType
 
 import pytest
@@ -36,3 +37,8 @@ def test_every_listed_name_exists(door):
 def test_list_is_sorted_and_names_each_once(door):
     listed = list(getattr(door, "__all__", ()))
     assert listed == sorted(set(listed), key=order)
+
+
+def test_help_shows_every_door(door):
+    """Signatures of structs are made of their annotations: a name that exists for type checkers alone breaks them."""
+    assert pydoc.render_doc(door)
