@@ -8,6 +8,7 @@ keys.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -128,6 +129,8 @@ def _problem_in_object(value: Any, path: str, depth: int) -> tuple[str, str] | N
         plain = msgspec.to_builtins(value, builtin_types=(), enc_hook=of_model)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         way_out = "give the text or number that stands for it, such as a path as str(path) or an object by its id"
+        if inspect.iscoroutine(value):
+            way_out = "it was never awaited: await it, in a handler that is an `async def`"
         return (path, f"{type(value).__module__}.{type(value).__qualname__} is not a JSON value; {way_out}")
     if isinstance(plain, dict | list | tuple | float | str):
         return _problem(plain, path, depth)

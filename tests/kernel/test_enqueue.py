@@ -96,6 +96,21 @@ def test_wrong_options_of_a_copy_are_refused_where_they_are_given(q):
         handler.options(tennant="x")
 
 
+async def test_argument_given_as_an_option_is_told_where_it_belongs(started):
+    started.handle("x", send)
+    with pytest.raises(InvalidOption, match=r"option to=.ada.: .*What the handler takes is the payload"):
+        await started.enqueue("x", to="ada")
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+async def test_call_that_was_not_awaited_is_told_what_to_do(started):
+    handler = started.handle("x", send)
+    with pytest.raises(InvalidOption, match=r"Await handler\.enqueue"):
+        await started.enqueue(handler.enqueue("ada"))
+    with pytest.raises(InvalidOption, match="Await it first"):
+        await handler.options(depends_on=[handler.enqueue("ada")]).enqueue("bob")
+
+
 async def test_ctx_only_handler_takes_any_payload(started):
     started.handle("raw", raw)
     for payload in (None, [1], "x", {"a": 1}):

@@ -210,6 +210,23 @@ def test_queues_of_former_names_come_first_where_the_handler_names_none(q):
     assert q._core.handlers.queues() == ("old", "oldest", "new", "mail")
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("retries", "mean max_retries"),
+        ("max_retry", "mean max_retries"),
+        ("timout", "mean timeout"),
+        ("priority", r"belongs to an enqueue: handler\.options\(priority=\.\.\.\)"),
+        ("concurrency", r"q\.limits\(queue, active_max="),
+        ("cron", "no schedules"),
+        ("zzz", "There are queue, max_retries"),
+    ],
+)
+def test_unknown_option_names_the_one_that_was_meant(option, text):
+    with pytest.raises(InvalidOption, match=text):
+        spec(**{option: 1})
+
+
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", 7, None])
 def test_absurd_handler_names_are_refused(q, name):
     with pytest.raises(InvalidOption, match="name"):

@@ -262,6 +262,13 @@ async def test_absurd_worker_options_are_refused(started, options, option):
         started.start_worker("mail", **options)
 
 
+async def test_queues_of_a_worker_are_named_one_by_one(started):
+    handler = started.handle("job", print_nothing)
+    for queues in (["mail", "images"], handler):
+        with pytest.raises(InvalidOption, match=r'start_worker\("mail", "images"\)'):
+            started.start_worker(queues)
+
+
 async def test_worker_without_any_queue_is_refused(started):
     with pytest.raises(Exception, match="name some, or register handlers"):
         started.start_worker()

@@ -110,6 +110,7 @@ def test_arguments_are_bound_to_names(fn, args, kwargs, wire):
         (plain, ("a", "b", "c"), {}, "$", "takes 2 values by position, 3 were given"),
         (plain, ("a",), {"to": "b"}, "$.to", "by position and by name"),
         (plain, ("a",), {"nn": 1}, "$.nn", "is unknown; handler 'h' takes to, subject"),
+        (plain, ("a",), {"delay": 1}, "$.delay", r"takes to, subject. As an option: handler\.options\(delay=\.\.\.\)"),
         (keyword_only, ("a",), {}, "$.n", "is missing"),
         (keyword_only, ("a", "b"), {"n": 1}, "$", "takes 1 values by position"),
         (nothing, ("a",), {}, "$", "takes 0 values"),
@@ -352,3 +353,14 @@ def test_methods_and_callable_objects_are_handlers_too():
 
     assert run(Sender().send, {"to": "a"}) == "sent a"
     assert run(Sender(), {"to": "a"}) == "called a"
+
+
+def late_context(to, context: Context): ...
+def context_by_name(to, *, context: Context): ...
+
+
+@pytest.mark.parametrize("fn", [late_context, context_by_name])
+def test_context_that_is_not_the_first_parameter_is_refused(fn):
+    """It would be a field of the payload, which nobody can fill in."""
+    with pytest.raises(ConfigError, match="'context': the context is the first parameter"):
+        params(fn)

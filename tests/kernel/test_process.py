@@ -115,6 +115,20 @@ async def test_result_that_is_no_json_is_dead_at_once(started):
     assert ((await handle.refresh()).status, (await handle.refresh()).reason) == ("dead", "result")
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+async def test_result_that_was_never_awaited_is_told_so(started):
+    """A decorator that makes a plain function of an async one."""
+
+    async def inner():
+        return 1
+
+    def plain():
+        return inner()
+
+    handle = await run(started, started.handle("h", plain))
+    assert "was never awaited" in (await handle.refresh()).errors[-1]["message"]
+
+
 @pytest.mark.parametrize(
     ("verdict", "status", "reason", "attempt"),
     [

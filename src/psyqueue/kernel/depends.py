@@ -192,8 +192,11 @@ def is_context(parameter: inspect.Parameter) -> bool:
     """Named `ctx`, or annotated with Context (also as text that only a type checker can resolve)."""
     if parameter.kind not in POSITIONAL:
         return False
-    if parameter.name == CONTEXT_NAME:
-        return True
+    return parameter.name == CONTEXT_NAME or is_annotated_context(parameter)
+
+
+def is_annotated_context(parameter: inspect.Parameter) -> bool:
+    """Annotated with Context, whatever it is called and wherever it stands."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
         return annotation.strip("\"' ").rpartition(".")[2] == "Context"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,8 +90,9 @@ class Enqueuer:
             return await self.enqueue_bound(call.spec, call.payload, call.options, call.given)
         spec = self._find(name_or_call)
         if spec is not None:
-            checked = spec.parameters.check(payload)
-            return await self.enqueue_bound(spec, checked, options, read(options) if options else {})
+            # First, since an argument that was given as an option would be missing in the payload.
+            given = read(options) if options else {}
+            return await self.enqueue_bound(spec, spec.parameters.check(payload), options, given)
         draft = self._draft(None, name_or_call, payload, options)
         return (await self._enqueue_drafts([draft], [read(options)]))[0]
 
@@ -294,7 +296,7 @@ class Enqueuer:
     # ── drafts ────────────────────────────────────────────────────────────────────────────────────────────────────
     def _find(self, name: Any) -> HandlerSpec | None:
         """The handler; None (warned about once) where another process will know it."""
-        if callable(name):
+        if callable(name) or inspect.iscoroutine(name):
             way_out = "Await handler.enqueue(...), or give the call handler.build(...), or the handler's name"
             raise InvalidOption("name", name, f"is {type(name).__name__}, not text", way_out)
         read_name("name", name)

@@ -17,14 +17,17 @@ from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import ConfigError, InvalidOption, PayloadError
 from psyqueue.job import NAME_LENGTH_MAX
 from psyqueue.kernel.options import (
+    NO_SCHEDULES,
     Template,
     canonical,
+    is_option,
     read_bool,
     read_int,
     read_name,
     read_retries,
     read_strategy,
     read_timeout,
+    way_out_of,
 )
 from psyqueue.kernel.parameters import Invoke, Parameters, converter_of, place_of, result_type
 from psyqueue.kernel.pipeline import is_async, label, takes
@@ -196,13 +199,32 @@ HANDLE_DEFAULTS: HandleOptions = {
 }
 
 
+_LIMIT = "How many jobs of a queue run or start is a limit of it: await q.limits(queue, active_max=..., ...)"
+_FOREIGN = {
+    "retries": "Did you mean max_retries?",
+    "retry": "Did you mean max_retries, or retry_on?",
+    "max_tries": "Did you mean max_retries, which does not count the first run?",
+    "time_limit": "Did you mean timeout?",
+    "concurrency": _LIMIT,
+    "rate_limit": _LIMIT,
+    "cron": NO_SCHEDULES,
+    "schedule": NO_SCHEDULES,
+}
+"""What other queues call it, or have here."""
+
+
+def _way_out(option: str) -> str:
+    if is_option(option) and option not in HANDLE_DEFAULTS:
+        return f"It belongs to an enqueue: handler.options({option}=...).enqueue(...)"
+    return way_out_of(option, HANDLE_DEFAULTS, _FOREIGN)
+
+
 def make_spec(name: str, fn: Callable[..., Any], options: HandleOptions) -> HandlerSpec:
     """Check a registration. Raises InvalidOption or ConfigError naming the handler."""
     name = read_name("name", name)
     for option, value in options.items():
         if option not in HANDLE_DEFAULTS:
-            known = f"There are {', '.join(HANDLE_DEFAULTS)}"
-            raise InvalidOption(option, value, f"is not an option of handle({name!r})", known)
+            raise InvalidOption(option, value, f"is not an option of handle({name!r})", _way_out(option))
     asked: dict[str, Any] = {**HANDLE_DEFAULTS, **options}
     if not callable(fn) or inspect.isclass(fn):
         raise ConfigError(f"handler {name!r}: {fn!r} is no function", name=name)

@@ -6,10 +6,11 @@ Keys (idempotency, unique, order) belong to the tenant: two tenants that use the
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, get_args
 
 import msgspec
 
@@ -23,6 +24,9 @@ from psyqueue.job import PRIORITY_MAX, RETRIES_MAX, TERMINAL, Status, name_probl
 
 META_BYTES_MAX = 65_536
 """Labels, not documents: meta is read with every delivery."""
+
+NO_SCHEDULES: Final = "There are no schedules yet: let cron run `psyqueue enqueue`"
+_ARGUMENTS: Final = '. What the handler takes is the payload: enqueue(name, {"field": value}, ...)'
 
 End: TypeAlias = Literal["completed", "dead", "cancelled"]
 OnConflict: TypeAlias = Literal["existing", "replace", "reject"]
@@ -105,7 +109,8 @@ def read(options: Mapping[str, Any]) -> Given:
     for option, value in options.items():
         reader = _READERS.get(option)
         if reader is None:
-            raise InvalidOption(str(option), value, "is not an option of enqueue", _did_you_mean(str(option)))
+            way_out = way_out_of(str(option), _READERS, _FOREIGN, _ARGUMENTS)
+            raise InvalidOption(str(option), value, "is not an option of enqueue", way_out)
         given[option] = reader(option, value)
     if "idempotency_window" in given and "idempotency_key" not in given:
         raise InvalidOption(
@@ -242,7 +247,7 @@ def read_name(option: str, value: Any) -> str:
     """A queue, job, lane, tenant, id or key; of a `str` enumeration's member its value, which `str()` may not give."""
     problem = name_problem(value)
     if problem:
-        raise InvalidOption(option, value, problem)
+        raise InvalidOption(option, value, problem, "Await it first" if inspect.iscoroutine(value) else "")
     return str.__str__(value)
 
 
@@ -388,13 +393,20 @@ _FOREIGN = {
     "args": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
     "kwargs": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
     "tags": "Did you mean meta?",
-    "cron": "There are no schedules yet: let cron run `psyqueue enqueue`",
+    "cron": NO_SCHEDULES,
 }
 """What other queues call it, and nothing of ours looks like."""
 
 
-def _did_you_mean(option: str) -> str:
-    if option in _FOREIGN:
-        return _FOREIGN[option]
-    close = difflib.get_close_matches(option, _READERS, n=1)
-    return f"Did you mean {close[0]}?" if close else f"There are {', '.join(_READERS)}"
+def way_out_of(option: str, known: Iterable[str], foreign: Mapping[str, str], rest: str = "") -> str:
+    """What to say of an option that is none of `known`: the one that was meant, else all of them, and `rest`."""
+    if option in foreign:
+        return foreign[option]
+    listed = tuple(known)
+    close = difflib.get_close_matches(option, listed, n=1)
+    return f"Did you mean {close[0]}?" if close else f"There are {', '.join(listed)}{rest}"
+
+
+def is_option(name: str) -> bool:
+    """Whether an enqueue takes an option of this name."""
+    return name in _READERS

@@ -17,7 +17,8 @@ from msgspec import inspect as type_inspect
 
 from psyqueue import codec
 from psyqueue.errors import ConfigError, PayloadError
-from psyqueue.kernel.depends import POSITIONAL, Dependency, Injector, is_context
+from psyqueue.kernel.depends import POSITIONAL, Dependency, Injector, is_annotated_context, is_context
+from psyqueue.kernel.options import is_option
 from psyqueue.outcome import Misfit
 
 Invoke: TypeAlias = Callable[[Any, Any], Any]
@@ -39,6 +40,7 @@ class Parameters:
         listed = list(_signature(handler, fn).parameters.values())
         self.wants_ctx: bool = bool(listed) and is_context(listed[0])
         fields = self._without_injected(listed[1:] if self.wants_ctx else listed)
+        self._reject_late_context(fields)
         self._positional = tuple(field.name for field in fields if field.kind in POSITIONAL)
         self._open = any(field.kind is inspect.Parameter.VAR_KEYWORD for field in fields)
         self._fields = {field.name: field for field in fields if field.kind is not inspect.Parameter.VAR_KEYWORD}
@@ -156,10 +158,20 @@ class Parameters:
                 if name in self.injected:
                     raise PayloadError(f"$.{name}", f"is injected into handler {self.handler!r}, and no payload")
                 if name not in self._fields:
-                    raise PayloadError(f"$.{name}", f"is unknown; handler {self.handler!r} takes {self._listed()}")
+                    apart = f". As an option: handler.options({name}=...).enqueue(...)" if is_option(name) else ""
+                    what = f"is unknown; handler {self.handler!r} takes {self._listed()}{apart}"
+                    raise PayloadError(f"$.{name}", what)
 
     def _listed(self) -> str:
         return ", ".join(self._fields) or "nothing"
+
+    def _reject_late_context(self, fields: list[inspect.Parameter]) -> None:
+        for field in fields:
+            if is_annotated_context(field):
+                raise ConfigError(
+                    f"handler {self.handler!r}, parameter {field.name!r}: the context is the first parameter, "
+                    "and no field of the payload; put it in front"
+                )
 
     def _reject_var_args(self, fields: list[inspect.Parameter]) -> None:
         if any(field.kind is inspect.Parameter.VAR_POSITIONAL for field in fields):

@@ -35,6 +35,11 @@ def start_worker(
             f"queue {core.name!r} is being tested in virtual time, which stands still while a worker waits. Run "
             'its jobs with `await t.drain()`, or test it in real time: q.testing(clock="real")'
         )
+    named: Sequence[object] = queues
+    for queue in named:
+        if not isinstance(queue, str):
+            problem = f"is {type(queue).__name__}, not text"
+            raise InvalidOption("queues", queue, problem, 'Give their names one by one: start_worker("mail", "images")')
     chosen = tuple(dict.fromkeys(read_name("queues", queue) for queue in queues))
     if not chosen and not core.handlers.queues():
         raise ConfigError("a worker without queues: name some, or register handlers with q.handle(...) first")
