@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -202,6 +204,27 @@ async def test_timeout_kills_the_process_and_the_programs_it_started(rig, tmp_pa
     assert not is_process_alive(int(pids.split()[0])), "it is dead before its run is settled"
     assert await asyncio.to_thread(are_gone, pids)
     assert worker._children._all == set()
+
+
+SLOW_TO_IMPORT = """
+import os, threading
+if os.getpid() != {pid}:
+    threading.Event().wait(2.5)
+
+def double(n):
+    return 2 * n
+"""
+
+
+async def test_timeout_of_a_process_begins_when_its_module_is_imported(rig, tmp_path, monkeypatch):
+    """Else a handler whose imports take longer than its timeout would be killed in each of them, and never run."""
+    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT.format(pid=os.getpid()))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    double = importlib.import_module("slow_to_import").double
+    del sys.modules["slow_to_import"]
+    handler = rig.q.handle("h", double, queue="q", mode="process", timeout="2s", max_retries=0)
+    rig.worker()
+    assert await (await handler.enqueue(21)).result(LIMIT_S) == 42
 
 
 async def test_run_is_not_settled_before_its_process_is_known_to_be_dead(rig, monkeypatch, tmp_path):

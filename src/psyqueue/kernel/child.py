@@ -118,7 +118,9 @@ class Child:
                 functools.partial(self._progress, order),
                 app=NO_LIFESPAN,
             )
-            result = self._invoke(order)(ctx, ctx.job.payload)
+            invoke = self._invoke(order)
+            self._send(frames.Began())
+            result = invoke(ctx, ctx.job.payload)
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
             if isinstance(result, Verdict):

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,15 +49,17 @@ class Children:
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
 
-    async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context) -> Any:
+    async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context, began: Callable[[], None]) -> Any:
         """What the handler returned. Raises its verdict, RemoteError for its exception, ChildDied; NotBegun.
+
+        `began` is called when the process is there and has imported the handler.
 
         Cancelled: the child is killed, and is dead before this returns.
         """
         child = await self._take()
         is_whole = False
         try:
-            result = await child.run(spec, delivery, ctx)
+            result = await child.run(spec, delivery, ctx, began)
         except (Verdict, RemoteError):
             is_whole = True
             raise
@@ -139,7 +142,7 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.returncode is None and not self._reader.at_eof()
 
-    async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context) -> Any:
+    async def run(self, spec: HandlerSpec, delivery: Delivery, ctx: Context, began: Callable[[], None]) -> Any:
         order = frames.RunIt(
             module=_module_of(spec.fn),
             qualname=spec.fn.__qualname__,
@@ -152,7 +155,9 @@ class _Child:
             await self._writer.drain()
             while True:
                 said = await self._receive()
-                if isinstance(said, frames.Progress):
+                if isinstance(said, frames.Began):
+                    began()
+                elif isinstance(said, frames.Progress):
                     ctx.progress(codec.decode(said.value))
                 elif isinstance(said, frames.FollowUpCall):
                     ctx.enqueue(said.name, codec.decode(said.payload), **msgspec.msgpack.decode(said.options))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from psyqueue.outcome import Policy
 
 TOO_LARGE = "too_large"
+IMPORT_MS = 60_000
+"""For a process to start and to import its handler, whose timeout begins then."""
 DELAY_MS = 1_000
 DELAY_CAP_MS = 60_000
 UNKNOWN_GIVE_UP_MS = 86_400_000
@@ -124,9 +126,8 @@ class Executor:
         policy = spec.policy_for(cold)
         _refuse_late(delivery, cold)
         self._started(delivery)
-        timer = None
         if policy.timeout_ms is not None:
-            timer = call_later_ms(policy.timeout_ms, self._on_timeout, run)
+            self._set_timer(run, policy.timeout_ms)
         try:
             result, effects = await Isolated(self._through_chain(run, spec, ctx))
             if run.stop_reason == "timeout":
@@ -137,8 +138,8 @@ class Executor:
             return outcome if transaction is None else await self._commit(run, policy, transaction, outcome)
         finally:
             ctx.end()
-            if timer is not None:
-                timer.cancel()
+            if run.timer is not None:
+                run.timer.cancel()
             if run.transaction is not None:
                 await run.transaction.roll_back()
 
@@ -200,8 +201,21 @@ class Executor:
         if spec.kind == "async":
             return await spec.invoke(ctx, ctx.job.payload)
         if spec.kind == "process":
-            return await self._children.run(spec, run.delivery, ctx)
+            return await self._call_in_process(run, spec, ctx)
         return await self._threads.run(functools.partial(spec.invoke, ctx, ctx.job.payload))
+
+    async def _call_in_process(self, run: Run, spec: HandlerSpec, ctx: Context) -> Any:
+        """The timeout is the handler's: a process that imports would use it up, be killed, and begin anew each time."""
+        timeout_ms = _policy(spec, run.delivery).timeout_ms
+        if timeout_ms is None:
+            return await self._children.run(spec, run.delivery, ctx, _no_timer)
+        self._set_timer(run, max(timeout_ms, IMPORT_MS))
+        return await self._children.run(spec, run.delivery, ctx, functools.partial(self._set_timer, run, timeout_ms))
+
+    def _set_timer(self, run: Run, limit_ms: int) -> None:
+        if run.timer is not None:
+            run.timer.cancel()
+        run.timer = call_later_ms(limit_ms, self._on_timeout, run)
 
     # ── ends that are not the handler's own ───────────────────────────────────────────────────────────────────────────
     def stopped(self, run: Run) -> AnyOutcome:
@@ -309,6 +323,10 @@ def _policy(spec: HandlerSpec, delivery: Delivery) -> Policy:
         return spec.policy_for(codec.decode(delivery.cold))
     except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, AttributeError):
         return spec.policy
+
+
+def _no_timer() -> None:
+    """Of a run without a timeout."""
 
 
 def _refuse_late(delivery: Delivery, cold: dict[str, Any]) -> None:

@@ -32,6 +32,10 @@ class RunIt(msgspec.Struct, frozen=True, tag=True):
     payload: bytes
 
 
+class Began(msgspec.Struct, frozen=True, tag=True):
+    """The module is imported: from here on the handler runs."""
+
+
 class Progress(msgspec.Struct, frozen=True, tag=True):
     value: bytes
 
@@ -64,7 +68,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToChild: TypeAlias = Start | RunIt
-FromChild: TypeAlias = Progress | FollowUpCall | Returned | Decision | Failed
+FromChild: TypeAlias = Began | Progress | FollowUpCall | Returned | Decision | Failed
 
 to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
 from_child: msgspec.msgpack.Decoder[FromChild] = msgspec.msgpack.Decoder(FromChild)

@@ -27,8 +27,8 @@ class Run:
     """Mutable on purpose: one is made per job on the hot path, and only the worker that holds it touches it.
 
     `is_lost`: its session is gone, nothing that it says counts. `progress` is the last one reported, `has_progress`
-    says that it was not sent yet. `transaction`: the handler asked for one. `settled`: the store's verdict, if the
-    outcome went out with that.
+    says that it was not sent yet. `timer` is that of its timeout, if it has one. `transaction`: the handler asked for
+    one. `settled`: the store's verdict, if the outcome went out with that.
     """
 
     __slots__ = (
@@ -43,6 +43,7 @@ class Run:
         "signals",
         "stop_reason",
         "task",
+        "timer",
         "transaction",
     )
 
@@ -50,6 +51,7 @@ class Run:
         self.delivery: Delivery = delivery
         self.signals: Signals | None = None
         self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.outcome: AnyOutcome | None = None
         self.stop_reason: StopReason | None = None
         self.is_interrupted: bool = False
