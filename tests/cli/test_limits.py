@@ -40,6 +40,16 @@ def test_limits_are_shown_set_and_lifted_on_every_store(stored):
     assert "active_max         none" in told
 
 
+def test_a_queue_that_nobody_knows_is_told_and_set_all_the_same(stored):
+    stored.enqueue("mail")
+    for words in (["pause", "mial"], ["resume", "miall"], ["limits", "maill", "--active-max", "3"]):
+        done = stored.call("queues", *words)
+        assert done.code == 0
+        assert f"no job is in queue {words[1]!r}, and no worker takes it: did you mean 'mail'?" in done.err
+        assert "no job is in queue" not in stored.call("queues", words[0], "mail").err
+    assert stored.json("queues", "limits", "maill")["active_max"] == 3
+
+
 def test_a_lane_gets_limits_of_its_own(stored):
     stored.enqueue("mail", tenant="acme", id="held")
     lane = stored.json("queues", "limits", "mail", "--lane", "acme", "--active-max", "0")

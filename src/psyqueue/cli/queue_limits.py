@@ -11,6 +11,7 @@ from psyqueue import PsyQueue
 from psyqueue.backend import BackendAdapter, Limits
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
+from psyqueue.cli.reading import tell_if_unknown
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import span
 from psyqueue.kernel.queries import read_cursor
@@ -63,6 +64,7 @@ def queues_limits(surface: Surface, name: str, lane: str | None, cursor: str | N
     changes: Any = {option: None if value == NONE else value for option, value in given.items()}
 
     async def work(queue: PsyQueue) -> int:
+        await tell_if_unknown(queue, name)
         limits = await queue.limits(name, lane, **changes)
         lanes, rest = await _lanes_of(queue, name, cursor) if lane is None else ((), None)
         if surface.is_json:

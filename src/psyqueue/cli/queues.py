@@ -13,7 +13,7 @@ from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.queue_limits import queues_limits
-from psyqueue.cli.reading import is_paused
+from psyqueue.cli.reading import is_paused, tell_if_unknown
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES
@@ -58,6 +58,7 @@ def queues_pause(surface: Surface, name: str, until: datetime | None) -> int:
     """Start nothing more of QUEUE; what runs goes on."""
 
     async def work(queue: PsyQueue) -> int:
+        await tell_if_unknown(queue, name)
         await queue.pause(name, until=until)
         _tell(surface, name, is_paused=True)
         return DONE
@@ -72,6 +73,7 @@ def queues_resume(surface: Surface, name: str) -> int:
     """Undo a pause."""
 
     async def work(queue: PsyQueue) -> int:
+        await tell_if_unknown(queue, name)
         await queue.resume(name)
         _tell(surface, name, is_paused=False)
         return DONE
