@@ -71,8 +71,14 @@ def test_no_color_is_heeded_and_overruled_by_the_option(cli, monkeypatch):
     assert COLOUR.search(cli.in_terminal("jobs", "ls", "--backend", cli.url, "--color", "always")[1])
 
 
+def test_an_id_of_ones_own_is_shown_whole(cli):
+    """It is there to be copied."""
+    cli.enqueue("mail", id="i" * 150)
+    assert "i" * 150 in cli.in_terminal("jobs", "ls", "--backend", cli.url)[1]
+
+
 def test_a_terminal_cuts_a_table_to_its_width(cli):
-    cli.enqueue("n" * 60, queue="q" * 60)
+    cli.enqueue("n" * 150, queue="q" * 150)
     _, said = cli.in_terminal("--color", "never", "jobs", "ls", "--backend", cli.url)
     lines = said.splitlines()
     assert max(map(len, lines)) <= 100

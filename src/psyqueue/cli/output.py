@@ -29,11 +29,13 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Columns as wide as their widest cell, on a terminal no wider than it; `empty` where there is no row."""
-    cells = [[cell(value) for value in row] for row in rows]
+    width = terminal_width()
+    limits = [None if width is None or column == "id" else CELL_CHARS_MAX for column in columns]
+    cells = [[cell(value, limit) for value, limit in zip(row, limits, strict=True)] for row in rows]
     if not cells:
         click.echo(empty)
         return
-    click.echo("\n".join(table_lines(columns, cells, width=terminal_width())))
+    click.echo("\n".join(table_lines(columns, cells, width=width)))
 
 
 def table_lines(columns: Sequence[str], cells: Sequence[Sequence[str]], *, width: int | None) -> list[str]:
@@ -102,10 +104,13 @@ def give_up() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def cell(value: object) -> str:
-    """The text of one table cell, short and on one line; of an instant how long ago it was, or how long it takes."""
+def cell(value: object, chars_max: int | None = CELL_CHARS_MAX) -> str:
+    """The text of one table cell, short and on one line; of an instant how long ago it was, or how long it takes.
+
+    `chars_max` None: however long it is.
+    """
     text = age(value) if isinstance(value, datetime) else clean(text_of(value)).replace("\n", " ")
-    return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+    return text if chars_max is None or len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
 def age(at: datetime) -> str:
