@@ -6,6 +6,7 @@ The only place that reads them. The later wins: code, `[tool.psyqueue]` in the p
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -39,6 +40,8 @@ SETTINGS: Final = (
 )
 """`url` is the store's; the others are the options of `psyqueue worker` by their names (docs/settings.md)."""
 _PREFIX: Final = "PSYQUEUE_"
+_ALIKE: Final = 0.9
+"""A letter too few, too many or in another place; a name that only begins alike is somebody's own."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None, folder: Path | None = None) -> dict[str, Any]:
@@ -52,6 +55,21 @@ def read_settings(environment: Mapping[str, str] | None = None, folder: Path | N
         if text := (os.environ if environment is None else environment).get(_PREFIX + name.upper()):
             settings[name] = text
     return settings
+
+
+def where_set(name: str) -> str:
+    """Who says what `read_settings` finds for this one; empty where nobody does."""
+    variable, file = _PREFIX + name.upper(), Path("pyproject.toml")
+    if os.environ.get(variable):
+        return variable
+    return f"[tool.psyqueue] in {file.absolute()}" if name in _of_project(file) else ""
+
+
+def misspelt() -> list[tuple[str, str]]:
+    """Variables that nobody reads and look like one that is read, each with that."""
+    known = [_PREFIX + name.upper() for name in SETTINGS]
+    others = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    return [(name, close[0]) for name in others if (close := difflib.get_close_matches(name, known, 1, _ALIKE))]
 
 
 def _of_project(file: Path) -> dict[str, Any]:

@@ -125,12 +125,36 @@ def test_each_process_of_a_worker_is_one_process_whatever_is_set():
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("concurrency = 'many'", "'many' is not a valid integer"), ("wrong = 1", "there is no 'wrong'")],
+    [
+        ("concurrency = 'many'", "'many' is not a valid integer. [tool.psyqueue] in {folder}/pyproject.toml says so."),
+        ("grace = '5x'", "Give seconds, a timedelta, or text such as"),
+        ("wrong = 1", "there is no 'wrong'"),
+    ],
 )
-def test_what_is_set_wrongly_is_wrong_use_told_in_a_line(text, told, capsys):
+def test_what_is_set_wrongly_is_wrong_use_told_in_a_line(text, told, folder, capsys):
     project(text)
     assert main.run(["worker", "shop:q"]) == 2
-    assert told in capsys.readouterr().err
+    assert told.replace("{folder}", str(folder)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CONCURRENCY", "abc"), ("LOG_FORMAT", "jsn"), ("GRACE", "5x"), ("QUEUES", "a:0")]
+)
+def test_who_set_what_is_wrong_is_told_unless_the_command_line_did(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(f"PSYQUEUE_{name}", value)
+    assert main.run(["worker", "shop:q"]) == 2
+    assert f"PSYQUEUE_{name} says so" in capsys.readouterr().err
+    assert main.run(["worker", "shop:q", f"--{name.lower().replace('_', '-')}", value]) == 2
+    assert "says so" not in capsys.readouterr().err
+
+
+def test_a_variable_that_is_written_wrongly_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("PSYQUEUE_CONCURENCY", "5")
+    monkeypatch.setenv("PSYQUEUE_TEST_REDIS_URL", "redis://localhost")
+    assert main.run(["jobs", "ls"]) == 2
+    told = capsys.readouterr().err
+    assert "PSYQUEUE_CONCURENCY is set, and nobody reads it: did you mean PSYQUEUE_CONCURRENCY?" in told
+    assert "REDIS" not in told
 
 
 def test_a_command_finds_the_store_of_the_project():

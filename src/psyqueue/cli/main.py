@@ -29,8 +29,8 @@ from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surf
 from psyqueue.cli.top import top
 from psyqueue.cli.worker import worker
 from psyqueue.cli.workers import workers
-from psyqueue.config import read_settings
-from psyqueue.errors import PsyQueueError
+from psyqueue.config import SETTINGS, misspelt, read_settings, where_set
+from psyqueue.errors import InvalidOption, PsyQueueError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _defaults() -> dict[str, Any]:
     """What is set in pyproject.toml and in the environment, where click looks for it."""
     settings = read_settings()
+    for variable, meant in misspelt():
+        output.say(f"psyqueue: {variable} is set, and nobody reads it: did you mean {meant}?")
     return {"backend": settings.pop("url", None), "worker": settings}
 
 
@@ -122,14 +124,16 @@ def run(arguments: Sequence[str]) -> int:
         exc.show()
         return WRONG_USE
     except click.ClickException as exc:
-        _tell("WRONG_USE", exc.format_message(), _way_out(exc), is_json=is_json)
+        name = exc.param.name if isinstance(exc, click.BadParameter) and exc.param is not None else None
+        _tell("WRONG_USE", _with_source(exc.format_message(), name, arguments), _way_out(exc), is_json=is_json)
         return WRONG_USE
     except click.Abort as exc:
         is_interrupt = isinstance(exc.__cause__, KeyboardInterrupt)
         output.say("psyqueue: interrupted" if is_interrupt else "psyqueue: nothing was done")
         return INTERRUPTED if is_interrupt else NO
     except PsyQueueError as exc:
-        _tell(exc.code, exc.message, is_json=is_json)
+        name = exc.option if isinstance(exc, InvalidOption) else None
+        _tell(exc.code, _with_source(exc.message, name, arguments), is_json=is_json)
         return exit_code_of(exc)
     except BrokenPipeError:
         # Whoever read our output is gone (`| head`): nothing to say, and nowhere to say it.
@@ -155,6 +159,16 @@ def _tell(code: str, message: str, way_out: str = "", *, is_json: bool) -> None:
     if way_out and not line.endswith((".", "?")):
         line += "."
     output.say(f"psyqueue: {line}{way_out}")
+
+
+def _with_source(message: str, option: str | None, arguments: Sequence[str]) -> str:
+    """And who set an option of `psyqueue worker` that does not stand on the command line."""
+    if option not in SETTINGS or "worker" not in arguments:
+        return message
+    flag = f"--{option.replace('_', '-')}"
+    is_typed = any(argument.partition("=")[0] == flag for argument in arguments)
+    where = "" if is_typed else where_set(option)
+    return f"{message.rstrip('.')}. {where} says so" if where else message
 
 
 def _print_error(code: str, message: str) -> None:
