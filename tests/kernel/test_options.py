@@ -232,7 +232,15 @@ def test_unknown_option_names_the_one_that_was_meant():
 
 
 @pytest.mark.parametrize(
-    ("theirs", "text"), [("countdown", "mean delay"), ("eta", "mean run_at"), ("cron", "no schedules")]
+    ("theirs", "text"),
+    [
+        ("countdown", "mean delay"),
+        ("eta", "mean run_at"),
+        ("cron", "no schedules"),
+        ("_job_id", r"mean id\?"),
+        ("_defer_by", "mean delay"),
+        ("dedup_key", "mean idempotency_key, or unique_key"),
+    ],
 )
 def test_option_of_another_queue_leads_to_ours(theirs, text):
     with pytest.raises(InvalidOption, match=text):

@@ -390,6 +390,11 @@ _FOREIGN = {
     "defer_by": "Did you mean delay?",
     "defer_until": "Did you mean run_at?",
     "task_id": "Did you mean id?",
+    "job_id": "Did you mean id?",
+    "retry": "Did you mean max_retries?",
+    "time_limit": "Did you mean timeout?",
+    "dedup_key": "Did you mean idempotency_key, or unique_key?",
+    "group": "Did you mean order_key, or lane?",
     "args": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
     "kwargs": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
     "tags": "Did you mean meta?",
@@ -400,10 +405,11 @@ _FOREIGN = {
 
 def way_out_of(option: str, known: Iterable[str], foreign: Mapping[str, str], rest: str = "") -> str:
     """What to say of an option that is none of `known`: the one that was meant, else all of them, and `rest`."""
-    if option in foreign:
-        return foreign[option]
+    name = option.strip("_")  # as arq writes its own
+    if name in foreign:
+        return foreign[name]
     listed = tuple(known)
-    close = difflib.get_close_matches(option, listed, n=1)
+    close = difflib.get_close_matches(name, listed, n=1)
     return f"Did you mean {close[0]}?" if close else f"There are {', '.join(listed)}{rest}"
 
 
