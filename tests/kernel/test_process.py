@@ -6,6 +6,7 @@ import pytest
 
 from psyqueue import Cancel, Context, DeadLetter, JobCancelled, JobDead, Rejected, Retry, Snooze
 from support.kernel import Heard, build
+from worker import process_handlers as elsewhere
 
 
 @pytest.fixture
@@ -149,6 +150,54 @@ async def test_verdicts_decide(started, verdict, status, reason, attempt, how):
     assert (view.status, view.attempt) == (status, attempt)
     if status != "scheduled":
         assert view.reason == reason
+
+
+def logged(caplog):
+    return [
+        (record.levelname, getattr(record, "attempt", None), getattr(record, "reason", None), record.exc_info)
+        for record in caplog.records
+        if record.name == "psyqueue.kernel.failures"
+    ]
+
+
+async def test_each_failed_run_is_logged_with_its_traceback_and_the_last_one_as_an_error(started, caplog):
+    """A worker whose jobs fail in silence would look as if it had nothing to do."""
+    caplog.set_level("INFO")
+
+    async def handler(secret):
+        raise ValueError("no such thing")
+
+    fails = started.handle("h", handler, max_retries=1, backoff_base=0)
+    job = await run(started, fails, "s3cr3t")
+    assert await started.process_next("h")
+    (level, attempt, reason, trace), last = logged(caplog)
+    assert (level, attempt, reason, trace[0]) == ("INFO", 1, None, ValueError)
+    assert trace[2].tb_frame.f_code is handler.__code__, "our own frames are left out"
+    assert last[:3] == ("ERROR", 2, "exhausted")
+    assert {record.job_id for record in caplog.records} == {job.id}
+    assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [(Retry(after="1h"), []), (Snooze("1h"), []), (Cancel("no"), []), (DeadLetter("no"), [("ERROR", 1, "no", None)])],
+    ids=lambda value: type(value).__name__,
+)
+async def test_of_verdicts_only_the_end_is_logged(started, caplog, verdict, told):
+    caplog.set_level("INFO")
+
+    async def handler():
+        raise verdict
+
+    await run(started, started.handle("h", handler))
+    assert logged(caplog) == told
+
+
+async def test_failure_in_a_process_is_logged_with_the_traceback_of_that_process(started, caplog):
+    handler = started.handle("h", elsewhere.fail, mode="process", max_retries=0)
+    await run(started, handler, "away")
+    assert [entry[0] for entry in logged(caplog)] == ["ERROR"]
+    assert "process_handlers.py" in caplog.text
 
 
 async def test_follow_ups_exist_if_and_only_if_the_run_succeeds(started):

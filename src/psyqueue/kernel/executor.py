@@ -17,6 +17,7 @@ from psyqueue.backend import Snooze as SnoozeOutcome
 from psyqueue.errors import HandlerTimeout, InvalidState, SessionLost, StoreError, TooLarge
 from psyqueue.kernel.aio import Isolated, call_in, call_later_ms
 from psyqueue.kernel.context import Context, Signals, running_job
+from psyqueue.kernel.failures import log_failure
 from psyqueue.kernel.run import Run, with_progress
 from psyqueue.kernel.run_transaction import WAY_OUT, RunTransaction
 from psyqueue.kernel.threads import Threads
@@ -246,7 +247,9 @@ class Executor:
         if reason or spec is None:
             body = error_json(error, delivery.attempt, self._core.clock.now_ms())
             token = delivery.completion_token
-            return Dead(job_id=delivery.id, completion_token=token, error=body, reason=reason or "fatal")
+            outcome = Dead(job_id=delivery.id, completion_token=token, error=body, reason=reason or "fatal")
+            log_failure(delivery, outcome, error)
+            return outcome
         return self._decide(delivery, _policy(spec, delivery), error=error)
 
     @property
@@ -270,7 +273,10 @@ class Executor:
     def _decide(self, delivery: Delivery, policy: Policy, **how: Any) -> AnyOutcome:
         if "error" in how:
             self._core.on_failure(delivery, how["error"])
-        return decide(delivery, policy, chance=self._core.chance, at_ms=self._core.clock.now_ms(), **how)
+        outcome = decide(delivery, policy, chance=self._core.chance, at_ms=self._core.clock.now_ms(), **how)
+        if type(outcome) is not Ack:
+            log_failure(delivery, outcome, how.get("error"))
+        return outcome
 
     def _report(self, run: Run, progress: bytes) -> None:
         """From any thread. However often it is called, one call at a time is on its way into the loop."""
