@@ -22,7 +22,7 @@ from psyqueue.kernel.aio import within_ms
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.facade import Entrance, Facade, blocking
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
-from psyqueue.kernel.plans import Plan, planned
+from psyqueue.kernel.plans import Plan
 
 if TYPE_CHECKING:
     import click
@@ -103,6 +103,8 @@ class Kernel:
         Raises InvalidOption, also for options that hold for one job only, such as `id` and `run_at`; PayloadError,
         TooLarge.
         """
+        from psyqueue.kernel.planning import planned  # noqa: PLC0415 - it knows handlers, which are made of this
+
         return planned(self._registry.core.handlers.find, name_or_call, payload, options)
 
     async def job_of(
