@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 
@@ -133,3 +133,11 @@ def pytest_configure(config: pytest.Config) -> None:
         # As a shell starts what runs in the background: programs of tests would not hear it either.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(server_report.ServerReport(config), "psyqueue-server-report")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Awkward text is logged with its errors, and xdist cannot send lone surrogates from process to process."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
