@@ -135,13 +135,17 @@ class RunningJob:
 
 
 class Signals:
-    """What the worker tells a run from outside; set on the event loop, readable from any thread."""
+    """What the worker tells a run from outside; set on the event loop, readable from any thread.
 
-    __slots__ = ("cancelled", "lease_lost")
+    `is_over`: what its handler left running can enqueue nothing more with it.
+    """
+
+    __slots__ = ("cancelled", "is_over", "lease_lost")
 
     def __init__(self) -> None:
         self.cancelled: bool = False
         self.lease_lost: bool = False
+        self.is_over: bool = False
 
 
 class FollowUp(Protocol):
@@ -162,7 +166,6 @@ class Context:
         "_app",
         "_delivery",
         "_follow_up",
-        "_is_over",
         "_report",
         "_signals",
         "_state",
@@ -191,11 +194,6 @@ class Context:
         self._state: dict[str, Any] | None = None
         self._transact = transact
         self._app = app
-        self._is_over = False
-
-    def end(self) -> None:
-        """The run is over: what its handler left running can enqueue nothing more with it."""
-        self._is_over = True
 
     @property
     def attempt(self) -> int:
@@ -280,7 +278,7 @@ class Context:
         it, the run fails. Raises as `PsyQueue.enqueue` for bad input, TooLarge beyond 400 follow-ups, and InvalidState
         when the run is over.
         """
-        if self._is_over:
+        if self._signals.is_over:
             raise run_is_over()
         if len(self.follow_ups) >= FOLLOW_UPS_MAX:
             text = f"a run has at most {FOLLOW_UPS_MAX} follow-up jobs; let one of them enqueue the rest in bulk"

@@ -138,7 +138,7 @@ class Executor:
             transaction = None if run.transaction is None else run.transaction.take()
             return outcome if transaction is None else await self._commit(run, policy, transaction, outcome)
         finally:
-            ctx.end()
+            run.signals.is_over = True
             if run.timer is not None:
                 run.timer.cancel()
             if run.transaction is not None:
@@ -154,7 +154,8 @@ class Executor:
                 return await self._call(run, spec, inner)
 
             result = await self._chain(ctx, terminal)
-        ctx.end()
+        assert run.signals is not None, run.delivery.id
+        run.signals.is_over = True
         if not ctx.follow_ups or isinstance(result, Verdict):
             return result, NO_EFFECTS
         return result, Effects(jobs=await self._core.guard_follow_ups(ctx.follow_ups))
