@@ -44,6 +44,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from psyqueue.words import shown
+
 
 class PsyQueueError(Exception):
     """Root of everything that psyqueue raises: `code` for machines, `message` for people, `context` with the values."""
@@ -84,28 +86,15 @@ class ConfigError(_Coded):
     CODE: ClassVar[str] = "INVALID_CONFIG"
 
 
-def _is_secret(option: str) -> bool:
-    """Also one that is misspelt: what was meant for it must not reach a log."""
-    return any(word in option.lower() for word in ("pass", "word", "pwd", "secret"))
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception as exc:  # noqa: BLE001 - a foreign __repr__, or a number of more digits than Python writes
-        return f"<{type(value).__name__}, whose repr() fails: {type(exc).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 class InvalidOption(ConfigError):
     """`option` and `value` name what was given; the value of a password is not shown."""
 
     CODE: ClassVar[str] = "INVALID_OPTION"
 
     def __init__(self, option: str, value: object, problem: str, way_out: str = "") -> None:
-        shown = "'***'" if _is_secret(option) else _shown(value)
-        text = f"option {option}={shown}: {problem}" + (f". {way_out}" if way_out else "")
-        super().__init__(text, option=option, value=shown)
+        told = shown(option, value)
+        text = f"option {option}={told}: {problem}" + (f". {way_out}" if way_out else "")
+        super().__init__(text, option=option, value=told)
         self.option = option
 
 
