@@ -54,7 +54,6 @@ from psyqueue.backend.bounds import (
     check_moved,
     check_outcomes,
 )
-from psyqueue.backend.reading import are_defaults, limits_over
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._memory import check, fence, intake, lifecycle, maintenance, moving, operating, settle
 from psyqueue.backends._memory.dequeue import delivery_of, is_paused
@@ -279,15 +278,7 @@ class MemoryBackend:
 
         def act(store: Store, now_ms: int) -> None:
             fence.require_change(store)
-            for each in limits:
-                place = (each.queue, each.lane)
-                wanted = limits_over(store.limits.get(place), each, only)
-                if are_defaults(wanted):
-                    store.limits.drop(place)
-                    store.buckets.drop(place)
-                else:
-                    store.limits[place] = wanted
-                store.touched_queues.add(each.queue)
+            operating.put_limits(store, limits, only)
             intake.apply_effects(store, effects, now_ms)
 
         self._once(op, "put_limits", act)

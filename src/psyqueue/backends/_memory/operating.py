@@ -24,6 +24,7 @@ from psyqueue.backend import (
     Schedule,
     SessionInfo,
 )
+from psyqueue.backend.reading import are_defaults, limits_over
 from psyqueue.backends._memory import intake, lifecycle
 from psyqueue.backends._memory.dequeue import blocks
 from psyqueue.backends._memory.maintenance import is_needed
@@ -125,6 +126,18 @@ def _queue_info(store: Store, queue: str) -> QueueInfo:
         lanes=len(lanes),
         limits=store.limits.get((queue, None), Limits(queue=queue)),
     )
+
+
+def put_limits(store: Store, limits: Sequence[Limits], only: Sequence[str]) -> None:
+    for each in limits:
+        place = (each.queue, each.lane)
+        wanted = limits_over(store.limits.get(place), each, only)
+        if are_defaults(wanted):
+            store.limits.drop(place)
+            store.buckets.drop(place)
+        else:
+            store.limits[place] = wanted
+        store.touched_queues.add(each.queue)
 
 
 def lane_limits(
