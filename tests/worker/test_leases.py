@@ -599,6 +599,29 @@ async def test_whoever_could_not_renew_its_own_lease_judges_no_other(still, monk
     assert await job.result(20) == 1
 
 
+async def test_a_short_lease_that_is_renewed_late_all_the_time_does_not_keep_a_worker_from_reaping(still, monkeypatch):
+    """A store that is slow, not away: each renewal comes more than half a lease behind the last one."""
+    from psyqueue.kernel import lease_keeper
+
+    monkeypatch.setattr(lease_keeper, "RENEWALS_PER_LEASE", 0.5)
+
+    @still.q.handle("h", queue="q")
+    async def handler(ctx):
+        return ctx.job.lost
+
+    job = await handler.enqueue()
+    await still.settle_as_other()
+    await still.store.reap(10)
+    await still.advance(59)
+    worker = still.worker(lease_ms=100)
+    await until(lambda: worker._keeper is not None)
+    began_ms = worker._keeper._renewed_ms
+    await until(lambda: worker._keeper._renewed_ms > began_ms)
+    await still.store.reap(10)
+    await still.advance(2)
+    assert await job.result(20) == 1
+
+
 async def test_any_worker_takes_back_the_jobs_of_a_dead_one_and_tells_it(still):
     @still.q.handle("h", queue="q")
     async def handler(ctx):

@@ -21,6 +21,8 @@ log: logging.Logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
 RETRY_MS_MAX = 1_000
+GAP_MS_MIN = 2_000
+"""Between two renewals: a store that is a little slow all the time must not keep a worker from ever reaping."""
 
 
 class LeaseKeeper:
@@ -46,6 +48,7 @@ class LeaseKeeper:
         self._session_id = session_id
         self._period_ms = lease_ms / RENEWALS_PER_LEASE
         self._half_ms = lease_ms / 2
+        self._gap_ms = max(self._half_ms, GAP_MS_MIN)
         self._hang_ms = hang_ms
         self._clock = clock
         self._turns = turns
@@ -79,7 +82,7 @@ class LeaseKeeper:
         workers live, and will be renewed in a moment.
         """
         now_ms = self._clock.mono_ms()
-        return now_ms - self._renewed_ms < self._half_ms <= now_ms - self._resumed_ms
+        return now_ms - self._renewed_ms < self._gap_ms and now_ms - self._resumed_ms >= self._half_ms
 
     # ── in the lease thread ───────────────────────────────────────────────────────────────────────────────────────────
     def _work(self) -> None:
@@ -124,7 +127,7 @@ class LeaseKeeper:
                 log.warning("lease not renewed, trying again", extra=about)
             return False
         now_ms = self._clock.mono_ms()
-        if now_ms - self._renewed_ms >= self._half_ms:
+        if now_ms - self._renewed_ms >= self._gap_ms:
             self._resumed_ms = now_ms
         self._renewed_ms = now_ms
         call_in(self._loop, self._tell, renewal)
