@@ -31,6 +31,7 @@ from psyqueue.ids import new_id
 from psyqueue.kernel import frames
 from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals, run_is_over
 from psyqueue.kernel.handler import Call, Handler
+from psyqueue.kernel.lifecycle import import_of_a_handler
 from psyqueue.kernel.options import read, read_name, refuse_conn
 from psyqueue.kernel.parameters import Parameters
 from psyqueue.kernel.signals import keep_from_forks
@@ -133,7 +134,8 @@ class Child:
     def _invoke(self, order: frames.RunIt) -> Callable[[Any, Any], Any]:
         key = (order.module, order.qualname)
         if key not in self._invokes:
-            found: Any = self._import(order.module)
+            with import_of_a_handler():
+                found: Any = self._import(order.module)
             for part in order.qualname.split("."):
                 found = getattr(found, part)
             fn = found.fn if isinstance(found, Handler) else found

@@ -8,7 +8,7 @@ from asyncio import _get_running_loop as _running_loop
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from secrets import SystemRandom
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from psyqueue.backend import BackendAdapter, Delivery, NewJob, Op
 from psyqueue.clock import Clock, SystemClock
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from psyqueue.kernel.worker import Worker
 
 T = TypeVar("T")
+
+FROM_OTHER_LOOP: Final = "`await asyncio.to_thread(handler.sync.enqueue, ...)`"
+"""Async views of Flask and Django: each request has a loop of its own there, and a queue belongs to one."""
 
 State: TypeAlias = Literal["new", "starting", "running", "draining", "stopped"]
 
@@ -116,7 +119,7 @@ class Core:
         if _running_loop() is not self._loop and self.state != "new":
             raise LifecycleError(
                 f"queue {self.name!r} belongs to the event loop that started it, and this is another one, or none. "
-                "In a plain handler use ctx.enqueue, from another thread q.sync"
+                f"In a plain handler use ctx.enqueue, from another thread q.sync, on another loop {FROM_OTHER_LOOP}"
             )
 
     def _refuse(self) -> None:

@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from psyqueue.errors import PayloadError
 from psyqueue.kernel.context import Context
+from psyqueue.kernel.handlers import HandlerSpec  # at run time: the signature of a struct is made of it
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.options import EnqueueOptions, Given, read
 from psyqueue.kernel.pipeline import label
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
-    from psyqueue.kernel.handlers import HandlerSpec
     from psyqueue.kernel.sync import SyncHandler
 
 P = ParamSpec("P")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -21,12 +21,10 @@ from psyqueue.errors import (
 )
 from psyqueue.kernel.aio import spawn
 from psyqueue.kernel.cancels import cancel_job
+from psyqueue.kernel.core import Core  # at run time: the signature of a struct is made of it
 from psyqueue.kernel.ops import GIVE_UP_MS
 from psyqueue.kernel.queries import get_view
 from psyqueue.kernel.views import JobView
-
-if TYPE_CHECKING:
-    from psyqueue.kernel.core import Core
 
 R_co = TypeVar("R_co", covariant=True)
 

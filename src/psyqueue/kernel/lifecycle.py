@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from psyqueue.errors import AlreadyStopped, LifecycleError
@@ -22,6 +23,32 @@ SUBSCRIBERS_MS = 1_000
 """For async event subscribers to see the last events."""
 
 
+_imports = 0
+
+
+@contextlib.contextmanager
+def import_of_a_handler() -> Iterator[None]:
+    """Inside, no queue of this process starts.
+
+    A module that starts one as it is imported would, in a process that imports it for a handler of `mode="process"`,
+    enqueue its jobs again and start a worker with processes of its own, and so on.
+    """
+    global _imports  # noqa: PLW0603 - one number per process, written only here
+    _imports += 1
+    try:
+        yield
+    finally:
+        _imports -= 1
+
+
+def _refuse_in_import(name: str) -> None:
+    if _imports:
+        raise LifecycleError(
+            f"queue {name!r} would start while its module is imported for a handler of mode='process'. "
+            'Put what starts it, enqueues or runs the program under `if __name__ == "__main__":`'
+        )
+
+
 class Lifecycle:
     """One start, one stop; a start that failed left nothing behind and may be tried again."""
 
@@ -37,6 +64,7 @@ class Lifecycle:
         """
         core = self._core
         core.require_own_process()
+        _refuse_in_import(core.name)
         if self._is_rehearsed_by_other():
             return
         if core.state != "new":

@@ -6,11 +6,9 @@ import asyncio
 import contextvars
 import queue
 import threading
-from asyncio import _get_running_loop as _running_loop
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, cast
 
-from psyqueue.errors import LifecycleError
 from psyqueue.kernel.aio import call_in, spawn
 from psyqueue.kernel.threads import hand_over
 
@@ -52,15 +50,6 @@ class LoopThread:
 
     def _begin_exit(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         spawn(last(), name="psyqueue-exit").add_done_callback(lambda _: self.loop.stop())
-
-
-def refuse_in_loop(name: str) -> None:
-    """Raises LifecycleError in a thread whose event loop runs: a call that blocks would stop it."""
-    if _running_loop() is not None:
-        raise LifecycleError(
-            f"a sync call of queue {name!r} would block the event loop that runs in this thread. "
-            "Leave `.sync` out and await the call: await handler.enqueue(...)"
-        )
 
 
 def call_into(

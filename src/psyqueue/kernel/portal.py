@@ -7,11 +7,13 @@ import atexit
 import os
 import threading
 import weakref
+from asyncio import _get_running_loop as _running_loop
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from psyqueue.errors import AlreadyStopped
-from psyqueue.kernel.loop_thread import LoopThread, call_into, refuse_in_loop
+from psyqueue.errors import AlreadyStopped, LifecycleError
+from psyqueue.kernel.core import FROM_OTHER_LOOP
+from psyqueue.kernel.loop_thread import LoopThread, call_into
 
 if TYPE_CHECKING:
     from psyqueue.kernel.core import Core
@@ -69,8 +71,24 @@ class Portal:
 
     def require_blocking(self) -> None:
         """Raises LifecycleError inside of a running event loop, ForkedProcess."""
-        refuse_in_loop(self._core.name)
+        if (running := _running_loop()) is not None:
+            raise self._in_loop(running)
         self._core.require_own_process()
+
+    def _in_loop(self, running: asyncio.AbstractEventLoop) -> LifecycleError:
+        """A call that blocks would stop the loop. The way out depends on whose it is."""
+        own = self._core.loop
+        await_it = "Leave `.sync` out and await the call: await handler.enqueue(...)"
+        other = f"where each request has a loop of its own (async views of Flask, Django): {FROM_OTHER_LOOP}"
+        if own is running:
+            way_out = await_it
+        elif own is None:
+            way_out = f"{await_it}; or, {other}"
+        else:
+            way_out = f"The queue was started on another one: {FROM_OTHER_LOOP}"
+        return LifecycleError(
+            f"a sync call of queue {self._core.name!r} would block the event loop that runs in this thread. {way_out}"
+        )
 
     def at_exit(self) -> None:
         """Nobody waits for running handlers any more: they are handed back."""
