@@ -70,8 +70,13 @@ class Kernel:
 
     @property
     def store(self) -> BackendAdapter:
-        """The connected backend with every wrapper around it. Raises NotStarted before the plugins start."""
-        return self._registry.store
+        """The connected backend with every wrapper around it.
+
+        Raises NotStarted before the plugins start, ForkedProcess, LifecycleError in another thread or event loop.
+        """
+        store = self._registry.store
+        self._require_own()
+        return store
 
     @property
     def is_alone(self) -> bool:
@@ -86,8 +91,9 @@ class Kernel:
     async def operate(self, call: Callable[[Op], Awaitable[T]]) -> T:
         """`await call(op)`, one at a time, with the same op again until its outcome is known.
 
-        Raises what the store refused, and StoreUnavailable or StoreBusy after 10 s.
+        Raises as `store`, what the store refused, and StoreUnavailable or StoreBusy after 10 s.
         """
+        self._require_own()
         return await self._registry.core.operate(call)
 
     async def wait(self, event: asyncio.Event, timeout_ms: float) -> bool:
@@ -120,6 +126,10 @@ class Kernel:
         Nothing is written. Raises what the middleware raises.
         """
         return await self._registry.core.enqueuer.job_of(plan, id, schedule_id, nominal_at_ms)
+
+    def _require_own(self) -> None:
+        self._registry.core.require_own_process()
+        self._registry.core.require_own_loop()
 
     def pipeline(self, event: Stage, fn: MiddlewareFunction, *, phase: Phase = "execute") -> None:
         """As PsyQueue.pipeline, in the plugin's name."""

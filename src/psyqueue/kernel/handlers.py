@@ -17,7 +17,7 @@ from psyqueue.clock import Duration, to_ms
 from psyqueue.errors import ConfigError, InvalidOption, PayloadError
 from psyqueue.job import NAME_LENGTH_MAX
 from psyqueue.kernel.options import (
-    NO_SCHEDULES,
+    SCHEDULES,
     Template,
     canonical,
     is_option,
@@ -207,8 +207,8 @@ _FOREIGN = {
     "time_limit": "Did you mean timeout?",
     "concurrency": _LIMIT,
     "rate_limit": _LIMIT,
-    "cron": NO_SCHEDULES,
-    "schedule": NO_SCHEDULES,
+    "cron": SCHEDULES,
+    "schedule": SCHEDULES,
 }
 """What other queues call it, or have here."""
 

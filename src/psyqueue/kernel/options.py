@@ -25,7 +25,7 @@ from psyqueue.job import PRIORITY_MAX, RETRIES_MAX, TERMINAL, Status, name_probl
 META_BYTES_MAX = 65_536
 """Labels, not documents: meta is read with every delivery."""
 
-NO_SCHEDULES: Final = "There are no schedules yet: let cron run `psyqueue enqueue`"
+SCHEDULES: Final = "What repeats is a schedule: q.use(Schedules()), and there add(id, name, cron=...)"
 _ARGUMENTS: Final = '. What the handler takes is the payload: enqueue(name, {"field": value}, ...)'
 
 End: TypeAlias = Literal["completed", "dead", "cancelled"]
@@ -398,7 +398,7 @@ _FOREIGN = {
     "args": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
     "kwargs": "Arguments are the payload: handler.options(...).enqueue(*args, **kwargs)",
     "tags": "Did you mean meta?",
-    "cron": NO_SCHEDULES,
+    "cron": SCHEDULES,
 }
 """What other queues call it, and nothing of ours looks like."""
 

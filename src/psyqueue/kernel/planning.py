@@ -11,7 +11,7 @@ from psyqueue.clock import to_ms
 from psyqueue.errors import InvalidOption
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.handlers import HandlerSpec
-from psyqueue.kernel.options import read, read_name
+from psyqueue.kernel.options import Content, Template, new_job, read, read_name
 from psyqueue.kernel.plans import Plan
 
 _OF_ONE_JOB = ("id", "delay", "run_at", "depends_on", "idempotency_key", "idempotency_window", "conn")
@@ -40,13 +40,19 @@ def planned(
     queue = read_name("queue", rest.pop("queue", name if spec is None else spec.queue))
     kept = _kept(rest)
     if spec is None:
-        return Plan(name=name, queue=queue, payload=_plain(payload), options=kept)
+        return _tried(Plan(name=name, queue=queue, payload=_plain(payload), options=kept))
     payload = _plain(spec.parameters.check(payload))
     for option, made in (("unique_key", spec.unique_key), ("order_key", spec.order_key)):
         if option not in kept and (key := made(payload)) is not None:
             kept[option] = key
     kept.setdefault("max_retries", spec.max_retries)
-    return Plan(name=name, queue=queue, payload=payload, options=kept, version=spec.version)
+    return _tried(Plan(name=name, queue=queue, payload=payload, options=kept, version=spec.version))
+
+
+def _tried(plan: Plan) -> Plan:
+    """What does not fit together is found now, and not at each job."""
+    new_job(Content("", Template(plan.name, plan.queue), plan.payload, 0), read(plan.options), 0)
+    return plan
 
 
 def _plain(payload: Any) -> Any:
