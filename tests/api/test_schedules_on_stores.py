@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -45,8 +46,9 @@ class Process:
 
 async def looks(firing: Firing) -> None:
     """Until nothing is due."""
-    while await firing._look() == 0:
-        pass
+    async with asyncio.TaskGroup() as makers:
+        while await firing._look(makers) == 0:
+            pass
 
 
 async def started(make, stack: AsyncExitStack, *, test_clock: bool) -> list[Process]:
@@ -126,6 +128,78 @@ async def test_a_change_in_the_moment_of_an_instant_loses_nothing(make):
             shelf.fire = meets_a_change  # type: ignore[method-assign]
             await looks(firing)
         assert met[0] is False
+        assert len(await jobs_of(one.q)) == 3
+
+
+async def test_instants_that_were_backfilled_while_they_were_due_hold_nothing_up(make):
+    """Nobody looked for a while, and an operator backfilled some of it: who looks then goes on with the rest."""
+    async with AsyncExitStack() as stack:
+        one, two, _ = await started(make, stack, test_clock=True)
+        backend = one.q.get_exposed("backend")
+        made = await one.schedules.put("s", one.handler.build(1), every="10s", missed="all")
+        assert made.next_at is not None
+        await backend.advance_clock(100_000)
+        some = {"after": made.next_at + timedelta(seconds=20), "before": made.next_at + timedelta(seconds=60)}
+        assert await two.schedules.backfill("s", **some) == 4
+        firing = one.opened()
+        async with asyncio.TaskGroup() as makers:
+            waits = [await firing._look(makers) for _ in range(3)]
+        assert waits[-1] > 0
+        instants = sorted(job.nominal_at for job in await jobs_of(one.q) if job.nominal_at is not None)
+        assert instants == [made.next_at + timedelta(seconds=10 * step) for step in range(10)]
+
+
+async def test_a_backfill_goes_on_when_somebody_changes_the_schedule(make):
+    async with AsyncExitStack() as stack:
+        one, two, _ = await started(make, stack, test_clock=True)
+        await one.schedules.put("s", one.handler.build(1), every="10s")
+        (backend, now) = (one.q.get_exposed("backend"), datetime.now(UTC))
+        fire, calls = backend.fire, list[int]()
+
+        async def meets_changes(*given):
+            calls.append(1)
+            if len(calls) in (2, 4):
+                await (two.schedules.pause("s") if len(calls) == 2 else two.schedules.resume("s"))
+            return await fire(*given)
+
+        backend.fire = meets_changes
+        assert await one.schedules.backfill("s", after=now - timedelta(seconds=60), before=now) == 6
+        assert len(await jobs_of(one.q)) == 6
+
+
+async def test_a_clock_that_goes_back_does_not_silence_a_schedule(make):
+    """A store whose clock was a year ahead for a while; no instant has a second job."""
+    async with AsyncExitStack() as stack:
+        (one, *_) = await started(make, stack, test_clock=True)
+        backend = one.q.get_exposed("backend")
+        await one.schedules.put("s", one.handler.build(1), every="10s")
+        firing = one.opened()
+        for step_ms in (366 * 86_400_000, -366 * 86_400_000, 10_000, 10_000, -15_000, 10_000, 10_000, 10_000):
+            await backend.advance_clock(step_ms)
+            await looks(firing)
+        instants = Counter(job.nominal_at for job in await jobs_of(one.q) if job.nominal_at is not None)
+        assert set(instants.values()) == {1}
+        *near, far = sorted(instants)
+        assert far - near[0] > timedelta(days=360)
+        assert [each - near[0] for each in near] == [timedelta(seconds=10 * step) for step in range(len(near))]
+        assert len(near) >= 3
+
+
+async def test_a_schedule_made_anew_does_not_repeat_what_the_old_one_made(make):
+    async with AsyncExitStack() as stack:
+        (one, *_) = await started(make, stack, test_clock=True)
+        backend = one.q.get_exposed("backend")
+        firing = one.opened()
+        for _ in range(2):
+            await one.schedules.put("s", one.handler.build(1), every="10s")
+            await backend.advance_clock(10_000)
+            await looks(firing)
+            await one.schedules.remove("s")
+        assert len(await jobs_of(one.q)) == 2
+        made = await one.schedules.put("s", one.handler.build(1), every="10s")
+        assert made.next_at is not None
+        past = {"after": made.next_at - timedelta(seconds=30), "before": made.next_at}
+        assert await one.schedules.backfill("s", **past) == 1
         assert len(await jobs_of(one.q)) == 3
 
 

@@ -70,10 +70,15 @@ async def test_a_unique_key_keeps_runs_from_overlapping(q, schedules):
     async def slow() -> None:
         await asyncio.sleep(150)
 
+    told: list[str] = []
     schedules.add("t", slow, every="1m")
     async with q.testing(now=NIGHT) as t:
+        for kind in ("job:enqueued", "schedule:fired"):
+            q.events.on(kind, lambda event: told.append(event.data["job_id"]))
         await t.advance("7m")
-        assert instants(t.enqueued("slow")) == ["02 00:01:00", "02 00:04:00", "02 00:07:00"]
+        jobs = t.enqueued("slow")
+        assert instants(jobs) == ["02 00:01:00", "02 00:04:00", "02 00:07:00"]
+        assert told == [job.id for job in jobs for _ in range(2)]  # of what was left out nothing is told
 
 
 async def test_jobs_go_through_the_enqueue_middleware(q, schedules):
@@ -201,7 +206,7 @@ async def test_instants_at_which_nobody_was_there(q, schedules, missed, late, ex
         assert firing is not None
         looked: list[None] = []
 
-        async def nobody_looks():
+        async def nobody_looks(makers):
             looked.append(None)
             return 10_000.0
 

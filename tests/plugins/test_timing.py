@@ -137,7 +137,7 @@ def test_upcoming_counts_from_an_instant():
     found = upcoming(cron="0 9 * * *", tz="Europe/Rome", after=after, count=2)
     assert found == [datetime(2026, 3, 29, 7, tzinfo=UTC), datetime(2026, 3, 30, 7, tzinfo=UTC)]
     assert upcoming(every=timedelta(hours=6), after=after, count=1) == [datetime(2026, 3, 28, 18, tzinfo=UTC)]
-    with pytest.raises(InvalidOption, match="is outside 1 to 1000"):
+    with pytest.raises(InvalidOption, match="is no whole number from 1 to 1000"):
         upcoming(every="5m", after=after, count=0)
     with pytest.raises(InvalidOption, match="has no time zone"):
         upcoming(every="5m", after=datetime(2026, 1, 1))  # noqa: DTZ001 - that is what is refused

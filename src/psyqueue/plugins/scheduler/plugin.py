@@ -48,13 +48,15 @@ class Schedules:
     def start(self) -> None:
         """Called when the queue starts."""
         self._is_started = True
+        self._firing = Firing(self._door(), self._declared)
 
     def stop(self) -> None:
         """Called when it stops."""
         self._is_started = False
+        self._firing = None
 
     async def _work(self) -> None:
-        self._firing = Firing(self._door(), self._declared)
+        assert self._firing is not None
         await self._firing.work()
 
     # ── declare ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,12 +80,12 @@ class Schedules:
         """
         if self._is_started:
             raise LifecycleError("add() after start() changes nothing any more; await put(...) does")
-        if schedule_id in self._declared:
+        if _read_id(schedule_id) in self._declared:
             raise ConfigError(f"schedule {schedule_id!r} is declared already; give the second one another id")
         definition = self._definition(
             (name_or_call, payload, options), cron=cron, every=every, tz=tz, missed=missed, is_declared=True
         )
-        self._declared[_read_id(schedule_id)] = definition
+        self._declared[schedule_id] = definition
 
     # ── change ────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def put(
@@ -171,7 +173,11 @@ class Schedules:
         made = 0
         for at_ms in instants:
             job = await shelf.job_of(schedule, definition, at_ms)
-            made += await shelf.fire(schedule, at_ms, (job,), schedule.next_at_ms)
+            while not (is_made := await shelf.fire(schedule, at_ms, (job,), schedule.next_at_ms)):
+                last_version, schedule = schedule.version, await shelf.require(schedule_id)
+                if schedule.version == last_version:
+                    break  # it has its job
+            made += is_made
         return made
 
     # ── look ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,8 +247,8 @@ def upcoming(
     *, cron: str | None = None, every: Duration | None = None, tz: str = "UTC", after: datetime, count: int = 5
 ) -> list[datetime]:
     """The next `count` instants after `after`, in UTC. Raises InvalidOption."""
-    if not 1 <= count <= CATCH_UP_MAX:
-        raise InvalidOption("count", count, f"is outside 1 to {CATCH_UP_MAX}")
+    if type(count) is not int or not 1 <= count <= CATCH_UP_MAX:
+        raise InvalidOption("count", count, f"is no whole number from 1 to {CATCH_UP_MAX}")
     timing, at_ms = read_timing(cron=cron, every=every, tz=tz), to_at_ms("after", after)
     found: list[datetime] = []
     while len(found) < count and (next_ms := timing.next_after(at_ms)) is not None:
