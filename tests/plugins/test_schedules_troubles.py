@@ -12,6 +12,7 @@ import pytest
 from psyqueue import ForkedProcess, InvalidOption, LifecycleError, NotStarted, PsyQueue
 from psyqueue.backends import memory
 from psyqueue.plugins import Schedules, upcoming
+from psyqueue.plugins.scheduler.shelf import Shelf
 
 NIGHT = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -114,6 +115,23 @@ async def test_the_same_schedules_are_told_to_each_test(q, schedules):
         async with q.testing(now=NIGHT) as t:
             await t.advance("2h")
             assert len(t.enqueued("work")) == 2
+
+
+async def test_declaring_many_reads_all_of_them_once(q, schedules, monkeypatch):
+    """Once for each would be ten thousand times ten thousand."""
+    handler, reads, read = q.handle("work", work), list[None](), Shelf.all
+
+    async def counted(shelf):
+        reads.append(None)
+        return await read(shelf)
+
+    monkeypatch.setattr(Shelf, "all", counted)
+    for number in range(20):
+        schedules.add(f"s{number}", handler, every="1h")
+    async with q.testing(now=NIGHT) as t:
+        await t.advance("1m")
+        assert len(reads) <= 2  # and a look
+        assert len(await schedules.list()) == 20
 
 
 async def test_a_child_of_a_fork_does_not_use_its_parents_store(q, schedules):

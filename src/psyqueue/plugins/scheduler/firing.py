@@ -64,7 +64,7 @@ class Firing:
         for schedule_id, definition in self._declared.items():
             found = there.get(schedule_id)
             if found is None or found.spec != encoded(definition):
-                await self._shelf.put(schedule_id, definition)
+                await self._shelf.put(schedule_id, definition, there)
         self._is_declared = True
 
     async def _look(self, makers: asyncio.TaskGroup) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -45,8 +45,13 @@ class Shelf:
             raise ScheduleNotFound(schedule_id)
         return found
 
-    async def put(self, schedule_id: str, definition: Definition) -> Schedule:
-        """Make it, or make it so. Where its timing is as before its next instant stays, and a pause stays."""
+    async def put(
+        self, schedule_id: str, definition: Definition, seen: Mapping[str, Schedule] | None = None
+    ) -> Schedule:
+        """Make it, or make it so. Where its timing is as before its next instant stays, and a pause stays.
+
+        `seen`: all there are, read a moment ago; who puts many need not read all of them for each.
+        """
         spec, now_ms = encoded(definition), await self.now_ms()
 
         def wanted(found: Schedule | None) -> Schedule | None:
@@ -58,7 +63,7 @@ class Shelf:
             base = found or Schedule(id=schedule_id, spec=spec)
             return replace(base, spec=spec, next_at_ms=definition.timing.next_after(now_ms))
 
-        made = await self._change(schedule_id, wanted)
+        made = await self._change(schedule_id, wanted, seen=seen)
         assert made is not None
         return made
 
@@ -102,7 +107,12 @@ class Shelf:
         return replace(job, run_at_ms=max(at_ms, job.run_at_ms or 0))
 
     async def _change(
-        self, schedule_id: str, wanted: Callable[[Schedule | None], Schedule | None], *, delete: bool = False
+        self,
+        schedule_id: str,
+        wanted: Callable[[Schedule | None], Schedule | None],
+        *,
+        delete: bool = False,
+        seen: Mapping[str, Schedule] | None = None,
     ) -> Schedule | None:
         """As it is then, once more after each conflict. `wanted` gives None for "as it is".
 
@@ -111,13 +121,13 @@ class Shelf:
         store = self._kernel.store
         conflict: StateConflict | None = None
         for _ in range(_TRIES):
-            found = await self.find(schedule_id)
+            found = await self.find(schedule_id) if seen is None else seen.get(schedule_id)
             new = wanted(found)
             if new is None:
                 return found
             try:
                 return await self._kernel.operate(functools.partial(store.put_schedule, schedule=new, delete=delete))
             except StateConflict as exc:
-                conflict = exc
+                conflict, seen = exc, None
         assert conflict is not None
         raise conflict
