@@ -68,7 +68,7 @@ class Timer(asyncio.TimerHandle):
         inside: Context,
     ) -> None:
         super().__init__(when, callback, args, loop, inside)
-        self.inside = inside
+        self.inside: Context = inside
 
     def cancel(self) -> None:
         asyncio.Handle.cancel(self)
