@@ -58,7 +58,8 @@ class _IdSource:
 
 
 _source = _IdSource()
-os.register_at_fork(after_in_child=_source.reseed)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_source.reseed)
 
 new_id: Callable[[], str] = _source.next
 """A new job id: UUIDv7 text, 36 characters, sorting by time of making."""

@@ -146,4 +146,5 @@ def _renew_all() -> None:
 
 
 atexit.register(_stop_all)
-os.register_at_fork(after_in_child=_renew_all)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_all)
