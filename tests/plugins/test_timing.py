@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from psyqueue import InvalidOption
@@ -78,6 +78,7 @@ def test_steps_are_counted_from_the_begin_of_1970():
     assert timing.next_after(90_000) == 180_000
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.parametrize("every", ["1s", "7m", "1h", "3d"])
 @pytest.mark.parametrize("expression", [None, "*/7 * * * *", "0 12 * * sun", "0 0 29 2 *", "15 2,3 * * *"])
 @given(
