@@ -218,7 +218,7 @@ def test_queues_of_former_names_come_first_where_the_handler_names_none(q):
         ("timout", "mean timeout"),
         ("priority", r"belongs to an enqueue: handler\.options\(priority=\.\.\.\)"),
         ("concurrency", r"q\.limits\(queue, active_max="),
-        ("cron", "no schedules"),
+        ("cron", "repeats is a schedule"),
         ("zzz", "There are queue, max_retries"),
     ],
 )

@@ -236,7 +236,7 @@ def test_unknown_option_names_the_one_that_was_meant():
     [
         ("countdown", "mean delay"),
         ("eta", "mean run_at"),
-        ("cron", "no schedules"),
+        ("cron", "repeats is a schedule"),
         ("_job_id", r"mean id\?"),
         ("_defer_by", "mean delay"),
         ("dedup_key", "mean idempotency_key, or unique_key"),

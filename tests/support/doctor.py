@@ -53,6 +53,7 @@ IN_THE_STORE = [
     "growth",
     "unknown handlers",
     "overdue jobs",
+    "overdue schedules",
     "stuck jobs",
     "held jobs",
     "slow handlers",

@@ -8,6 +8,7 @@ from psyqueue import PsyQueue
 from psyqueue.backend import UNTIL_RESUMED, BackendAdapter, QueueInfo
 from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import output
+from psyqueue.kernel.options import read_name
 
 
 def is_paused(info: QueueInfo, now_ms: int) -> bool:
@@ -19,8 +20,9 @@ def is_paused(info: QueueInfo, now_ms: int) -> bool:
 async def tell_if_unknown(queue: PsyQueue, name: str) -> None:
     """A note on standard error where a queue of this name has neither jobs nor workers: it may be written wrongly.
 
-    Its settings may be given before its first job all the same.
+    Its settings may be given before its first job all the same. Raises InvalidOption for what can be no name.
     """
+    read_name("queue", name)
     backend: BackendAdapter = queue.get_exposed("backend")
     # A name sorts before everything that it is the beginning of.
     first, _ = await backend.queues(name, None, 1)

@@ -176,7 +176,7 @@ async def test_a_record_below_the_last_of_its_stream_is_taken_in(place):
 
 async def test_a_queue_is_unknown_when_its_last_limit_went(place):
     await switch(place.store, "open")
-    await place.store.limit("quiet")
+    await place.store.limit("quiet", active_max=1)
     await place.store.limit("quiet", "gold", weight=2)
     await switch(place.store, "frozen")
     both = await exported(place.store, "limits")
@@ -194,7 +194,7 @@ async def test_a_queue_is_unknown_when_its_last_limit_went(place):
 async def test_large_hashes_are_exported_once_each(place):
     """More than the server keeps in one piece: its own scan goes over them in steps."""
     await switch(place.store, "open")
-    lanes = [Limits(queue="q", lane=f"lane-{number:04}", weight=1 + number) for number in range(700)]
+    lanes = [Limits(queue="q", lane=f"lane-{number:04}", weight=2 + number) for number in range(700)]
     for first in (0, 350):
         await place.store.backend.put_limits(place.store.op(), lanes[first : first + 350])
     await switch(place.store, "frozen")

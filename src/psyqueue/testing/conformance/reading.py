@@ -188,7 +188,7 @@ async def test_queues_count_their_jobs_by_status_exactly(store: Store) -> None:
 
 
 async def test_the_oldest_pending_job_of_a_queue_is_known(store: Store) -> None:
-    await store.limit("empty")
+    await store.limit("empty", active_max=5)
     start_ms = await store.now_ms()
     await store.add("a")
     await store.advance(1_000)
