@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -238,6 +239,19 @@ async def test_put_makes_changes_and_keeps(q, schedules):
         assert [view.id for view in await schedules.list()] == ["s"]
         assert await schedules.get("s") == other
         assert await schedules.get("t") is None
+
+
+async def test_a_member_of_an_enumeration_is_its_value_as_an_id(q, schedules):
+    class Id(str, Enum):  # noqa: UP042 - `str()` of a StrEnum is its value already
+        DAILY = "daily"
+        WEEKLY = "weekly"
+
+    handler = q.handle("work", work)
+    schedules.add(Id.DAILY, handler, every="1d")
+    async with q.testing(now=NIGHT) as t:
+        await schedules.put(Id.WEEKLY, handler, every="7d")
+        await t.advance("1h")
+        assert [view.id for view in await schedules.list()] == ["daily", "weekly"]
 
 
 async def test_put_is_seen_at_once_in_its_own_process(q, schedules):

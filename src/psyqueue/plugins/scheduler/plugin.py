@@ -33,7 +33,7 @@ class Schedules:
         self._declared: dict[str, Definition] = {}
         self._kernel: Kernel | None = None
         self._firing: Firing | None = None
-        self._is_started = False
+        """From the start of the queue to its stop."""
 
     # ── the plugin ────────────────────────────────────────────────────────────────────────────────────────────────────
     def init(self, kernel: Kernel) -> None:
@@ -47,12 +47,10 @@ class Schedules:
 
     def start(self) -> None:
         """Called when the queue starts."""
-        self._is_started = True
         self._firing = Firing(self._door(), self._declared)
 
     def stop(self) -> None:
         """Called when it stops."""
-        self._is_started = False
         self._firing = None
 
     async def _work(self) -> None:
@@ -78,9 +76,10 @@ class Schedules:
         Raises InvalidOption, PayloadError, TooLarge; ConfigError for an id that is taken, or before `use`;
         LifecycleError once the queue has started.
         """
-        if self._is_started:
+        if self._firing is not None:
             raise LifecycleError("add() after start() changes nothing any more; await put(...) does")
-        if _read_id(schedule_id) in self._declared:
+        schedule_id = _read_id(schedule_id)
+        if schedule_id in self._declared:
             raise ConfigError(f"schedule {schedule_id!r} is declared already; give the second one another id")
         definition = self._definition(
             (name_or_call, payload, options), cron=cron, every=every, tz=tz, missed=missed, is_declared=True
@@ -261,7 +260,7 @@ def _read_id(given: Any) -> str:
     problem = name_problem(given)
     if problem:
         raise InvalidOption("schedule_id", given, problem)
-    return str(given)
+    return str.__str__(given)  # of a member of an enumeration its value, as names are read elsewhere
 
 
 def _readable(schedule: Schedule) -> Definition:
