@@ -29,7 +29,7 @@ from crash.nursery import Child, Nursery
 from crash.roles import FORGOTTEN, LEASE_MS, QUEUE, Place, pause_ms
 from psyqueue.backend import BackendAdapter, Filter, Limits, Op
 from psyqueue.testing.history import Recorder, Report, check_history, read_events
-from psyqueue.testing.history.checking import History
+from psyqueue.testing.history.calls import History
 from support.servers import Server
 from support.store_at import place_on, store_at
 from support.waiting import wait_until
