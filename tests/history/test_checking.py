@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from psyqueue.testing.history import Event, check_history
+from psyqueue.testing.history.checking import LINGERS_NS
 from psyqueue.testing.history.events import Ending, Enqueuing, Run, read_events
 
 
@@ -21,6 +22,8 @@ class Tale:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.calls = 0
+        self.passed_ns = 0
+        """To be added to all times from now on."""
         self.store = ""
         """Where calls go to."""
 
@@ -28,7 +31,7 @@ class Tale:
         if kind == "invoke":
             self.calls += 1
             facts = {"store": self.store, **facts, "call": self.calls}
-        self.events.append(Event(kind=kind, process=process, at_ns=len(self.events) + 1, **facts))
+        self.events.append(Event(kind=kind, process=process, at_ns=len(self.events) + 1 + self.passed_ns, **facts))
         return self.calls
 
     def begin_enqueue(self, *ids: str, process: str = "p", key: str = "") -> int:
@@ -363,6 +366,41 @@ def test_c7_a_call_that_follows_an_answer_is_no_repeat(tale, tmp_path):
     tale.deliver()
     tale.run(B1, process="v")
     tale.run(A1)
+    assert rules(tale, tmp_path, a="completed", b="completed") == {"C7"}
+
+
+def test_c7_a_fetch_that_was_taken_back_let_others_go_first(tale, tmp_path):
+    """It had locked a; b was given out beside it; the server cut its connection, and a third worker was given a."""
+    tale.enqueue("a")
+    tale.enqueue("b")
+    lost = tale.tell("w", "invoke", verb="settle")
+    tale.run(B1, process="v")
+    tale.tell("w", "unknown", call=lost, problem="STORE_UNAVAILABLE")
+    tale.run(A1, process="u")
+    assert rules(tale, tmp_path, a="completed", b="completed") == set()
+
+
+@pytest.mark.parametrize("ends", ["told", "killed"])
+def test_c7_a_fetch_that_was_taken_back_is_no_excuse_for_ever(tale, tmp_path, ends):
+    tale.enqueue("a")
+    tale.enqueue("b")
+    lost = tale.tell("w", "invoke", verb="settle")
+    if ends == "told":
+        tale.tell("w", "unknown", call=lost, problem="STORE_UNAVAILABLE")
+    else:
+        tale.tell("nemesis", "fault", victim="w", problem="killed")
+    tale.passed_ns += LINGERS_NS
+    tale.run(B1, process="v")
+    tale.run(A1, process="u")
+    assert rules(tale, tmp_path, a="completed", b="completed") == {"C7"}
+
+
+def test_c7_a_fetch_that_comes_later_is_no_excuse(tale, tmp_path):
+    tale.enqueue("a")
+    tale.enqueue("b")
+    tale.run(B1, process="v")
+    tale.tell("w", "unknown", call=tale.tell("w", "invoke", verb="settle"), problem="STORE_UNAVAILABLE")
+    tale.run(A1, process="u")
     assert rules(tale, tmp_path, a="completed", b="completed") == {"C7"}
 
 

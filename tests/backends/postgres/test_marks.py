@@ -154,6 +154,22 @@ async def test_a_late_commit_waits_for_the_next_look_at_the_whole(postgres_serve
         assert await store.dequeue_ids(count=2) == ["late"]
 
 
+async def test_a_fetch_that_is_taken_back_let_others_go_first(postgres_server: Server, namespace: str) -> None:
+    """What it had locked is passed over, and there again when its transaction ends: C7 of a history allows for that."""
+    url = postgres_server.url
+    async with opened(url, namespace) as store, connected(url) as connection:
+        await store.fill(3)
+        await store.open_session()
+        transaction = connection.transaction()
+        await transaction.start()
+        statement = this_release().functions.call("settle", namespace)
+        wish = (None, 0, 0, "s", *Outcomes(()).arguments, ("q",), 1, "seed", 1 << 20, None, False)
+        await connection.fetch(statement, *wish)
+        assert await store.dequeue_ids(count=1) == ["q-0001"]
+        await transaction.rollback()
+        assert await store.dequeue_ids(count=2) == ["q-0000", "q-0002"]
+
+
 class Watched(Marks):
     """Its clock stands still; it writes down what looks cost."""
 

@@ -18,6 +18,11 @@ LATER = ("retry", "release", "snooze")
 """Outcomes after which a job may run again."""
 
 
+LINGERS_NS = 1_500_000_000
+"""For so long a fetch that was taken back tells on the order: the server has to notice that its client has gone, and a
+worker may look for a second where its last look ended (backends/_postgres/includes/marks.sql)."""
+
+
 class Problem(Struct, frozen=True):
     """A broken promise: the rule (C1, …), the job, and what happened."""
 
@@ -233,11 +238,28 @@ def _out_of_order(history: History) -> Iterator[Problem]:
         if job.is_due and call.invoke.verb == "enqueue":
             passage = _Passage(job_id, call.invoke.at_ns, call.ok_ns, out.asked_ns, out.ok_ns)
             lines[job.queue, job.lane, job.priority, job.gate].append(passage)
+    held = _held(history)
     for line in lines.values():
-        yield from _overtaken(line)
+        yield from _overtaken(line, held)
 
 
-def _overtaken(line: list[_Passage]) -> Iterator[Problem]:
+def _held(history: History) -> list[tuple[int, float]]:
+    """When others may have passed over jobs because of a fetch that then got none of them.
+
+    PostgreSQL passes over what another transaction has locked. A server that dies or cuts a connection takes the fetch
+    of it back, and its jobs are there again, behind those that went out meanwhile.
+    """
+    spans: list[tuple[int, float]] = []
+    for call in history.calls.values():
+        if call.invoke.verb == "settle" and not call.is_ok:
+            # Of a killed process its death is the last fault; it may have called after that was written down.
+            ends = [call.done.at_ns] if call.done is not None else history.faults[call.invoke.process][-1:]
+            until_ns = max(call.invoke.at_ns, *ends) + LINGERS_NS if ends else float("inf")
+            spans.append((call.invoke.at_ns, until_ns))
+    return spans
+
+
+def _overtaken(line: list[_Passage], held: list[tuple[int, float]]) -> Iterator[Problem]:
     """A before B at the entrance, B out before A was asked for: of all A, the one that came out last tells it."""
     by_ok = sorted(line, key=lambda passage: passage.in_ok_ns)
     last: list[_Passage] = []
@@ -246,7 +268,9 @@ def _overtaken(line: list[_Passage]) -> Iterator[Problem]:
     oks = [passage.in_ok_ns for passage in by_ok]
     for passage in line:
         earlier = bisect_left(oks, passage.in_invoke_ns)
-        if earlier and last[earlier - 1].out_invoke_ns > passage.out_ok_ns:
+        if not earlier or last[earlier - 1].out_invoke_ns <= passage.out_ok_ns:
+            continue
+        if not any(since <= passage.out_ok_ns and passage.out_invoke_ns <= until for since, until in held):
             words = f"came out before {last[earlier - 1].job_id}, which had been put in before it"
             yield Problem("C7", passage.job_id, words)
 
