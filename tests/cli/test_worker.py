@@ -374,6 +374,40 @@ def test_health_is_served_on_loopback_until_the_end(shop):
     assert worker.end() == 0
 
 
+PAGED = """
+from psyqueue import PsyQueue
+from shop import q
+
+class Paged:
+    name = "paged"
+
+    def init(self, kernel):
+        kernel.page("/page", self.show)
+        kernel.page("/broken", self.fail)
+
+    async def show(self):
+        return "text/plain", b'"shown"'
+
+    async def fail(self):
+        raise RuntimeError("no ink")
+
+q.use(Paged())
+"""
+
+
+def test_pages_of_plugins_are_beside_those_of_the_worker(shop):
+    (shop.folder / "paged.py").write_text(PAGED)
+    worker = shop.start("worker", "paged:q", "--health-port", "0")
+    url = worker.line(r"health (http\S+)/healthz")[1]
+    with urllib.request.urlopen(f"{url}/page", timeout=10) as answer:
+        assert (answer.headers["Content-Type"], answer.read()) == ("text/plain", b'"shown"')
+    assert ask(f"{url}/broken") == (500, {"ok": False, "error": "it failed; the log says why"})
+    worker.line("no ink")
+    assert ask(f"{url}/else") == (404, {"ok": False, "error": "there are /healthz, /readyz, /page, /broken"})
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+
+
 PLAN = WorkerPlan(
     target="shop:q",
     pools=(),
@@ -402,7 +436,8 @@ def healthz(**facts: Any) -> tuple[bool, dict[str, Any]]:
         async with PsyQueue.from_url(facts.pop("url", "memory:")) as queue:
             process = WorkerProcess(queue, PLAN)
             process._workers.append(Worker())  # type: ignore[arg-type]
-            return await process._healthz()
+            answer = await process._healthz()
+            return answer.status == 200, json.loads(answer.body)
 
     return asyncio.run(look())
 
@@ -454,7 +489,8 @@ def test_a_health_port_that_is_taken_is_told(shop):
     port = first.line(r"health http://127\.0\.0\.1:(\d+)/")[1]
     answer = shop.run("worker", "shop:q", "--health-port", port, store=False)
     assert answer.code == 2, answer
-    assert f"health port {port} on 127.0.0.1 cannot be opened" in answer.err
+    assert f"port {port} on 127.0.0.1 cannot be opened" in answer.err
+    assert "Choose another --health-port" in answer.err
     assert "Traceback" not in answer.err
 
 

@@ -104,6 +104,10 @@ def test_what_is_no_backend_is_refused_listing_what_it_lacks():
         PsyQueue().use(half)
 
 
+async def shown() -> tuple[str, bytes]:
+    return "text/plain", b"shown"
+
+
 @pytest.mark.parametrize(
     "register",
     [
@@ -111,6 +115,10 @@ def test_what_is_no_backend_is_refused_listing_what_it_lacks():
         lambda kernel: kernel.service(lambda: None),
         lambda kernel: kernel.wrap_backend(lambda: None),
         lambda kernel: kernel.command("not a command"),
+        lambda kernel: kernel.page("/page", lambda: ("text/plain", b"")),
+        lambda kernel: kernel.page("page", shown),
+        lambda kernel: kernel.page("/a page", shown),
+        lambda kernel: kernel.page("/healthz", shown),
         lambda kernel: kernel.expose("", object()),
         lambda kernel: kernel.expose("backend", object()),
     ],
@@ -134,6 +142,7 @@ async def test_failed_init_leaves_nothing_behind():
         kernel.events.on("*", lambda event: ran.append("event"))
         kernel.service(self.serve)
         kernel.command(click.Command("cmd"))
+        kernel.page("/page", shown)
         if self.fails:
             raise ValueError("not ready")
 
@@ -147,6 +156,7 @@ async def test_failed_init_leaves_nothing_behind():
     with pytest.raises(ConfigError, match="'api'"):
         q.get_exposed("api")
     assert q.commands == ()
+    assert q._core.registry.pages == {}
     async with q:
         await q.enqueue("job")
         await next_turn()
@@ -168,6 +178,13 @@ def test_commands_of_plugins_are_collected_and_a_taken_name_is_refused():
     assert [command.name for command in q.commands] == ["cron"]
     with pytest.raises(PluginError, match=r"'b'.*'cron'"):
         q.use(plugin(name="b", init=lambda self, kernel: kernel.command(click.Command("cron"))))
+
+
+def test_pages_of_plugins_are_collected_and_a_taken_path_is_refused():
+    q = PsyQueue().use(plugin(name="a", init=lambda self, kernel: kernel.page("/a/page", shown)))
+    assert dict(q._core.registry.pages) == {"/a/page": shown}
+    with pytest.raises(PluginError, match=r"'b'.*'/a/page'"):
+        q.use(plugin(name="b", init=lambda self, kernel: kernel.page("/a/page", shown)))
 
 
 # ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,20 +12,22 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any
+from http import HTTPStatus
 
 import click
 
 from psyqueue import PsyQueue, Worker
 from psyqueue.cli import output
-from psyqueue.cli.health import HealthServer
 from psyqueue.cli.notify import Notifier
+from psyqueue.cli.pages import Answer, Page, PageServer, document
 from psyqueue.cli.surface import BROKEN, DISMISSED, DONE
 from psyqueue.cli.waits import first_of, on_signal, within
 from psyqueue.cli.worker_plan import WorkerPlan
 from psyqueue.errors import NamespaceMoved, PsyQueueError
 from psyqueue.events import Event
 from psyqueue.kernel.aio import spawn
+from psyqueue.kernel.extension import HEALTH_PAGES
+from psyqueue.kernel.extension import Page as PluginPage
 from psyqueue.kernel.worker import POLL_MS
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -238,13 +240,15 @@ class WorkerProcess:
         if self._plan.health_port is None:
             yield None
             return
-        server = HealthServer({"/healthz": self._healthz, "/readyz": self._readyz})
+        own = dict(zip(HEALTH_PAGES, (self._healthz, self._readyz), strict=True))
+        pages = {**own, **{path: _shown(page) for path, page in self._queue._core.registry.pages.items()}}  # noqa: SLF001
+        server = PageServer(pages, option="--health-port")
         try:
             yield await server.start(self._plan.health_host, self._plan.health_port)
         finally:
             await server.stop()
 
-    async def _healthz(self) -> tuple[bool, dict[str, Any]]:
+    async def _healthz(self) -> Answer:
         # One that an operator told to end is gone for good reason.
         working = [worker for worker in self._workers if worker.is_running or not worker.was_ordered]
         facts = [{**worker.health(), "is_running": worker.is_running} for worker in working]
@@ -254,8 +258,8 @@ class WorkerProcess:
         if are_running and not has_answered:
             # A worker whose slots are all taken by long handlers has nothing to call the store for: ask it now.
             has_answered = None not in ages and await self._does_store_answer()
-        document = {"pid": os.getpid(), "store_answers": has_answered, "workers": facts}
-        return are_running and has_answered, document
+        about = {"pid": os.getpid(), "store_answers": has_answered, "workers": facts}
+        return document(are_running and has_answered, about)
 
     async def _does_store_answer(self) -> bool:
         try:
@@ -264,15 +268,23 @@ class WorkerProcess:
             return False
         return True
 
-    async def _readyz(self) -> tuple[bool, dict[str, Any]]:
+    async def _readyz(self) -> Answer:
         facts = [worker.health() for worker in self._workers]
-        document = {
+        about = {
             "pid": os.getpid(),
             "ready": self._is_ready,
             "stopping": self._stop.is_set(),
             "loop_turn_age_ms": max((fact["loop_turn_age_ms"] for fact in facts), default=None),
         }
-        return self._is_ready, document
+        return document(self._is_ready, about)
+
+
+def _shown(page: PluginPage) -> Page:
+    async def show() -> Answer:
+        content_type, body = await page()
+        return Answer(HTTPStatus.OK, content_type, body)
+
+    return show
 
 
 async def _failure_of(work: Awaitable[None]) -> Exception | None:

@@ -13,6 +13,7 @@ q.use(Hello())
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -29,15 +30,19 @@ if TYPE_CHECKING:
 
     from psyqueue.kernel.registry import Registry
 
-__all__ = ["Entrance", "Facade", "Kernel", "Plan", "Plugin", "Service", "WrapBackend", "blocking"]
+__all__ = ["Entrance", "Facade", "Kernel", "Page", "Plan", "Plugin", "Service", "WrapBackend", "blocking"]
 
 T = TypeVar("T")
 
 Service: TypeAlias = Callable[[], Awaitable[None]]
 WrapBackend: TypeAlias = Callable[[BackendAdapter], BackendAdapter]
+Page: TypeAlias = Callable[[], Awaitable[tuple[str, bytes]]]
+"""What is shown over HTTP: its content type, and the body."""
 
 BACKEND = "backend"
 """The namespace and the capability of the storage plugin."""
+HEALTH_PAGES = ("/healthz", "/readyz")
+"""Those of the worker itself."""
 
 
 class Plugin(Protocol):
@@ -160,6 +165,18 @@ class Kernel:
             raise PluginError(self._plugin_name, f"command {command!r} is no click command with a name")
         self._registry.add_command(command, self._plugin_name)
 
+    def page(self, path: str, fn: Page) -> None:
+        """Show what `await fn()` returns, (content type, body), under `path` of the worker's health port.
+
+        Raises PluginError for a path without its slash or that is taken, and for anything else than an async function
+        without parameters.
+        """
+        if not isinstance(path, str) or not _PATH.fullmatch(path):
+            raise PluginError(self._plugin_name, f"shows {path!r}, which is no path such as '/metrics'")
+        if not callable(fn) or not takes(fn, 0) or not is_async(fn):
+            raise PluginError(self._plugin_name, f"page {label(fn)} must be an async function without arguments")
+        self._registry.add_page(path, fn, self._plugin_name)
+
     def backend(self, adapter: BackendAdapter) -> None:
         """Make `adapter` the store of this queue. Raises PluginError for a second one, or one that lacks verbs."""
         missing = [name for name in _VERBS if not hasattr(adapter, name)]
@@ -185,4 +202,5 @@ def require_namespace(exposed: dict[str, Any], namespace: str) -> Any:
     return exposed[namespace]
 
 
+_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 _VERBS = sorted(name for name in vars(BackendAdapter) if not name.startswith("_"))

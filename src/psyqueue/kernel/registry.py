@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from psyqueue.job import name_problem
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.extension import (
     BACKEND,
+    HEALTH_PAGES,
     Kernel,
+    Page,
     Plugin,
     Service,
     WrapBackend,
@@ -49,6 +51,7 @@ class _Registered:
     exposed: dict[str, Any] = field(default_factory=dict)
     services: list[tuple[str, Service]] = field(default_factory=list)
     commands: dict[str, click.Command] = field(default_factory=dict)
+    pages: dict[str, Page] = field(default_factory=dict)
     wrappers: list[tuple[str, WrapBackend]] = field(default_factory=list)
     backend: BackendAdapter | None = None
     backend_owner: str = ""
@@ -60,6 +63,7 @@ class _Registered:
             dict(self.exposed),
             list(self.services),
             dict(self.commands),
+            dict(self.pages),
             list(self.wrappers),
             self.backend,
             self.backend_owner,
@@ -124,6 +128,13 @@ class Registry:
             raise PluginError(owner, f"adds the command {name!r}, which is taken")
         self._now.commands[name] = command
 
+    def add_page(self, path: str, fn: Page, owner: str) -> None:
+        """One page per path."""
+        self._require_open("page()")
+        if path in self._now.pages or path in HEALTH_PAGES:
+            raise PluginError(owner, f"shows a page at {path!r}, which is taken")
+        self._now.pages[path] = fn
+
     def set_backend(self, adapter: BackendAdapter, owner: str) -> None:
         """One per queue."""
         self._require_open("backend()")
@@ -172,6 +183,11 @@ class Registry:
     def commands(self) -> tuple[click.Command, ...]:
         """For the command line."""
         return tuple(self._now.commands.values())
+
+    @property
+    def pages(self) -> Mapping[str, Page]:
+        """By path, for the health port of a worker."""
+        return self._now.pages
 
     @property
     def store(self) -> BackendAdapter:
