@@ -142,6 +142,12 @@ def limits_over(before: Limits | None, wanted: Limits, only: Sequence[str]) -> L
     return replace(base, **{name: getattr(wanted, name) for name in only})
 
 
+def is_paused(limits: Limits | None, now_ms: int) -> bool:
+    """Whether nothing of that queue or lane is started now."""
+    until_ms = limits.paused_until_ms if limits is not None else None
+    return until_ms is not None and (until_ms == UNTIL_RESUMED or until_ms > now_ms)
+
+
 def are_defaults(limits: Limits) -> bool:
     """A store keeps nothing of them."""
     return limits == Limits(queue=limits.queue, lane=limits.lane)

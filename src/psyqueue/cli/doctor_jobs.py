@@ -11,8 +11,8 @@ from psyqueue.backend import UNTIL_RESUMED, BackendAdapter, Filter, QueueInfo, S
 from psyqueue.backend import JobView as StoredJob
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.compose import every_page
+from psyqueue.backend.reading import is_paused
 from psyqueue.cli.findings import Finding, finding, some
-from psyqueue.cli.reading import is_paused
 from psyqueue.clock import span
 from psyqueue.job import Status
 from psyqueue.kernel.presence import presence_of
@@ -103,7 +103,7 @@ def _unserved(look: Look) -> Finding:
     waiting = [
         f"{info.queue} ({info.counts.get('pending', 0):,})"
         for info in look.queues
-        if info.counts.get("pending", 0) and info.queue not in served and not is_paused(info, look.now_ms)
+        if info.counts.get("pending", 0) and info.queue not in served and not is_paused(info.limits, look.now_ms)
     ]
     detail = some(waiting) if waiting else "every queue with pending jobs has a worker"
     advice = "Nobody takes these jobs: start a worker for the queue, psyqueue worker module:queue --queues NAME"
@@ -139,7 +139,9 @@ def _backlog(look: Look) -> Finding:
     behind = [
         f"{info.queue} for {span(_oldest_ms(info, look.now_ms))}"
         for info in look.queues
-        if info.queue in served and not is_paused(info, look.now_ms) and _oldest_ms(info, look.now_ms) > BACKLOG_MS_MAX
+        if info.queue in served
+        and not is_paused(info.limits, look.now_ms)
+        and _oldest_ms(info, look.now_ms) > BACKLOG_MS_MAX
     ]
     detail = some(behind) if behind else f"no job of a served queue is pending for {span(BACKLOG_MS_MAX)}"
     advice = "More comes in than its workers get done: more --concurrency or --processes, or quicker handlers"

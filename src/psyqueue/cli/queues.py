@@ -10,10 +10,11 @@ import click
 from psyqueue import PsyQueue
 from psyqueue.backend import UNTIL_RESUMED, QueueInfo
 from psyqueue.backend.compose import all_queues, all_sessions
+from psyqueue.backend.reading import is_paused
 from psyqueue.cli import output
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.queue_limits import queues_limits
-from psyqueue.cli.reading import is_paused, tell_if_unknown
+from psyqueue.cli.reading import tell_if_unknown
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES
@@ -86,7 +87,7 @@ queues.add_command(queues_limits)
 
 def state_of(info: QueueInfo, served: set[str], now_ms: int) -> str:
     """One word: paused, running, stalled, idle."""
-    if is_paused(info, now_ms):
+    if is_paused(info.limits, now_ms):
         return "paused"
     if info.counts.get("active", 0):
         return "running"
@@ -98,7 +99,7 @@ def _item(info: QueueInfo, served: set[str], now_ms: int) -> dict[str, Any]:
     return {
         "queue": info.queue,
         "counts": info.counts,
-        "paused": is_paused(info, now_ms),
+        "paused": is_paused(info.limits, now_ms),
         "paused_until": None if until_ms is None or until_ms == UNTIL_RESUMED else to_datetime(until_ms),
         "state": state_of(info, served, now_ms),
         "oldest_pending_at": None if oldest_ms is None else to_datetime(oldest_ms),

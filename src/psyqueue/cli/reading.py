@@ -5,16 +5,10 @@ from __future__ import annotations
 import difflib
 
 from psyqueue import PsyQueue
-from psyqueue.backend import UNTIL_RESUMED, BackendAdapter, QueueInfo
+from psyqueue.backend import BackendAdapter, QueueInfo
 from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import output
 from psyqueue.kernel.options import read_name
-
-
-def is_paused(info: QueueInfo, now_ms: int) -> bool:
-    """Whether nothing of it is started now."""
-    until_ms = info.limits.paused_until_ms
-    return until_ms is not None and (until_ms == UNTIL_RESUMED or until_ms > now_ms)
 
 
 async def tell_if_unknown(queue: PsyQueue, name: str) -> None:

@@ -54,9 +54,10 @@ from psyqueue.backend.bounds import (
     check_moved,
     check_outcomes,
 )
+from psyqueue.backend.reading import is_paused
 from psyqueue.backend.transactions import no_transactions
 from psyqueue.backends._memory import check, fence, intake, lifecycle, maintenance, moving, operating, settle
-from psyqueue.backends._memory.dequeue import delivery_of, is_paused
+from psyqueue.backends._memory.dequeue import delivery_of
 from psyqueue.backends._memory.hub import Hub
 from psyqueue.backends._memory.keeper import Keeper
 from psyqueue.backends._memory.state import Lease, Store, Turn

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from psyqueue.backend import UNTIL_RESUMED, Delivery, Fetch, Limits
+from psyqueue.backend import Delivery, Fetch, Limits
+from psyqueue.backend.reading import is_paused
 from psyqueue.backend.state_rules import LANE_TURN, TOKEN_UNITS, refilled, wait_ms
 from psyqueue.backends._memory import fence
 from psyqueue.backends._memory.lifecycle import let_go_key
@@ -148,11 +149,6 @@ def delivery_of(row: Row) -> Delivery:
 
 
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def is_paused(limits: Limits | None, now_ms: int) -> bool:
-    until_ms = limits.paused_until_ms if limits is not None else None
-    return until_ms is not None and (until_ms == UNTIL_RESUMED or until_ms > now_ms)
-
-
 def _room(store: Store, queue: str, lane: str | None, now_ms: int) -> int:
     """How many starts the limits of the queue or lane allow now."""
     limits = store.limits.get((queue, lane))

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from psyqueue.backend import UNTIL_RESUMED, Limits
-from psyqueue.backend.reading import are_defaults, limits_over
+from psyqueue.backend import Limits
+from psyqueue.backend.reading import are_defaults, is_paused, limits_over
 from psyqueue.backend.state_rules import TOKEN_UNITS, refilled, wait_ms
 from psyqueue.backends._sqlite.statements import SQL
 from psyqueue.backends._sqlite.step import ACTIVE, PENDING, SCHEDULED, WAITING, Step
@@ -121,11 +121,6 @@ def put_limits(step: Step, limits: Limits) -> None:
             *retained,
         ),
     )
-
-
-def is_paused(limits: Limits | None, now_ms: int) -> bool:
-    until_ms = limits.paused_until_ms if limits is not None else None
-    return until_ms is not None and (until_ms == UNTIL_RESUMED or until_ms > now_ms)
 
 
 def check_room(step: Step, queue: str, lane: str) -> None:

@@ -8,9 +8,10 @@ import msgspec
 
 from psyqueue.backend import Done, Renewal, Session, SessionInfo
 from psyqueue.backend.losses import lost_error
+from psyqueue.backend.reading import is_paused
 from psyqueue.backend.state_rules import REAPER_SILENCE_MS
 from psyqueue.backends._sqlite import lifecycle
-from psyqueue.backends._sqlite.limits import is_paused, limited
+from psyqueue.backends._sqlite.limits import limited
 from psyqueue.backends._sqlite.rows import Row, change, load, put_error
 from psyqueue.backends._sqlite.settle import cancel_requested, release
 from psyqueue.backends._sqlite.statements import SQL
