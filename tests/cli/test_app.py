@@ -96,6 +96,7 @@ WITH_APP = {
     "durability",
     "check",
     "top",
+    "metrics",
 }
 
 

@@ -145,5 +145,5 @@ def test_members_left_out_are_there_and_for_the_parts_of_psyqueue():
         for name in set(members(entry.thing)) - set(entry.members)
     }
     parts = {"Worker.start", "Worker.drain", "Worker.handlers_changed", "BackendPlugin.init", "History.add"}
-    parts |= {"Schedules.init", "Schedules.start", "Schedules.stop"}
+    parts |= {f"{plugin}.{hook}" for plugin in ("Schedules", "Metrics") for hook in ("init", "start", "stop")}
     assert left_out == parts | {"EventBus.drain", "EventBus.checkpoint", "EventBus.failed"}

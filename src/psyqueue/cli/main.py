@@ -20,6 +20,7 @@ from psyqueue.cli.demo.command import demo
 from psyqueue.cli.doctor import doctor
 from psyqueue.cli.enqueue import enqueue
 from psyqueue.cli.jobs import jobs
+from psyqueue.cli.metrics import metrics
 from psyqueue.cli.migrate import migrate
 from psyqueue.cli.plugins import plugin_commands
 from psyqueue.cli.queues import queues
@@ -88,6 +89,7 @@ for _command in (
     schema,
     migrate,
     top,
+    metrics,
     completion,
 ):
     cli.add_command(_command)

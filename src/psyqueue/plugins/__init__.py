@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from psyqueue.plugins.metrics import Metrics
 from psyqueue.plugins.scheduler import Schedules, ScheduleView, SyncSchedules, upcoming
 
-__all__ = ["ScheduleView", "Schedules", "SyncSchedules", "upcoming"]
+__all__ = ["Metrics", "ScheduleView", "Schedules", "SyncSchedules", "upcoming"]

@@ -1,0 +1,90 @@
+"""`psyqueue metrics`: what is in the store, for Prometheus; once, or over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from http import HTTPStatus
+from typing import Any
+
+import click
+
+from psyqueue import PsyQueue
+from psyqueue.backend import BackendAdapter
+from psyqueue.cli import output
+from psyqueue.cli.pages import Answer, PageServer
+from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
+from psyqueue.cli.waits import on_signal
+from psyqueue.errors import MissingExtra
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65_535), help="Serve /metrics there until stopped; 0: any free port.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the port.")
+@on_store
+def metrics(surface: Surface, port: int | None, host: str) -> int:
+    """What is in the store as Prometheus reads it: jobs, the oldest, pauses, workers."""
+
+    async def work(queue: PsyQueue) -> int:
+        source = _Source(queue.get_exposed("backend"))
+        if port is not None:
+            await _serve(surface, source, host, port)
+        elif surface.is_json:
+            output.print_json({"items": await source.samples()})
+        else:
+            click.echo((await source.exposition()).decode(), nl=False)
+        return DONE
+
+    return with_queue(surface, work)
+
+
+class _Source:
+    """A registry with nothing but the store in it."""
+
+    def __init__(self, backend: BackendAdapter) -> None:
+        try:
+            from prometheus_client import CollectorRegistry  # noqa: PLC0415 - only what is used is loaded
+        except ModuleNotFoundError as exc:
+            raise MissingExtra("psyqueue metrics", "metrics") from exc
+        from psyqueue.plugins.metrics.looking import StoreView  # noqa: PLC0415 - as above
+
+        self._backend = backend
+        self._view = StoreView("psyqueue")
+        self._registry = CollectorRegistry()
+        self._registry.register(self._view)
+
+    async def samples(self) -> list[dict[str, Any]]:
+        await self._view.look(self._backend)
+        return [
+            {"name": sample.name, "labels": sample.labels, "value": sample.value}
+            for family in self._view.collect()
+            for sample in family.samples
+        ]
+
+    async def exposition(self) -> bytes:
+        from prometheus_client import generate_latest  # noqa: PLC0415 - as above
+
+        await self._view.look(self._backend)
+        return generate_latest(self._registry)
+
+    async def page(self) -> Answer:
+        from prometheus_client import CONTENT_TYPE_LATEST  # noqa: PLC0415 - as above
+
+        return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, await self.exposition())
+
+
+async def _serve(surface: Surface, source: _Source, host: str, port: int) -> None:
+    """Until a signal."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        on_signal(number, lambda _: stop.set())
+    server = PageServer({"/metrics": source.page}, option="--port")
+    url = f"{await server.start(host, port)}/metrics"
+    try:
+        if surface.is_json:
+            output.print_json({"ready": True, "url": url})
+        else:
+            click.echo(f"psyqueue metrics ready: {url}")
+        await stop.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,7 @@
+"""Figures for Prometheus: what this process does with jobs, and what is in the store."""
+
+from __future__ import annotations
+
+from psyqueue.plugins.metrics.plugin import Metrics
+
+__all__ = ["Metrics"]
