@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -329,3 +331,29 @@ async def test_job_of_a_running_worker_is_not_said_to_lack_one(started, probe):
         assert worker.failure is None
         await next_turn()
     assert await codes(started, handle) == ["run_at"]
+
+
+# ── ids ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("call", ["get", "cancel", "explain", "handle_of", "replay"])
+@pytest.mark.parametrize(("wrong", "advice"), [(None, ""), (5, ""), (b"id", ""), ("coroutine", "Await it first")])
+async def test_what_is_no_id_is_refused(call, wrong, advice):
+    """None is what a look-up gives that found nothing: "no such job" would hide that."""
+    q = PsyQueue().use(memory())
+    async with q:
+        pending = (await q.enqueue("work")).refresh()
+        given = pending if wrong == "coroutine" else wrong
+        with pytest.raises(InvalidOption, match=rf"id=.*is {type(given).__name__}, not text.*{advice}"):
+            found = getattr(q.dead_letter if call == "replay" else q, call)(given)
+            await found
+        await pending
+
+
+@pytest.mark.parametrize("kind", ["text", "uuid", "handle", "view"])
+async def test_what_has_an_id_stands_for_it(kind: str):
+    q = PsyQueue().use(memory())
+    async with q:
+        job = await q.enqueue("work")
+        given: Any = {"text": job.id, "uuid": UUID(job.id), "handle": job, "view": await job.refresh()}[kind]
+        view = await q.get(given)
+        assert view is not None
+        assert q.handle_of(given).id == job.id

@@ -23,7 +23,7 @@ from psyqueue.kernel.handlers import HandleOptions, make_spec
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.lifecycle import Lifecycle
 from psyqueue.kernel.lifespan import LifespanFunction
-from psyqueue.kernel.options import EnqueueOptions, read_name
+from psyqueue.kernel.options import EnqueueOptions, read_id, read_name
 from psyqueue.kernel.pipeline import USER, MiddlewareFunction, Phase, Stage, middleware
 from psyqueue.kernel.portal import Portal
 from psyqueue.kernel.views import Durability, Explanation, JobView, Page, durability_of
@@ -223,7 +223,7 @@ class PsyQueue:
 
         The store is not asked. Raises InvalidOption for what cannot be an id.
         """
-        return JobHandle(read_name("id", str(job_id)), "", "", created=False, _core=self._core)
+        return JobHandle(read_name("id", read_id(job_id)), "", "", created=False, _core=self._core)
 
     # ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────
     async def process_next(self, queue: str) -> bool:
@@ -282,8 +282,8 @@ class PsyQueue:
 
     # ── look and operate ──────────────────────────────────────────────────────────────────────────────────────────
     async def get(self, job_id: str) -> JobView | None:
-        """The job as it is now; None if there is none. Raises StoreError."""
-        return await queries.get_view(self._core, str(job_id))
+        """The job as it is now; None if there is none. Raises InvalidOption, StoreError."""
+        return await queries.get_view(self._core, read_id(job_id))
 
     async def jobs(self, **filters: Unpack[queries.JobFilters]) -> Page[JobView]:
         """Jobs by queue, status, name, tenant, text, created_after, created_before; `limit` and `cursor` page.
@@ -293,8 +293,8 @@ class PsyQueue:
         return await queries.find_jobs(self._core, filters)
 
     async def cancel(self, job_id: str) -> bool:
-        """As JobHandle.cancel."""
-        return await cancels.cancel_job(self._core, str(job_id))
+        """As JobHandle.cancel. Raises InvalidOption."""
+        return await cancels.cancel_job(self._core, read_id(job_id))
 
     async def cancel_all(self, **choice: Unpack[queries.JobChoice]) -> int:
         """Cancel the jobs that fit all given filters, those of `jobs()`, and were there when it began. How many.
@@ -305,8 +305,8 @@ class PsyQueue:
         return await cancels.cancel_all(self._core, choice)
 
     async def explain(self, job_id: str) -> Explanation:
-        """Why the job is not running, or how it ended. Raises JobNotFound."""
-        return await explain(self._core, str(job_id))
+        """Why the job is not running, or how it ended. Raises JobNotFound, InvalidOption."""
+        return await explain(self._core, read_id(job_id))
 
     async def durability(self) -> Durability:
         """What accepted jobs survive on this store, as it is set up now. Raises StoreError."""

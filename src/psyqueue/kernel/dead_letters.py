@@ -10,7 +10,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.clock import to_at_ms
 from psyqueue.errors import InvalidState, JobNotFound
 from psyqueue.job import name_problem
-from psyqueue.kernel.options import read_name
+from psyqueue.kernel.options import read_id, read_name
 from psyqueue.kernel.queries import get_view, read_cursor, read_limit
 from psyqueue.kernel.views import JobView, Page, view_of
 
@@ -33,8 +33,11 @@ class DeadLetters:
         return Page(tuple(map(view_of, page.jobs)), page.cursor)
 
     async def replay(self, job_id: str) -> JobView:
-        """Run it again from the start: attempts and losses 0, errors kept. Raises JobNotFound, InvalidState."""
-        core, job_id = self._core, str(job_id)
+        """Run it again from the start: attempts and losses 0, errors kept.
+
+        Raises JobNotFound, InvalidState, InvalidOption.
+        """
+        core, job_id = self._core, read_id(job_id)
         core.require_running()
         if name_problem(job_id):
             raise JobNotFound(job_id)

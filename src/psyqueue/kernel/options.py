@@ -251,6 +251,20 @@ def read_name(option: str, value: Any) -> str:
     return str.__str__(value)
 
 
+def read_id(value: Any) -> str:
+    """The id of a job that may be there, or what has it: a handle, a view; a UUID is its text. Raises InvalidOption."""
+    value = getattr(value, "id", value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    from uuid import UUID  # noqa: PLC0415 - few have one, and everybody would load it
+
+    if isinstance(value, UUID):
+        return str(value)
+    raise InvalidOption(
+        "id", value, f"is {type(value).__name__}, not text", "Await it first" if inspect.iscoroutine(value) else ""
+    )
+
+
 def read_int(option: str, value: Any, low: int, high: int) -> int:
     """A whole number from `low` to `high`; no bool, no float."""
     if type(value) is not int:
