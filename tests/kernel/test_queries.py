@@ -342,9 +342,12 @@ async def test_what_is_no_id_is_refused(call, wrong, advice):
     async with q:
         pending = (await q.enqueue("work")).refresh()
         given = pending if wrong == "coroutine" else wrong
+
+        async def ask() -> None:
+            await getattr(q.dead_letter if call == "replay" else q, call)(given)
+
         with pytest.raises(InvalidOption, match=rf"id=.*is {type(given).__name__}, not text.*{advice}"):
-            found = getattr(q.dead_letter if call == "replay" else q, call)(given)
-            await found
+            await ask()
         await pending
 
 
