@@ -56,6 +56,7 @@ from psyqueue.errors import (
     StoreUnusable,
     TooLarge,
     UnknownDependency,
+    WorkflowFailed,
 )
 from psyqueue.events import Event
 from psyqueue.kernel.app import PsyQueue
@@ -154,4 +155,5 @@ __all__ = [
     "UnknownDependency",
     "Verdict",
     "Worker",
+    "WorkflowFailed",
 ]

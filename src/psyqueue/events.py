@@ -43,6 +43,9 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "worker:error": ("worker", "error"),
     "schedule:fired": ("schedule_id", "job_id", "nominal_at_ms"),
     "schedule:failed": ("schedule_id", "nominal_at_ms", "error"),
+    "workflow:started": ("workflow_id", "flow"),
+    "workflow:completed": ("workflow_id",),
+    "workflow:failed": ("workflow_id", "reason"),
     "service:error": ("service", "error", "restart_in_ms"),
 }
 """Every event with the keys of its data. docs/events.md says when each is published."""

@@ -97,6 +97,9 @@ WITH_APP = {
     "check",
     "top",
     "metrics",
+    "workflows show",
+    "workflows cancel",
+    "workflows resume",
 }
 
 

@@ -30,6 +30,7 @@ from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surf
 from psyqueue.cli.top import top
 from psyqueue.cli.worker import worker
 from psyqueue.cli.workers import workers
+from psyqueue.cli.workflows import workflows
 from psyqueue.config import SETTINGS, misspelt, read_settings, where_set
 from psyqueue.errors import InvalidOption, PsyQueueError
 
@@ -82,6 +83,7 @@ for _command in (
     queues,
     dead,
     schedules,
+    workflows,
     workers,
     doctor,
     durability,

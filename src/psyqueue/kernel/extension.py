@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 from psyqueue.backend import BackendAdapter, NewJob, Op
 from psyqueue.errors import ConfigError, PluginError
@@ -24,13 +24,16 @@ from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.facade import Entrance, Facade, blocking
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
 from psyqueue.kernel.plans import Plan
+from psyqueue.kernel.views import JobView, view_of
 
 if TYPE_CHECKING:
     import click
 
+    from psyqueue.kernel.handlers import HandleOptions
+    from psyqueue.kernel.job_handle import JobHandle
     from psyqueue.kernel.registry import Registry
 
-__all__ = ["Entrance", "Facade", "Kernel", "Page", "Plan", "Plugin", "Service", "WrapBackend", "blocking"]
+__all__ = ["Entrance", "Facade", "JobView", "Kernel", "Page", "Plan", "Plugin", "Service", "WrapBackend", "blocking"]
 
 T = TypeVar("T")
 
@@ -131,6 +134,27 @@ class Kernel:
         Nothing is written. Raises what the middleware raises.
         """
         return await self._registry.core.enqueuer.job_of(plan, id, schedule_id, nominal_at_ms)
+
+    def handle(self, name: str, fn: Callable[..., Any], **options: Any) -> None:
+        """As PsyQueue.handle: a handler of the plugin's own, which every worker of this queue serves."""
+        from psyqueue.kernel.handlers import make_spec  # noqa: PLC0415 - handlers are made of this
+
+        self._registry.core.add_handler(make_spec(name, fn, cast("HandleOptions", options)))
+
+    async def enqueue(self, items: Sequence[Any], **options: Any) -> list[JobHandle[Any]]:
+        """As PsyQueue.enqueue_bulk."""
+        return await self._registry.core.enqueuer.enqueue_bulk(items, options)
+
+    async def jobs(self, ids: Sequence[str]) -> list[JobView | None]:
+        """The jobs as they are now, up to 500, all as of one moment. Raises NotStarted, StoreError."""
+        found = await self.store.get(ids) if ids else ()
+        return [None if each is None else view_of(each) for each in found]
+
+    def handle_of(self, job_id: str) -> JobHandle[Any]:
+        """As PsyQueue.handle_of."""
+        from psyqueue.kernel.job_handle import JobHandle  # noqa: PLC0415 - as above
+
+        return JobHandle(job_id, "", "", created=False, _core=self._registry.core)
 
     def _require_own(self) -> None:
         self._registry.core.require_own_process()

@@ -4,5 +4,18 @@ from __future__ import annotations
 
 from psyqueue.plugins.metrics import Metrics
 from psyqueue.plugins.scheduler import Schedules, ScheduleView, SyncSchedules, upcoming
+from psyqueue.plugins.workflows import Flow, SyncWorkflows, WorkflowRun, Workflows, WorkflowView, results_of
 
-__all__ = ["Metrics", "ScheduleView", "Schedules", "SyncSchedules", "upcoming"]
+__all__ = [
+    "Flow",
+    "Metrics",
+    "ScheduleView",
+    "Schedules",
+    "SyncSchedules",
+    "SyncWorkflows",
+    "WorkflowRun",
+    "WorkflowView",
+    "Workflows",
+    "results_of",
+    "upcoming",
+]

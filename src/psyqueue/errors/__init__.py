@@ -33,7 +33,7 @@
     │   └── StoreUnusable               not our file, read-only, corrupt, on a network mount, …
     ├── HandlerTimeout                  a run went on for longer than its timeout
     ├── JobEnded                        what awaiting a result can find instead of a result
-    │   └── JobDead · JobCancelled
+    │   └── JobDead · JobCancelled · WorkflowFailed
     └── ResultTimeout                   the job has not ended in time; also a TimeoutError
 
 Messages say what happened, to which thing, and the way out. Driver errors never leak: they are the `__cause__`.
@@ -41,46 +41,15 @@ Messages say what happened, to which thing, and the way out. Driver errors never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from psyqueue.errors.root import Coded
+from psyqueue.errors.root import PsyQueueError as PsyQueueError
 from psyqueue.words import shown
 
 
-class PsyQueueError(Exception):
-    """Root of everything that psyqueue raises: `code` for machines, `message` for people, `context` with the values."""
-
-    def __init__(self, code: str, message: str, context: Mapping[str, Any] | None = None) -> None:
-        super().__init__(f"[{code}] {message}")
-        self.code = code
-        self.message = message
-        self.context: dict[str, Any] = dict(context or {})
-        self.enqueued: Sequence[Any] = ()
-        """Of an error of `enqueue_bulk`: the handles of the chunks that were written before it."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For `copy` and `pickle`, which would call the class with the text alone. Handles stay in their process."""
-        own = {"context": dict(self.context), "enqueued": ()}
-        return _remade, (type(self), self.args, {**self.__dict__, **own})
-
-
-def _remade(kind: type[PsyQueueError], args: tuple[Any, ...], fields: dict[str, Any]) -> PsyQueueError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(fields)
-    return error
-
-
-class _Coded(PsyQueueError):
-    """A class with a code of its own; keyword arguments become the context."""
-
-    CODE: ClassVar[str] = "PSYQUEUE_ERROR"
-
-    def __init__(self, message: str, **context: Any) -> None:
-        super().__init__(self.CODE, message, context)
-
-
-class ConfigError(_Coded):
+class ConfigError(Coded):
     """The set-up is wrong: nothing was started or written."""
 
     CODE: ClassVar[str] = "INVALID_CONFIG"
@@ -151,7 +120,7 @@ class SchemaTooNew(ConfigError):
     CODE: ClassVar[str] = "SCHEMA_TOO_NEW"
 
 
-class LifecycleError(_Coded):
+class LifecycleError(Coded):
     """The queue is not in a state in which this can be done."""
 
     CODE: ClassVar[str] = "WRONG_LIFECYCLE"
@@ -175,7 +144,7 @@ class ForkedProcess(LifecycleError):
     CODE: ClassVar[str] = "FORKED_PROCESS"
 
 
-class Refused(_Coded):
+class Refused(Coded):
     """The store or a guard said no: nothing was written."""
 
     CODE: ClassVar[str] = "REFUSED"
@@ -357,7 +326,7 @@ class SessionLost(Refused):
         super().__init__(text, session_id=session_id)
 
 
-class StoreError(_Coded):
+class StoreError(Coded):
     """The store could not do its work."""
 
     CODE: ClassVar[str] = "STORE_ERROR"
@@ -391,7 +360,7 @@ class StoreUnusable(StoreError):
     CODE: ClassVar[str] = "STORE_UNUSABLE"
 
 
-class HandlerTimeout(_Coded):
+class HandlerTimeout(Coded):
     """A run took longer than its timeout, and was stopped."""
 
     CODE: ClassVar[str] = "HANDLER_TIMEOUT"
@@ -402,7 +371,7 @@ class HandlerTimeout(_Coded):
         )
 
 
-class JobEnded(_Coded):
+class JobEnded(Coded):
     """What awaiting the result of `job_id` found instead of a result."""
 
     CODE: ClassVar[str] = "JOB_ENDED"
@@ -434,7 +403,17 @@ class JobCancelled(JobEnded):
         self.reason = reason
 
 
-class ResultTimeout(_Coded, TimeoutError):
+class WorkflowFailed(JobEnded):
+    """The workflow `name` did not complete: `reason` names its steps that failed or were cancelled."""
+
+    CODE: ClassVar[str] = "WORKFLOW_FAILED"
+
+    def __init__(self, workflow_id: str, name: str, reason: str) -> None:
+        super().__init__(workflow_id, f"ends workflow {name!r}, which failed: {reason}", name=name, reason=reason)
+        self.reason = reason
+
+
+class ResultTimeout(Coded, TimeoutError):
     """The job has not ended in time; its `status` at the end of the wait. Also a TimeoutError."""
 
     CODE: ClassVar[str] = "RESULT_TIMEOUT"

@@ -1,0 +1,202 @@
+"""A flow before it is started: its steps as calls of handlers, each with what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from msgspec import Struct
+
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.errors import ConfigError, InvalidOption
+from psyqueue.job import TERMINAL, name_problem
+
+if TYPE_CHECKING:
+    from psyqueue import Context
+
+After: TypeAlias = "str | Iterable[str] | Mapping[str, str | Iterable[str]]"
+"""Steps that have to be completed first; as a mapping, with the ends to wait for, such as {"charge": "dead"}."""
+
+ENDS: Final = tuple(sorted(TERMINAL))
+FINISH: Final = "psyqueue.workflow"
+"""The handler whose job ends a workflow; the id of that job is the workflow's."""
+_OF_STEPS: Final = ("id", "depends_on", "conn", "idempotency_key", "idempotency_window", "unique_key", "on_conflict")
+_MARK: Final = "~"
+"""In ids of jobs that belong to a step beside the one that it began with: the undoing, the jobs of a resumption."""
+
+
+class Step(Struct, frozen=True):
+    """`after`: names of steps, each with the ends that it may have."""
+
+    name: str
+    item: dict[str, Any]
+    after: dict[str, tuple[str, ...]]
+    undo: dict[str, Any] | None
+
+
+class Flow:
+    """Steps and their order. `add` them, those that others wait for first, then give it to `workflows.enqueue`."""
+
+    def __init__(self, name: str) -> None:
+        problem = name_problem(name)
+        if problem:
+            raise InvalidOption("name", name, problem)
+        self.name: str = str.__str__(name)
+        self._steps: dict[str, Step] = {}
+
+    def add(
+        self,
+        step: str,
+        name_or_call: Any,
+        payload: Any = None,
+        /,
+        *,
+        after: After = (),
+        compensate: Any = None,
+        **options: Any,
+    ) -> Flow:
+        """Add a step: a call as `handler.build(...)`, or the name of a handler with its payload. The flow itself.
+
+        `after`: steps that have to be completed first. `compensate`: the call that undoes this step where the workflow
+        fails. `options` are those of `enqueue`, without what would make another job of it. Raises InvalidOption.
+        """
+        name = _step_name(step)
+        if name in self._steps:
+            raise InvalidOption("step", name, "is there already", "Give the second one another name")
+        if len(self._steps) >= STEPS_MAX:
+            raise InvalidOption("step", name, f"is one more than {STEPS_MAX}", "Let the last start another one")
+        refuse_own(options)
+        waits_for = _read_after(name, after, self._steps)
+        undo = None if compensate is None else _item(compensate, None, {})
+        self._steps[name] = Step(name, _item(name_or_call, payload, options), waits_for, undo)
+        return self
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """In the order in which they were added."""
+        return tuple(self._steps.values())
+
+    def items(self, workflow_id: str) -> Iterator[dict[str, Any]]:
+        """The jobs, for one `enqueue_bulk`: the steps, the one that ends the workflow, then what undoes steps."""
+        ids = {name: f"{workflow_id}.{name}" for name in self._steps}
+        undoing = {step.name: ids[step.name] + f"{_MARK}undo" for step in self.steps if step.undo is not None}
+        for step in self.steps:
+            needs = {ids[parent]: ends for parent, ends in step.after.items()}
+            yield _belonging(step.item, ids[step.name], needs, self._about(workflow_id, step.name, step.after, ids))
+        plan = {
+            name: {"id": ids[name], "after": step.after, "undo": undoing.get(name)}
+            for name, step in self._steps.items()
+        }
+        yield {
+            "name": FINISH,
+            "payload": {"flow": self.name, "steps": plan},
+            "options": {"id": workflow_id, "depends_on": dict.fromkeys(ids.values(), ENDS)},
+        }
+        for step in reversed(self.steps):
+            if step.undo is not None:
+                needs = {ids[step.name]: ("completed",), workflow_id: ("cancelled", "dead")}
+                needs |= {undoing[later]: ENDS for later in self._later_than(step.name) if later in undoing}
+                about = self._about(workflow_id, step.name, {step.name: ()}, ids)
+                yield _belonging(step.undo, undoing[step.name], needs, about)
+
+    def _about(self, workflow_id: str, name: str, after: Iterable[str], ids: Mapping[str, str]) -> dict[str, Any]:
+        return {"id": workflow_id, "flow": self.name, "step": name, "after": {each: ids[each] for each in after}}
+
+    def _later_than(self, name: str) -> set[str]:
+        """All that wait for it, also over others."""
+        later: set[str] = set()
+        for step in self.steps:
+            if name in step.after or not later.isdisjoint(step.after):
+                later.add(step.name)
+        return later
+
+
+STEPS_MAX: Final = (ITEMS_MAX - 1) // 2
+"""All jobs of a workflow are written in one step of the store, and each of its steps may have one that undoes it."""
+
+
+def results_of(ctx: Context) -> dict[str, Any]:
+    """In a step: the results of the steps that it waited for, by name; of one that did not complete, None.
+
+    In what undoes a step: the result of that. Empty in handlers with `mode="process"`, and outside of a workflow.
+    Raises nothing.
+    """
+    found: dict[str, Any] = ctx.state.get(RESULTS, {})
+    return found
+
+
+RESULTS: Final = "workflow.results"
+
+
+def again(job_id: str, number: int) -> str:
+    """The id of the job that takes the place of another one when a workflow is resumed."""
+    return f"{job_id.partition(_MARK)[0]}{_MARK}{number}"
+
+
+def _step_name(given: Any) -> str:
+    problem = name_problem(given)
+    if not problem and _MARK in given:
+        problem = f"holds a {_MARK}"
+    if problem:
+        raise InvalidOption("step", given, problem)
+    return str.__str__(given)
+
+
+def _read_after(name: str, after: Any, there: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    pairs = after.items() if isinstance(after, Mapping) else ((each, "completed") for each in _listed(name, after))
+    read: dict[str, tuple[str, ...]] = {}
+    for parent, ends in pairs:
+        if not isinstance(parent, str) or parent not in there:
+            known = f"There are {', '.join(there)}" if there else "It is the first one"
+            raise InvalidOption("after", parent, f"is no step that was added before {name!r}", known)
+        read[parent] = (ends,) if isinstance(ends, str) else tuple(ends)
+        if not read[parent] or not set(read[parent]) <= set(ENDS):
+            raise InvalidOption("after", ends, f"is no end of step {parent!r}", f"There are {', '.join(ENDS)}")
+    return read
+
+
+def _listed(name: str, after: Any) -> Iterable[Any]:
+    if isinstance(after, str):
+        return (after,)
+    if isinstance(after, Iterable):
+        return tuple(after)
+    raise InvalidOption("after", after, f"of step {name!r} is neither the name of a step nor several")
+
+
+def _item(name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `enqueue_bulk` takes. A handler stands for its call without arguments, unless a payload is given."""
+    if hasattr(name_or_call, "build") and payload is None:
+        name_or_call = name_or_call.build()
+    if hasattr(name_or_call, "spec"):
+        call = name_or_call.over(payload, {})
+        if call.spec.unique is not None:
+            problem = "has unique=..., so that its job may be one of somebody else"
+            raise InvalidOption("step", call.spec.name, problem, "Register it a second time without")
+        return {"name": call.spec.name, "payload": call.payload, "options": {**call.options, **options}}
+    name: Any = getattr(name_or_call, "name", name_or_call)
+    what = name_problem(name)
+    if what:
+        raise InvalidOption("step", name, f"{what}, and no handler", "Give handler.build(...), or a handler's name")
+    return {"name": name, "payload": payload, "options": dict(options)}
+
+
+def _belonging(item: Mapping[str, Any], job_id: str, needs: Any, about: dict[str, Any]) -> dict[str, Any]:
+    options = item["options"]
+    meta = {**options.get("meta", {}), "workflow": about}
+    return {**item, "options": {**options, "id": job_id, "depends_on": needs, "meta": meta}}
+
+
+def refuse_own(options: Mapping[str, Any], *, but: str = "") -> None:
+    """What would tie a job of a workflow to others. Raises InvalidOption."""
+    for option in _OF_STEPS:
+        if option in options and option != but:
+            raise InvalidOption(option, options[option], "is not for the jobs of a workflow, which belong to it alone")
+
+
+def require_flow(given: Any) -> Flow:
+    """Raises InvalidOption, ConfigError for one without steps."""
+    if not isinstance(given, Flow):
+        raise InvalidOption("flow", given, f"is {type(given).__name__}, not a Flow", "Give Flow('name').add(...)")
+    if not given.steps:
+        raise ConfigError(f"flow {given.name!r} has no steps: add(...) one")
+    return given

@@ -1,0 +1,189 @@
+"""`q.use(Workflows())`: enqueue flows, look at them, cancel them, go on after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from psyqueue.backend import Change, Filter
+from psyqueue.backend.bounds import CALL_BYTES_MAX
+from psyqueue.clock import Duration
+from psyqueue.codec import encode
+from psyqueue.errors import ConfigError, InvalidOption, InvalidState, JobNotFound, TooLarge
+from psyqueue.events import Event
+from psyqueue.ids import new_id
+from psyqueue.job import LIVE, name_problem
+from psyqueue.kernel.extension import Facade, Kernel, blocking
+from psyqueue.outcome import Cancel, Snooze
+from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow
+from psyqueue.plugins.workflows.resuming import resumed
+from psyqueue.plugins.workflows.run import WorkflowRun, WorkflowView, failure, latest, viewed
+
+if TYPE_CHECKING:
+    from psyqueue import Context
+
+_JOB_BYTES: Final = 2_048
+"""Room for what a job is beside its payload: ids, needs, names of steps."""
+_LOOK_AGAIN_S: Final = 1.0
+
+
+class Workflows:
+    """Work in several steps, each a job. Add it to a queue with `use`, then `enqueue` flows.
+
+    `queue`: where the job waits that ends a workflow; some worker has to serve it, as each does that is not told which
+    queues it takes.
+    """
+
+    name = "workflows"
+
+    def __init__(self, *, queue: str = "workflows") -> None:
+        problem = name_problem(queue)
+        if problem:
+            raise InvalidOption("queue", queue, problem)
+        self._queue = queue
+        self._kernel: Kernel | None = None
+
+    # ── the plugin ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def init(self, kernel: Kernel) -> None:
+        """Called by `use`. Raises ConfigError for a second queue."""
+        if self._kernel is not None:
+            raise ConfigError("these Workflows belong to another queue: make new ones for this")
+        self._kernel = kernel
+        kernel.handle(FINISH, self._finish, queue=self._queue, max_retries=100, backoff="fixed", backoff_base=5)
+        kernel.pipeline("process", self._bring_results, phase="transform")
+        kernel.events.on("job:completed", self._tell("workflow:completed"))
+        kernel.events.on("job:cancelled", self._tell("workflow:failed"))
+        kernel.expose("workflows", self)
+
+    def _tell(self, event_type: str) -> Callable[[Event], None]:
+        def tell(event: Event) -> None:
+            if event.data["name"] == FINISH:
+                reason = {} if event_type == "workflow:completed" else {"reason": event.data["reason"]}
+                data = {"workflow_id": event.data["job_id"].partition("~")[0], **reason}
+                self._door().events.publish(event_type, data)
+
+        return tell
+
+    async def _bring_results(self, ctx: Context, call_next: Callable[[], Any]) -> Any:
+        """Before a step runs, in the worker: the handler may be a thread, which cannot ask the store."""
+        about = ctx.job.meta.get("workflow")
+        if isinstance(about, Mapping) and about.get("after"):
+            jobs = await self._door().jobs(list(about["after"].values()))
+            ctx.state[RESULTS] = {
+                name: None if job is None else job.result for name, job in zip(about["after"], jobs, strict=True)
+            }
+        return await call_next()
+
+    async def _finish(self, flow: str, steps: dict[str, Any]) -> dict[str, str]:  # noqa: ARG002 - people read the payload
+        """The handler of the job that waits for all steps to end."""
+        found = await latest(self._door(), [each["id"] for each in steps.values()])
+        jobs = {name: found[each["id"]] for name, each in steps.items()}
+        if any(job is not None and job.status in LIVE for job in jobs.values()):
+            # A dead step was replayed: its place in the order is free again, and it ends a second time.
+            raise Snooze(_LOOK_AGAIN_S)
+        if reason := failure(steps, jobs):
+            raise Cancel(reason)
+        return {name: "gone" if job is None else job.status for name, job in jobs.items()}
+
+    # ── start ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def enqueue(
+        self,
+        flow: Flow,
+        /,
+        *,
+        id: str | None = None,  # noqa: A002 - as the option of enqueue
+        **options: Any,
+    ) -> WorkflowRun:
+        """Write all jobs of the flow in one step of the store, or none.
+
+        `id`: one of your own; a second call with it finds the first. `options` are those of `enqueue` that hold for
+        all jobs, such as `priority`, `tenant` and `conn`. Raises InvalidOption, IdConflict for an id that is taken by
+        another flow, TooLarge, and what an enqueue raises.
+        """
+        flow, kernel = require_flow(flow), self._door()
+        workflow_id = new_id() if id is None else _read_id(id)
+        refuse_own(options, but="conn")
+        items = list(flow.items(workflow_id))
+        size = sum(len(encode(item["payload"])) for item in items) + len(items) * _JOB_BYTES
+        if size > CALL_BYTES_MAX:
+            text = (
+                f"flow {flow.name!r}: its payloads together are beyond {CALL_BYTES_MAX} bytes. Give references to data"
+            )
+            raise TooLarge(text)
+        handles = await kernel.enqueue(items, **options)
+        created = handles[len(flow.steps)].created
+        if created and options.get("conn") is None:
+            kernel.events.publish("workflow:started", {"workflow_id": workflow_id, "flow": flow.name})
+        return WorkflowRun(kernel, workflow_id, created=created)
+
+    # ── look and change ───────────────────────────────────────────────────────────────────────────────────────────────
+    def run_of(self, workflow_id: str) -> WorkflowRun:
+        """Of one that was started elsewhere; the store is not asked. Raises InvalidOption."""
+        return WorkflowRun(self._door(), _read_id(workflow_id))
+
+    async def get(self, workflow_id: str) -> WorkflowView | None:
+        """None if there is none. Raises InvalidOption, NotStarted, StoreError."""
+        try:
+            return await viewed(self._door(), _read_id(workflow_id))
+        except JobNotFound:
+            return None
+
+    async def result(self, workflow_id: str, timeout: Duration | None = None) -> dict[str, Any]:
+        """As WorkflowRun.result. Raises InvalidOption, too."""
+        return await self.run_of(workflow_id).result(timeout)
+
+    async def cancel(self, workflow_id: str) -> WorkflowView:
+        """Cancel what has not started, ask what runs to end; then what is completed is undone.
+
+        Raises InvalidOption, JobNotFound, StoreError.
+        """
+        kernel, view = self._door(), await viewed(self._door(), _read_id(workflow_id))
+        live = tuple(job.id for job in view.steps.values() if job is not None and job.status in LIVE)
+        if live:
+            change = Change(kind="cancel", reason="cancelled by request")
+            await kernel.operate(lambda op: kernel.store.amend(op, Filter(ids=live), change, None, len(live)))
+        return await viewed(kernel, view.id)
+
+    async def resume(self, workflow_id: str) -> WorkflowView:
+        """Go on after a failure: dead steps are replayed, and what was cancelled because of them waits for them again.
+
+        Raises JobNotFound; InvalidState for one that has not failed, or is undone; InvalidOption, StoreError.
+        """
+        kernel, view = self._door(), await viewed(self._door(), _read_id(workflow_id))
+        if view.status not in ("failed", "cancelled"):
+            is_undone = view.status.startswith("compensat")
+            why = "what it did is undone; enqueue it anew" if is_undone else "there is nothing to resume"
+            raise InvalidState(f"workflow {view.id!r} is {view.status}: {why}")
+        await resumed(kernel, view)
+        return await viewed(kernel, view.id)
+
+    @property
+    def sync(self) -> SyncWorkflows:
+        """The same verbs for programs without asyncio, as calls that block. Raises ConfigError before `use`."""
+        return SyncWorkflows(self._door().portal, self)
+
+    def _door(self) -> Kernel:
+        if self._kernel is None:
+            raise ConfigError("these Workflows belong to no queue yet: q.use(workflows) first")
+        return self._kernel
+
+
+class SyncWorkflows(Facade[Workflows]):
+    """As Workflows, with methods that block."""
+
+    __slots__ = ()
+
+    enqueue: Final = blocking(Workflows.enqueue)
+    get: Final = blocking(Workflows.get)
+    cancel: Final = blocking(Workflows.cancel)
+    resume: Final = blocking(Workflows.resume)
+    result: Final = blocking(Workflows.result)
+
+
+def _read_id(given: Any) -> str:
+    problem = name_problem(given)
+    if not problem and "~" in given:
+        problem = "holds a ~"
+    if problem:
+        raise InvalidOption("id", given, problem)
+    return str.__str__(given)

@@ -1,0 +1,163 @@
+"""A workflow that was started: what became of it, read from its jobs, which are all that there is of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+from psyqueue.clock import Duration, to_ms
+from psyqueue.errors import JobNotFound, WorkflowFailed
+from psyqueue.job import LIVE
+from psyqueue.kernel.extension import JobView, Kernel
+from psyqueue.plugins.workflows.flow import FINISH, again
+
+if TYPE_CHECKING:
+    from psyqueue import JobHandle
+
+WorkflowStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "compensating", "compensated"]
+
+
+class WorkflowView(Struct, frozen=True, kw_only=True):
+    """A workflow at one moment. `steps` and `undoing` are its jobs, by the names of the steps; None: deleted since.
+
+    `reason` says why it did not complete. `failed` and `cancelled` are ends where nothing is undone; where steps have
+    `compensate`, it is `compensating` until that has ended, then `compensated`, also if some of it died: see `undoing`.
+    """
+
+    id: str
+    name: str
+    status: WorkflowStatus
+    reason: str
+    created_at: datetime
+    completed_at: datetime | None
+    steps: dict[str, JobView | None]
+    undoing: dict[str, JobView | None]
+
+
+class WorkflowRun:
+    """A workflow that was started, or is looked for: wait for it, look at it."""
+
+    def __init__(self, kernel: Kernel, workflow_id: str, *, created: bool = False) -> None:
+        self.id = workflow_id
+        self.created = created
+        self._kernel = kernel
+
+    def __repr__(self) -> str:
+        return f"<WorkflowRun {self.id}>"
+
+    async def view(self) -> WorkflowView:
+        """As it is now. Raises JobNotFound, StoreError."""
+        return await viewed(self._kernel, self.id)
+
+    async def wait(self, timeout: Duration | None = None, *, undone: bool = False) -> WorkflowView:
+        """As soon as all its steps have ended; with `undone=True`, what undoes them, too.
+
+        Raises JobNotFound, ResultTimeout, StoreError.
+        """
+        clock = asyncio.get_running_loop().time
+        until_s = None if timeout is None else clock() + to_ms("timeout", timeout) / 1000
+        await (await self._last()).wait(timeout)
+        view = await self.view()
+        for job in view.undoing.values() if undone else ():
+            if job is not None:
+                await self._kernel.handle_of(job.id).wait(None if until_s is None else max(0.0, until_s - clock()))
+        return await self.view() if undone else view
+
+    async def result(self, timeout: Duration | None = None) -> dict[str, Any]:
+        """The results of all steps, by name, as soon as it is completed; None of one that was not needed.
+
+        Raises WorkflowFailed, JobNotFound, ResultTimeout, StoreError.
+        """
+        view = await self.wait(timeout)
+        if view.status != "completed":
+            raise WorkflowFailed(self.id, view.name, view.reason)
+        return {name: None if job is None else job.result for name, job in view.steps.items()}
+
+    async def _last(self) -> JobHandle[Any]:
+        found = await latest(self._kernel, [self.id])
+        return self._kernel.handle_of(_there(found[self.id], self.id).id)
+
+
+async def latest(kernel: Kernel, ids: Iterable[str]) -> dict[str, JobView | None]:
+    """Of each id the job that has its place now: in a workflow that was resumed, not the one that was cancelled."""
+    first = list(ids)
+    found = dict(zip(first, await kernel.jobs(first), strict=True))
+    number = 0
+    while wanted := [each for each, job in found.items() if job is not None and _is_replaced(job, number)]:
+        number += 1
+        newer = await kernel.jobs([again(each, number) for each in wanted])
+        found.update({each: job for each, job in zip(wanted, newer, strict=True) if job is not None})
+    return found
+
+
+def _is_replaced(job: JobView, number: int) -> bool:
+    """Whether there may be one in its place: it ended without completing, and is the newest that was seen."""
+    return job.status in ("cancelled", "dead") and (number == 0 or job.id.endswith(f"~{number}"))
+
+
+async def viewed(kernel: Kernel, workflow_id: str) -> WorkflowView:
+    finish = _there((await latest(kernel, [workflow_id]))[workflow_id], workflow_id)
+    plan: Mapping[str, Mapping[str, Any]] = finish.payload["steps"]
+    jobs = await latest(kernel, [each["id"] for each in plan.values()])
+    steps = {name: jobs[each["id"]] for name, each in plan.items()}
+    undo = {name: each["undo"] for name, each in plan.items() if each["undo"] is not None}
+    undoing = dict(zip(undo, await kernel.jobs(list(undo.values())), strict=True))
+    return WorkflowView(
+        id=workflow_id,
+        name=finish.payload["flow"],
+        status=_status(finish, undoing),
+        reason="" if finish.status in LIVE else finish.reason,
+        created_at=finish.created_at,
+        completed_at=finish.completed_at,
+        steps=steps,
+        undoing=undoing,
+    )
+
+
+def _there(found: JobView | None, workflow_id: str) -> JobView:
+    if found is None or found.name != FINISH:
+        raise JobNotFound(workflow_id)
+    return found
+
+
+def _status(finish: JobView, undoing: Mapping[str, JobView | None]) -> WorkflowStatus:
+    if finish.status in LIVE:
+        return "running"
+    if finish.status == "completed":
+        return "completed"
+    if any(job is not None and job.status in LIVE for job in undoing.values()):
+        return "compensating"
+    if any(job is not None and job.status != "cancelled" for job in undoing.values()):
+        return "compensated"
+    return "failed" if finish.status == "dead" or _IS_DEAD in finish.reason else "cancelled"
+
+
+def failure(plan: Mapping[str, Mapping[str, Any]], steps: Mapping[str, JobView | None]) -> str:
+    """What went wrong, of the first steps that did; empty if nothing. A step that was not needed did not fail."""
+    found = [
+        f"step {name} {problem}"
+        for name, job in steps.items()
+        if job is not None and (problem := _problem(job, plan[name]["after"], steps))
+    ]
+    rest = len(found) - _TOLD_MAX
+    return "; ".join([*found[:_TOLD_MAX], *([f"and {rest} more"] if rest > 0 else [])])
+
+
+def _problem(job: JobView, after: Mapping[str, Iterable[str]], steps: Mapping[str, JobView | None]) -> str:
+    if job.status == "dead":
+        return f"{_IS_DEAD}: {job.reason}"
+    if job.status != "cancelled":
+        return ""
+    if job.reason != "dependency":
+        return f"was cancelled: {job.reason}"
+    if all((found := steps[name]) is not None and found.status in ends for name, ends in after.items()):
+        return "was cancelled before a step in front of it was replayed: resume the workflow"
+    return ""
+
+
+_IS_DEAD = "is dead"
+_TOLD_MAX = 3

@@ -1,0 +1,383 @@
+"""Workflows on every store: order, results, failure, what is undone, cancelling, going on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from psyqueue import Cancel, Context, DeadLetter, Event, IdConflict, InvalidState, JobNotFound, PsyQueue, WorkflowFailed
+from psyqueue.backend import Change, Filter
+from psyqueue.plugins import Flow, Workflows, results_of
+
+FLOW_QUEUE = "workflows"
+
+
+class Shop:
+    """A queue whose handlers write down what they do; `broken` names those that fail."""
+
+    def __init__(self, q: PsyQueue) -> None:
+        self.workflows = Workflows()
+        self.q = q.use(self.workflows)
+        self.did: list[str] = []
+        self.seen: dict[str, dict[str, Any]] = {}
+        self.broken: set[str] = set()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        q.events.on("workflow:*", self._note)
+
+        @q.handle("do", queue="shop", max_retries=0)
+        async def do(ctx: Context, what: str) -> str:
+            self.seen[what] = results_of(ctx)
+            if what in self.broken:
+                raise ValueError(f"{what} is broken")
+            self.did.append(what)
+            return f"{what} done"
+
+        self.do = do
+
+    def _note(self, event: Event) -> None:
+        self.events.append((event.type, event.data))
+
+    async def work(self) -> None:
+        """Until nothing more is to be done."""
+        while await self.q.process_next("shop") or await self.q.process_next(FLOW_QUEUE):
+            pass
+
+    async def statuses(self, workflow_id: str) -> dict[str, str]:
+        view = await self.workflows.get(workflow_id)
+        assert view is not None
+        return {name: "gone" if job is None else job.status for name, job in view.steps.items()}
+
+
+@pytest.fixture
+def shop(q: PsyQueue) -> Shop:
+    return Shop(q)
+
+
+def diamond(shop: Shop, **more: Any) -> Flow:
+    flow = Flow("diamond").add("a", shop.do.build("a"), **more)
+    flow.add("b", shop.do.build("b"), after="a").add("c", shop.do.build("c"), after=["a"])
+    return flow.add("d", shop.do.build("d"), after=("b", "c"))
+
+
+def saga(shop: Shop) -> Flow:
+    flow = Flow("saga")
+    flow.add("a", shop.do.build("a"), compensate=shop.do.build("undo a"))
+    flow.add("b", shop.do.build("b"), after="a", compensate=shop.do.build("undo b"))
+    return flow.add("c", shop.do.build("c"), after="b", compensate=shop.do.build("undo c"))
+
+
+# ── the good way ──────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_steps_run_in_their_order_and_see_the_results_before_them(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        assert await shop.statuses(run.id) == {"a": "pending", "b": "waiting", "c": "waiting", "d": "waiting"}
+        assert (await run.view()).status == "running"
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+        view = await run.view()
+    assert (shop.did[0], set(shop.did[1:3]), shop.did[3]) == ("a", {"b", "c"}, "d")
+    assert shop.seen == {
+        "a": {},
+        "b": {"a": "a done"},
+        "c": {"a": "a done"},
+        "d": {"b": "b done", "c": "c done"},
+    }
+    assert (view.name, view.status, view.reason) == ("diamond", "completed", "")
+    assert view.completed_at is not None
+    assert shop.events == [
+        ("workflow:started", {"workflow_id": run.id, "flow": "diamond"}),
+        ("workflow:completed", {"workflow_id": run.id}),
+    ]
+
+
+async def test_a_second_start_with_the_same_id_finds_the_first(shop):
+    async with shop.q:
+        first = await shop.workflows.enqueue(diamond(shop), id="order-7")
+        again = await shop.workflows.enqueue(diamond(shop), id="order-7")
+        assert (first.created, again.created, again.id) == (True, False, "order-7")
+        with pytest.raises(IdConflict):
+            await shop.workflows.enqueue(saga(shop), id="order-7")
+        assert len(await shop.q.jobs()) == 5
+    assert [event for event, _ in shop.events] == ["workflow:started"]
+
+
+async def test_options_hold_for_all_jobs_and_those_of_a_step_win(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop, priority=9, meta={"by": "ada"}), priority=2, tenant="acme")
+        view = await run.view()
+        assert {name: job.priority for name, job in view.steps.items()} == {"a": 9, "b": 2, "c": 2, "d": 2}
+        assert {job.tenant_id for job in view.steps.values()} == {"acme"}
+        assert view.steps["a"].meta["by"] == "ada"
+        assert view.steps["d"].meta["workflow"]["step"] == "d"
+
+
+async def test_a_step_may_wait_for_a_failure(shop):
+    shop.broken.add("charge")
+    flow = Flow("order").add("charge", shop.do.build("charge"))
+    flow.add("ship", shop.do.build("ship"), after="charge")
+    flow.add("tell", shop.do.build("tell"), after={"charge": "dead"})
+    flow.add(
+        "close", shop.do.build("close"), after={"ship": ("completed", "cancelled"), "tell": ["completed", "cancelled"]}
+    )
+    async with shop.q:
+        run = await shop.workflows.enqueue(flow)
+        await shop.work()
+        assert shop.did == ["tell", "close"]
+        assert (await run.view()).status == "failed"
+
+
+async def test_handlers_by_name_run_where_they_are_known(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(Flow("named").add("only", "do", {"what": "x"}, queue="shop"))
+        await shop.work()
+        assert await run.result("10s") == {"only": "x done"}
+
+
+# ── failure ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_dead_step_fails_the_workflow_when_the_others_have_ended(shop):
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        assert await shop.statuses(run.id) == {"a": "completed", "b": "dead", "c": "completed", "d": "cancelled"}
+        with pytest.raises(WorkflowFailed, match="step b is dead: exhausted") as caught:
+            await run.result("10s")
+        view = await run.view()
+    assert (caught.value.code, caught.value.job_id) == ("WORKFLOW_FAILED", run.id)
+    assert (view.status, view.reason) == ("failed", "step b is dead: exhausted")
+    assert shop.events[1:] == [("workflow:failed", {"workflow_id": run.id, "reason": "step b is dead: exhausted"})]
+
+
+async def test_what_was_done_is_undone_the_other_way_round(shop):
+    shop.broken.add("c")
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.q.process_next("shop")
+        await shop.q.process_next("shop")
+        await shop.q.process_next("shop")
+        await shop.q.process_next(FLOW_QUEUE)
+        assert (await run.view()).status == "compensating"
+        await shop.work()
+        view = await run.view()
+    assert shop.did == ["a", "b", "undo b", "undo a"]
+    assert shop.seen["undo b"] == {"b": "b done"}
+    assert view.status == "compensated"
+    assert {name: job.status for name, job in view.undoing.items()} == {
+        "a": "completed",
+        "b": "completed",
+        "c": "cancelled",
+    }
+
+
+async def test_undoing_goes_on_where_a_part_of_it_dies(shop):
+    shop.broken |= {"c", "undo b"}
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.work()
+        view = await run.view()
+    assert shop.did == ["a", "b", "undo a"]
+    assert (view.status, view.undoing["b"].status) == ("compensated", "dead")
+
+
+async def test_what_was_done_is_undone_also_where_the_end_itself_is_dead(shop, monkeypatch):
+    def lost(*_: object) -> str:
+        raise DeadLetter("it took its workers with it")
+
+    monkeypatch.setattr("psyqueue.plugins.workflows.plugin.failure", lost)
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.work()
+        view = await run.view()
+    assert shop.did == ["a", "b", "c", "undo c", "undo b", "undo a"]
+    assert (view.status, view.reason) == ("compensated", "it took its workers with it")
+
+
+async def test_nothing_is_undone_where_all_went_well(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.work()
+        view = await run.view()
+    assert shop.did == ["a", "b", "c"]
+    assert (view.status, {job.status for job in view.undoing.values()}) == ("completed", {"cancelled"})
+
+
+async def test_a_step_that_cancels_itself_fails_the_workflow(shop):
+    async def stop() -> None:
+        raise Cancel("nobody wants it")
+
+    flow = Flow("one").add("x", shop.q.handle("stop", stop, queue="shop").build())
+    async with shop.q:
+        run = await shop.workflows.enqueue(flow)
+        await shop.work()
+        view = await run.view()
+    assert (view.status, view.reason) == ("cancelled", "step x was cancelled: nobody wants it")
+
+
+# ── cancel ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_cancel_ends_what_is_left_and_undoes_what_was_done(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.q.process_next("shop")
+        assert (await shop.workflows.cancel(run.id)).steps["c"].status == "cancelled"
+        await shop.work()
+        view = await run.view()
+    assert shop.did == ["a", "undo a"]
+    assert view.status == "compensated"
+    assert "step b was cancelled: cancelled by request" in view.reason
+
+
+async def test_a_cancelled_workflow_that_undoes_nothing_is_cancelled(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.workflows.cancel(run.id)
+        await shop.work()
+        assert (await run.view()).status == "cancelled"
+        assert (await shop.workflows.cancel(run.id)).status == "cancelled"
+
+
+# ── go on ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_failed_workflow_goes_on_where_it_failed(shop):
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        shop.broken.clear()
+        view = await shop.workflows.resume(run.id)
+        assert (view.status, await shop.statuses(run.id)) == (
+            "running",
+            {"a": "completed", "b": "pending", "c": "completed", "d": "waiting"},
+        )
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+    assert shop.did == ["a", "c", "b", "d"]
+    assert shop.seen["d"] == {"b": "b done", "c": "c done"}
+
+
+async def test_a_workflow_may_fail_and_go_on_again_and_again(shop):
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        for broken in ("a", "b", "d"):
+            shop.broken = {broken}
+            await shop.work()
+            with pytest.raises(WorkflowFailed, match=f"step {broken} is dead"):
+                await run.result("10s")
+            await shop.workflows.resume(run.id)
+        shop.broken = set()
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+    assert sorted(shop.did) == list("abcd")
+    assert shop.seen["d"] == {"b": "b done", "c": "c done"}, "of the jobs that took the places of the first ones"
+
+
+async def test_a_step_that_was_replayed_by_hand_lets_the_rest_go_on(shop):
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        shop.broken.clear()
+        await shop.q.dead_letter.replay(f"{run.id}.b")
+        await shop.work()
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+    assert sorted(shop.did) == list("abcd")
+
+
+async def test_a_step_that_was_replayed_in_time_does_not_hide_what_was_cut_off(shop):
+    """D was cancelled when b died; b is well again before the workflow ends."""
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.q.process_next("shop")
+        await shop.q.process_next("shop")
+        assert (await shop.statuses(run.id))["b"] == "dead"
+        shop.broken.clear()
+        await shop.q.dead_letter.replay(f"{run.id}.b")
+        await shop.work()
+        with pytest.raises(WorkflowFailed, match="step d was cancelled before a step in front of it was replayed"):
+            await run.result("10s")
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+    assert sorted(shop.did) == list("abcd")
+
+
+async def test_the_end_waits_for_a_step_that_was_replayed(make):
+    """C ends while b, which was dead, waits to run again: the job that ends the workflow puts itself off."""
+    shop = Shop(make(test_clock=True))
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        for _ in range(3):
+            await shop.q.process_next("shop")
+        await shop.q.dead_letter.replay(f"{run.id}.b")
+        await shop.q.process_next(FLOW_QUEUE)
+        assert (await run.view()).status == "running"
+        shop.broken.clear()
+        await shop.work()
+        await shop.q.get_exposed("backend").advance_clock(1_000)
+        await shop.work()
+        assert (await run.view()).status == "cancelled"
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+
+
+async def test_what_is_no_longer_kept_cannot_go_on(shop):
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        backend = shop.q.get_exposed("backend")
+        await shop.q._core.operate(
+            lambda op: backend.amend(op, Filter(ids=(f"{run.id}.a",)), Change(kind="delete"), None, 1)
+        )
+        assert (await shop.statuses(run.id))["a"] == "gone"
+        with pytest.raises(InvalidState, match=r"step a .* is no longer kept"):
+            await shop.workflows.resume(run.id)
+
+
+async def test_two_who_resume_at_once_resume_once(shop):
+    shop.broken.add("a")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        shop.broken.clear()
+        await asyncio.gather(shop.workflows.resume(run.id), shop.workflows.resume(run.id), return_exceptions=True)
+        await shop.work()
+        assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
+        assert len(await shop.q.jobs(name="do", status="completed")) == 4
+    assert sorted(shop.did) == list("abcd")
+
+
+async def test_only_what_failed_and_is_not_undone_goes_on(shop):
+    shop.broken.add("c")
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        with pytest.raises(InvalidState, match="is running: there is nothing to resume"):
+            await shop.workflows.resume(run.id)
+        await shop.work()
+        with pytest.raises(InvalidState, match="compensated: what it did is undone; enqueue it anew"):
+            await shop.workflows.resume(run.id)
+
+
+# ── look ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_what_is_no_workflow_is_not_found(shop):
+    async with shop.q:
+        job = await shop.do.enqueue("a")
+        assert await shop.workflows.get("nothing") is None
+        assert await shop.workflows.get(job.id) is None
+        for call in (shop.workflows.cancel, shop.workflows.resume, lambda each: shop.workflows.run_of(each).wait()):
+            with pytest.raises(JobNotFound):
+                await call("nothing")
+
+
+async def test_a_worker_runs_a_whole_workflow(shop):
+    async with shop.q:
+        shop.q.start_worker()
+        run = await shop.workflows.enqueue(diamond(shop))
+        assert await run.result("20s") == {name: f"{name} done" for name in "abcd"}
+        other = shop.workflows.run_of(run.id)
+        assert (await other.wait("5s")).status == "completed"
