@@ -23,7 +23,7 @@ LOADERS = {
 UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "runpy", "imp"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "importlib.import_module", "importlib.reload"}
 # What a user pays for on `import psyqueue`: none of the drivers, none of the test tools.
-HEAVY = {"redis", "asyncpg", "uvloop", "pytest", "hypothesis", "multiprocessing", "click", "pydantic"}
+HEAVY = {"redis", "asyncpg", "uvloop", "pytest", "hypothesis", "multiprocessing", "click", "pydantic", "opentelemetry"}
 
 
 def unsafe_imports(module: Module) -> Iterator[str]:
@@ -76,7 +76,7 @@ def test_check_allows_entry_points_and_the_loader():
 
 
 def test_importing_the_package_imports_no_driver_and_no_test_tool():
-    script = "import sys, psyqueue; print(*{name.split('.')[0] for name in sys.modules})"
+    script = "import sys, psyqueue, psyqueue.plugins; print(*{name.split('.')[0] for name in sys.modules})"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert HEAVY & set(done.stdout.split()) == set()

@@ -28,7 +28,7 @@ from support.logged import without_dead_jobs
 from support.source import ROOT
 
 LIMIT_S = 60.0
-FRAGMENTS_MAX = 6
+FRAGMENTS_MAX = 7
 RUNNER = Path(__file__).with_name("session.py")
 PYTHON = [block for page in PAGES for block in blocks(page)]
 PROGRAMS = [block for block in PYTHON if block.kind == "program"]

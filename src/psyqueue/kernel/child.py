@@ -118,6 +118,7 @@ class Child:
                 functools.partial(self._progress, order),
                 app=NO_LIFESPAN,
             )
+            ctx.job.trace = order.trace
             invoke = self._invoke(order)
             self._send(frames.Began())
             result = invoke(ctx, ctx.job.payload)

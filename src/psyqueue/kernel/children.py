@@ -149,6 +149,7 @@ class _Child:
             name=spec.name,
             delivery=delivery,
             payload=codec.encode(ctx.job.payload),
+            trace=ctx.job.trace,
         )
         self._writer.write(frames.pack(order))
         try:

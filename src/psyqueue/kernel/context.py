@@ -7,7 +7,7 @@ from collections.abc import Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from psyqueue import codec
 from psyqueue.backend import Delivery, NewJob
@@ -20,6 +20,11 @@ log: logging.Logger = logging.getLogger("psyqueue.job")
 running_job: ContextVar[tuple[str, str, str, int] | None] = ContextVar("psyqueue_running_job", default=None)
 """Id, queue, name and attempt of the job whose handler runs here, on the loop or in a thread: for logging."""
 
+StopReason: TypeAlias = Literal["cancel", "lease-lost", "timeout", "release", "unasked"]
+"""Why a run ended early: asked for, its session is gone, it took too long, the worker stops; or it was cancelled by
+nobody we know, as every task is when its loop is torn down.
+"""
+
 FOLLOW_UPS_MAX = 400
 """Follow-up jobs of one run: they commit in one step with its ack. More: `enqueue_bulk` from a follow-up job."""
 
@@ -30,13 +35,14 @@ def progress_key(job_id: str) -> str:
 
 
 class RunningJob:
-    """The job of this run. `payload` may be replaced by middleware before the handler sees it."""
+    """The job of this run. `payload` and `trace` may be replaced by middleware before the handler sees them."""
 
-    __slots__ = ("_cold", "_delivery", "payload")
+    __slots__ = ("_cold", "_delivery", "_trace", "payload")
 
     def __init__(self, delivery: Delivery, payload: Any) -> None:
         self._delivery = delivery
         self._cold: dict[str, Any] | None = None
+        self._trace: dict[str, str] | None = None
         self.payload: Any = payload
 
     @property
@@ -133,6 +139,19 @@ class RunningJob:
         """What it was enqueued with."""
         return self.cold.get("meta") or {}
 
+    @property
+    def trace(self) -> dict[str, str]:
+        """Headers of the W3C trace context, such as `traceparent`: of its enqueue, or what middleware set."""
+        if self._trace is None:
+            found = self.cold.get("trace")
+            texts = found.items() if isinstance(found, dict) else ()
+            self._trace = {name: text for name, text in texts if isinstance(text, str)}
+        return self._trace
+
+    @trace.setter
+    def trace(self, headers: dict[str, str]) -> None:
+        self._trace = headers
+
 
 class Signals:
     """What the worker tells a run from outside; set on the event loop, readable from any thread.
@@ -140,12 +159,13 @@ class Signals:
     `is_over`: what its handler left running can enqueue nothing more with it.
     """
 
-    __slots__ = ("cancelled", "is_over", "lease_lost")
+    __slots__ = ("cancelled", "is_over", "lease_lost", "stop_reason")
 
     def __init__(self) -> None:
         self.cancelled: bool = False
         self.lease_lost: bool = False
         self.is_over: bool = False
+        self.stop_reason: StopReason | None = None
 
 
 class FollowUp(Protocol):
@@ -238,6 +258,11 @@ class Context:
     def cancelled(self) -> bool:
         """Somebody asked to cancel this job: stop soon. An `async def` handler is also cancelled."""
         return self._signals.cancelled
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why this run was told to stop: "cancel", "timeout", "release" (the worker stops), "lease-lost"; else None."""
+        return self._signals.stop_reason
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -21,7 +21,17 @@ from psyqueue.kernel.handler import Call
 from psyqueue.kernel.handlers import HandlerSpec
 from psyqueue.kernel.job_handle import JobHandle
 from psyqueue.kernel.loop_thread import in_callers_thread
-from psyqueue.kernel.options import Content, Given, Template, new_job, plain_job, read, read_name, refuse_conn
+from psyqueue.kernel.options import (
+    Content,
+    Given,
+    Template,
+    new_job,
+    plain_job,
+    read,
+    read_name,
+    read_trace,
+    refuse_conn,
+)
 from psyqueue.kernel.pipeline import Chain, Terminal
 from psyqueue.kernel.plans import Plan
 from psyqueue.outcome import Verdict
@@ -40,7 +50,10 @@ UNKNOWN_NAMES_MAX = 1_000
 
 
 class Draft(msgspec.Struct):
-    """A job before it is written; middleware may change every field. `options` are those of `enqueue`, as given."""
+    """A job before it is written; middleware may change every field. `options` are those of `enqueue`, as given.
+
+    `trace`: headers of the W3C trace context, such as `traceparent`, which the run finds at `ctx.job.trace`.
+    """
 
     id: str
     name: str
@@ -48,6 +61,7 @@ class Draft(msgspec.Struct):
     payload: Any
     options: dict[str, Any]
     parent_id: str | None = None
+    trace: Mapping[str, str] | None = None
 
 
 class EnqueueContext:
@@ -203,6 +217,7 @@ class Enqueuer:
                 MAX_RETRIES_DEFAULT,
                 schedule_id=schedule_id,
                 nominal_at_ms=nominal_at_ms,
+                trace=draft.trace,
             )
             return new_job(content, given, self._core.clock.now_ms())
 
@@ -254,6 +269,7 @@ class Enqueuer:
         for draft in ctx.jobs:
             draft.id = draft.options.pop("id", draft.id)
             draft.queue = draft.options.pop("queue", draft.queue)
+            draft.trace = read_trace(draft.trace)
             given = read(draft.options)
             made.append((make(draft, given), given))
         return made
@@ -337,7 +353,7 @@ class Enqueuer:
         draft.name = read_name("name", draft.name)
         if spec is None:
             template, retries = Template(draft.name, draft.queue), MAX_RETRIES_DEFAULT
-            content = Content(draft.id, template, draft.payload, retries, parent_id=draft.parent_id)
+            content = Content(draft.id, template, draft.payload, retries, parent_id=draft.parent_id, trace=draft.trace)
             return new_job(content, given, self._core.clock.now_ms())
         payload = spec.parameters.check(draft.payload)
         if spec.makes_keys:
@@ -354,6 +370,7 @@ class Enqueuer:
             unique=None if "unique_key" in given else spec.unique_key(payload),
             order=None if "order_key" in given else spec.order_key(payload),
             parent_id=draft.parent_id,
+            trace=draft.trace,
         )
         return new_job(content, given, self._core.clock.now_ms())
 

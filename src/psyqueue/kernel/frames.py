@@ -23,13 +23,14 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunIt(msgspec.Struct, frozen=True, tag=True):
-    """Run one delivery; `payload` is JSON, as middleware left it."""
+    """Run one delivery; `payload` (JSON) and `trace` are as middleware left them."""
 
     module: str
     qualname: str
     name: str
     delivery: Delivery
     payload: bytes
+    trace: dict[str, str]
 
 
 class Began(msgspec.Struct, frozen=True, tag=True):

@@ -89,7 +89,8 @@ class Template:
 class Content(msgspec.Struct, frozen=True):
     """A job besides its options; `unique` and `order` are keys derived by the handler.
 
-    Of a schedule: its id, and the instant that the job is made for.
+    Of a schedule: its id, and the instant that the job is made for. `trace` is who enqueues it, not what: it is kept
+    with the job, and no part of its digest.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Content(msgspec.Struct, frozen=True):
     parent_id: str | None = None
     schedule_id: str | None = None
     nominal_at_ms: int | None = None
+    trace: Mapping[str, str] | None = None
 
 
 def read(options: Mapping[str, Any]) -> Given:
@@ -226,6 +228,8 @@ def _cold(content: Content, given: Given, now_ms: int) -> bytes:
         cold["schedule_id"] = content.schedule_id
     if content.nominal_at_ms is not None:
         cold["nominal_at_ms"] = content.nominal_at_ms
+    if content.trace:
+        cold["trace"] = content.trace
     return codec.encode_trusted(cold) if cold else b"{}"
 
 
@@ -332,6 +336,16 @@ def _read_meta(option: str, value: Any) -> Any:
         raise InvalidOption(option, value, f"is {type(value).__name__}, not a mapping", 'Give meta={"key": value}')
     # Encoded and read back: what is kept is what was given now, whatever the caller does to the mapping later.
     return codec.decode(codec.encode(dict(value), what="meta", bytes_max=META_BYTES_MAX))
+
+
+def read_trace(value: Any) -> Mapping[str, str] | None:
+    """What middleware gave a draft: text by name, such as `traceparent`. Raises InvalidOption, TooLarge."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise InvalidOption("draft.trace", value, "is no mapping of text to text", 'Give {"traceparent": "00-…"}')
+    codec.encode(dict(value), what="trace", bytes_max=META_BYTES_MAX)
+    return value
 
 
 def _read_conn(option: str, value: Any) -> Any:

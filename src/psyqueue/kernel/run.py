@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from psyqueue.backend import Delivery, StateWrite
-from psyqueue.kernel.context import Signals, progress_key
+from psyqueue.kernel.context import Signals, StopReason, progress_key
 
 if TYPE_CHECKING:
     from psyqueue.backend import AnyOutcome, Settled
     from psyqueue.kernel.run_transaction import RunTransaction
-
-StopReason: TypeAlias = Literal["cancel", "lease-lost", "timeout", "release", "unasked"]
-"""Why a run ended early: asked for, its session is gone, it took too long, the worker stops; or it was cancelled by
-nobody we know, as every task is when its loop is torn down.
-"""
-
 
 PROGRESS_KEPT_MS = 86_400_000
 
@@ -74,6 +68,7 @@ class Run:
         if self.signals is not None:
             self.signals.lease_lost |= reason == "lease-lost"
             self.signals.cancelled |= reason != "lease-lost"
+            self.signals.stop_reason = self.stop_reason
         if not interrupt or self.is_interrupted or self.task is None:
             return False
         self.is_interrupted = True

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from psyqueue.backend import AnyOutcome, Delivery, Keep, Release
 from psyqueue.kernel.aio import call_later_ms, next_turn, settle_down, spawn
+from psyqueue.kernel.context import StopReason
 from psyqueue.kernel.executor import Executor
 from psyqueue.kernel.progress import Progress
-from psyqueue.kernel.run import Run, StopReason, with_progress
+from psyqueue.kernel.run import Run, with_progress
 
 if TYPE_CHECKING:
     from psyqueue.kernel.announcer import Announcer

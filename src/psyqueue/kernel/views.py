@@ -64,6 +64,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     backoff_jitter: bool | None
     timeout_ms: int | None
     meta: dict[str, Any]
+    trace: dict[str, str]
     session_id: str | None
     worker: str | None
     ready_number: int | None
@@ -155,6 +156,7 @@ def view_of(stored: StoredJob, progress: bytes | None = None) -> JobView:
         backoff_jitter=cold.get("backoff_jitter"),
         timeout_ms=cold.get("timeout_ms"),
         meta=cold.get("meta", {}),
+        trace=cold.get("trace", {}),
         session_id=stored.session_id,
         worker=stored.worker,
         ready_number=stored.ready_number,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psyqueue.plugins.metrics import Metrics
 from psyqueue.plugins.scheduler import Schedules, ScheduleView, SyncSchedules, upcoming
+from psyqueue.plugins.tracing import Tracing, continue_trace
 from psyqueue.plugins.workflows import Flow, SyncWorkflows, WorkflowRun, Workflows, WorkflowView, results_of
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "Schedules",
     "SyncSchedules",
     "SyncWorkflows",
+    "Tracing",
     "WorkflowRun",
     "WorkflowView",
     "Workflows",
+    "continue_trace",
     "results_of",
     "upcoming",
 ]

@@ -53,10 +53,12 @@ class HandlerContext(Context):
     def cancel(self) -> None:
         """Let `ctx.cancelled` be true from now on."""
         self._test_signals.cancelled = True
+        self._test_signals.stop_reason = "cancel"
 
     def lose_lease(self) -> None:
         """Let `ctx.lease_lost` be true from now on."""
         self._test_signals.lease_lost = True
+        self._test_signals.stop_reason = "lease-lost"
 
     def enqueue(self, name_or_call: Any, payload: Any = None, /, **options: Any) -> Any:
         """As a handler's: checked, and kept in `enqueued`."""
