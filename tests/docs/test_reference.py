@@ -24,6 +24,9 @@ from psyqueue.kernel.pipeline import PHASES
 from psyqueue.kernel.queries import JobFilters, QueueLimits
 from psyqueue.kernel.views import Durability, Explanation, JobView, Reason
 from psyqueue.outcome import Cancel, DeadLetter, Retry, Snooze
+from psyqueue.plugins import Tracing
+from psyqueue.plugins.tracing import ends as tracing_ends
+from psyqueue.plugins.tracing import spans as tracing_spans
 from psyqueue.testing import Expected, FollowUp, HandlerContext, Kit, Moment
 from psyqueue.testing.conformance import BackendFactory
 
@@ -109,6 +112,20 @@ def test_every_setting_is_described_with_its_variable_and_its_option_of_the_comm
         assert variable == f"PSYQUEUE_{name.upper()}"
         assert option in options
         assert name == "url" or option == f"worker --{name.replace('_', '-')}"
+
+
+def test_every_option_of_tracing_is_described():
+    assert first_cells(section(DOCS / "tracing.md", "Options")) == options_of(Tracing)
+
+
+def test_every_attribute_and_outcome_of_a_span_is_described():
+    text = page("tracing.md")
+    source = inspect.getsource(tracing_spans)
+    attributes = set(re.findall(r'"((?:messaging|psyqueue|error)\.[\w.]+)"', source))
+    assert len(attributes) >= 12
+    assert {name for name in attributes if f"`{name}`" not in text} == set()
+    outcomes = set(re.findall(r'End\("(\w+)"', inspect.getsource(tracing_ends))) | {"cancel", "release"}
+    assert outcomes == set(first_cells(text.split("| `psyqueue.job.outcome` | the run")[1].split("\n\n")[0]))
 
 
 def test_every_limit_and_filter_is_described():

@@ -146,5 +146,5 @@ def test_members_left_out_are_there_and_for_the_parts_of_psyqueue():
     }
     parts = {"Worker.start", "Worker.drain", "Worker.handlers_changed", "BackendPlugin.init", "History.add"}
     parts |= {f"{plugin}.{hook}" for plugin in ("Schedules", "Metrics") for hook in ("init", "start", "stop")}
-    parts |= {"Workflows.init", "Flow.steps", "Flow.items"}
+    parts |= {"Workflows.init", "Flow.steps", "Flow.items", "Tracing.init"}
     assert left_out == parts | {"EventBus.drain", "EventBus.checkpoint", "EventBus.failed"}

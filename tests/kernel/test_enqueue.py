@@ -461,6 +461,25 @@ async def test_what_middleware_makes_of_a_job_is_checked_again(wired):
         assert probe.store.count("enqueue") == 0
 
 
+@pytest.mark.parametrize(
+    ("trace", "error"),
+    [("00-…", InvalidOption), ({"traceparent": 7}, InvalidOption), ({"baggage": "x" * 70_000}, TooLarge)],
+    ids=["no mapping", "no text", "too long"],
+)
+async def test_a_trace_that_no_job_can_carry_is_refused(wired, trace, error):
+    q, probe, h = wired
+
+    async def set_trace(ctx, call_next):
+        ctx.jobs[0].trace = trace
+        await call_next()
+
+    q.pipeline("enqueue", set_trace)
+    async with q:
+        with pytest.raises(error, match="trace"):
+            await h.enqueue("a")
+        assert probe.store.count("enqueue") == 0
+
+
 async def test_bad_input_is_refused_before_any_middleware_sees_it(wired):
     q, _probe, h = wired
     seen = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from psyqueue import Cancel, Context, DeadLetter, JobCancelled, JobDead, Rejected, Retry, Snooze
+from psyqueue.backend import NewJob, Op
 from support.kernel import Heard, build
 from worker import process_handlers as elsewhere
 
@@ -213,6 +214,51 @@ async def test_follow_ups_exist_if_and_only_if_the_run_succeeds(started):
     (child,) = await started.jobs(name="child")
     assert (child.parent_id, child.payload, child.priority) == (done.id, {"n": 1}, 4)
     assert (await failed.refresh()).status == "scheduled"
+
+
+@pytest.mark.parametrize("mode", ["auto", "process"])
+async def test_a_run_finds_the_trace_of_its_enqueue_until_middleware_sets_another(wired, mode):
+    q, _ = wired
+    found = []
+
+    async def at_enqueue(ctx, call_next):
+        ctx.jobs[0].trace = {"traceparent": "a", "tracestate": "b"}
+        await call_next()
+
+    async def at_run(ctx, call_next):
+        found.append(ctx.job.trace)
+        ctx.job.trace = {"traceparent": "c"}
+        await call_next()
+
+    q.pipeline("enqueue", at_enqueue)
+    q.pipeline("process", at_run)
+    q.handle("h", elsewhere.trace_of, mode=mode)
+    async with q:
+        job = await q.enqueue("h")
+        assert await q.process_next("h")
+        view = await job.refresh()
+    assert view.trace == found[0] == {"traceparent": "a", "tracestate": "b"}
+    assert view.result == {"traceparent": "c"}
+
+
+@pytest.mark.parametrize(
+    ("cold", "trace"),
+    [
+        (b'{"trace":5}', {}),
+        (b'{"trace":null}', {}),
+        (b'{"trace":{"traceparent":7,"baggage":"a=b"}}', {"baggage": "a=b"}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", "process"])
+async def test_a_trace_that_somebody_else_wrote_fails_no_job(wired, mode, cold, trace):
+    q, probe = wired
+    q.handle("h", elsewhere.trace_of, mode=mode)
+    async with q:
+        await probe.store.enqueue(Op("other", 1, 1), (NewJob(id="i", queue="h", name="h", payload=b"{}", cold=cold),))
+        assert await q.process_next("h")
+        view = await q.get("i")
+    assert view is not None
+    assert (view.status, view.result) == ("completed", trace)
 
 
 async def test_follow_ups_pass_the_enqueue_middleware(wired):

@@ -37,8 +37,9 @@ async def test_handler_is_called_with_a_context_of_its_own():
 
 async def test_signals_can_be_given():
     ctx = context()
-    assert (ctx.cancelled, ctx.lease_lost) == (False, False)
+    assert (ctx.cancelled, ctx.lease_lost, ctx.stop_reason) == (False, False, None)
     ctx.cancel()
+    assert ctx.stop_reason == "cancel"
     assert await report(ctx, 1) == "stopped"
     ctx.lose_lease()
     assert ctx.lease_lost

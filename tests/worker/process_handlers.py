@@ -33,6 +33,10 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+def trace_of(ctx: Context) -> dict[str, str]:
+    return ctx.job.trace
+
+
 def pid() -> int:
     return os.getpid()
 
