@@ -288,6 +288,22 @@ async def test_a_job_with_a_broken_trace_runs_as_ever(spans, headers):
     assert len(linked(spans.one("process work"))) == (headers.get("traceparent") == TRACEPARENT)
 
 
+@pytest.mark.parametrize("mode", ["auto", "process"])
+async def test_a_trace_that_cannot_even_be_read_is_none(spans, mode):
+    async def breaking(ctx, call_next):
+        ctx.job.trace = {"traceparent": TRACEPARENT, "baggage": 5}
+        await call_next()
+
+    q = traced(spans, baggage=True)
+    q.pipeline("process", breaking, phase="guard")
+    q.handle("work", elsewhere.current_outside, mode=mode)
+    async with q:
+        job = await q.enqueue("work", {})
+        await run(q, "work")
+        assert (await job.refresh()).status == "completed"
+    assert linked(spans.one("process work")) == []
+
+
 # ── ends ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Unprintable(Exception):
     def __str__(self) -> str:

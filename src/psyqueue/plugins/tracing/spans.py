@@ -83,7 +83,7 @@ class Spans:
     async def process(self, ctx: Context, call_next: CallNext) -> Any:
         """Around a run: its span, the current one while the handler runs."""
         job = ctx.job
-        arrived = self._arrived(job.trace)
+        arrived = _arrived(self._propagator, job.trace)
         origin = trace.get_current_span(arrived).get_span_context()
         around = arrived if self._is_parent else trace.set_span_in_context(trace.INVALID_SPAN, arrived)
         links = [Link(origin)] if origin.is_valid and not self._is_parent else None
@@ -113,12 +113,6 @@ class Spans:
         self._propagator.inject(headers, scope)  # pyright: ignore[reportArgumentType] - its own default
         return {name: text for name, text in headers.items() if len(text) <= HEADER_CHARS_MAX}
 
-    def _arrived(self, headers: Mapping[str, str]) -> Scope:
-        try:
-            return self._propagator.extract(headers, Scope())
-        except Exception:  # noqa: BLE001 - any client may have written them: no reason not to run
-            return Scope()
-
     def _describe(self, span: Span, ctx: Context) -> None:
         """What is worth its price only where somebody looks."""
         if not span.is_recording():
@@ -139,11 +133,19 @@ class Spans:
 @contextmanager
 def attached(headers: Mapping[str, str]) -> Iterator[None]:
     """Within it the span that `headers` name is the current one."""
-    token = attach(_WITH_BAGGAGE.extract(headers, Scope()))
+    token = attach(_arrived(_WITH_BAGGAGE, headers))
     try:
         yield
     finally:
         detach(token)
+
+
+def _arrived(propagator: TextMapPropagator, headers: Mapping[str, str]) -> Scope:
+    """What can be read of them. Whoever wrote them, they are no reason for a job not to run."""
+    try:
+        return propagator.extract(headers, Scope())
+    except Exception:  # noqa: BLE001 - propagators raise what their parts do
+        return Scope()
 
 
 def _of_call(drafts: Sequence[Draft], queue: str | None) -> dict[str, str | int]:
