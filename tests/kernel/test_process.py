@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psyqueue import Cancel, Context, DeadLetter, JobCancelled, JobDead, Rejected, Retry, Snooze
+from psyqueue import Cancel, Context, DeadLetter, JobCancelled, JobDead, Rejected, Retry, Snooze, codec
 from psyqueue.backend import NewJob, Op
 from support.kernel import Heard, build
 from worker import process_handlers as elsewhere
@@ -259,6 +259,28 @@ async def test_a_trace_that_somebody_else_wrote_fails_no_job(wired, mode, cold, 
         view = await q.get("i")
     assert view is not None
     assert (view.status, view.result) == ("completed", trace)
+
+
+@pytest.mark.parametrize("mode", ["auto", "process"])
+@pytest.mark.parametrize("has_middleware", [False, True])
+async def test_a_follow_up_goes_on_in_the_trace_of_its_run(wired, mode, has_middleware):
+    q, probe = wired
+    seen: list[object] = []
+
+    async def look(ctx, call_next):
+        seen.extend(draft.trace for draft in ctx.jobs)
+        await call_next()
+
+    if has_middleware:
+        q.pipeline("enqueue", look)
+    q.handle("h", elsewhere.enqueues, mode=mode)
+    trace = {"traceparent": "a"}
+    async with q:
+        cold = codec.encode({"trace": trace})
+        await probe.store.enqueue(Op("other", 1, 1), (NewJob(id="i", queue="h", name="h", payload=b"{}", cold=cold),))
+        assert await q.process_next("h")
+        (child,) = await q.jobs(name="child")
+    assert (child.trace, seen) == (trace, [trace] if has_middleware else [])
 
 
 async def test_follow_ups_pass_the_enqueue_middleware(wired):

@@ -207,6 +207,39 @@ async def test_follow_ups_are_below_the_run_that_enqueued_them(q, spans):
     assert spans.one("publish from outside").parent is None
 
 
+async def test_follow_ups_are_below_their_run_also_when_it_was_in_a_task_of_its_own(q, spans):
+    async def bounded(ctx, call_next):
+        return await asyncio.create_task(call_next())
+
+    def work(ctx: Context) -> None:
+        ctx.enqueue("a", queue="a")
+
+    q.pipeline("process", bounded, phase="guard")
+    q.handle("work", work, queue="w")
+    async with q:
+        await q.enqueue("work", {})
+        await run(q, "w")
+    assert ids(spans.one("publish a").parent) == ids(spans.one("process w"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_trace_that_came_from_elsewhere_goes_on(q, spans, count):
+    """Middleware that has it from the call that it handles, for example; of different ones none is the parent."""
+
+    async def of_elsewhere(ctx, call_next):
+        for number, draft in enumerate(ctx.jobs):
+            draft.trace = {"traceparent": TRACEPARENT, "tracestate": f"number={number}"}
+        await call_next()
+
+    q.pipeline("enqueue", of_elsewhere, phase="transform")
+    async with q:
+        (job, *_) = await q.enqueue_bulk([{"name": "a"}] * count)
+        view = await job.refresh()
+    assert ids(spans.one("publish a"))[1] in view.trace["traceparent"]
+    parent = spans.one("publish a").parent
+    assert (parent and ids(parent)) == (tuple(TRACEPARENT.split("-")[1:3]) if count == 1 else None)
+
+
 async def test_a_handler_in_another_process_continues_the_trace(q, spans):
     q.handle("render", elsewhere.parent_of_a_span, mode="process", queue="r")
     q.handle("outside", elsewhere.current_outside, mode="process", queue="o")

@@ -37,6 +37,10 @@ def trace_of(ctx: Context) -> dict[str, str]:
     return ctx.job.trace
 
 
+def enqueues(ctx: Context) -> None:
+    ctx.enqueue("child")
+
+
 def pid() -> int:
     return os.getpid()
 

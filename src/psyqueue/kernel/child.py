@@ -29,7 +29,7 @@ from psyqueue import codec
 from psyqueue.errors import PsyQueueError
 from psyqueue.ids import new_id
 from psyqueue.kernel import frames
-from psyqueue.kernel.context import NO_LIFESPAN, Context, Signals, run_is_over
+from psyqueue.kernel.context import NO_LIFESPAN, Context, RunningJob, Signals, run_is_over
 from psyqueue.kernel.handler import Call, Handler
 from psyqueue.kernel.lifecycle import import_of_a_handler
 from psyqueue.kernel.options import read, read_name, refuse_conn
@@ -163,7 +163,9 @@ class Child:
     def _progress(self, run: object, value: bytes) -> None:
         self._say(run, frames.Progress(value))
 
-    def _follow_up(self, run: object, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[Any, str]:
+    def _follow_up(
+        self, run: object, _: RunningJob, name_or_call: Any, payload: Any, options: dict[str, Any]
+    ) -> tuple[Any, str]:
         """Checked here, so that the handler sees its mistake; made into a job by the worker, who knows all handlers."""
         if isinstance(name_or_call, Call):
             call = name_or_call.over(payload, options)

@@ -141,7 +141,10 @@ class RunningJob:
 
     @property
     def trace(self) -> dict[str, str]:
-        """Headers of the W3C trace context, such as `traceparent`: of its enqueue, or what middleware set."""
+        """Headers of the W3C trace context, such as `traceparent`: of its enqueue, or what middleware set.
+
+        Follow-ups begin with them.
+        """
         if self._trace is None:
             found = self.cold.get("trace")
             texts = found.items() if isinstance(found, dict) else ()
@@ -169,9 +172,11 @@ class Signals:
 
 
 class FollowUp(Protocol):
-    """Makes the job of `ctx.enqueue`: checks its options and gives it an id."""
+    """Makes the job of `ctx.enqueue`, below that of the run: checks its options and gives it an id."""
 
-    def __call__(self, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[NewJob, Any]: ...
+    def __call__(
+        self, parent: RunningJob, name_or_call: Any, payload: Any, options: dict[str, Any], /
+    ) -> tuple[NewJob, Any]: ...
 
 
 class Context:
@@ -308,7 +313,7 @@ class Context:
         if len(self.follow_ups) >= FOLLOW_UPS_MAX:
             text = f"a run has at most {FOLLOW_UPS_MAX} follow-up jobs; let one of them enqueue the rest in bulk"
             raise TooLarge(text, limit=FOLLOW_UPS_MAX)
-        job, handle = self._follow_up(name_or_call, payload, options)
+        job, handle = self._follow_up(self.job, name_or_call, payload, options)
         self.follow_ups.append(job)
         return handle
 

@@ -22,6 +22,7 @@ from psyqueue.kernel.pipeline import Chain
 from psyqueue.kernel.registry import Registry
 
 if TYPE_CHECKING:
+    from psyqueue.kernel.context import RunningJob
     from psyqueue.kernel.enqueue import Enqueuer
     from psyqueue.kernel.job_handle import JobHandle
     from psyqueue.kernel.portal import Portal
@@ -174,10 +175,10 @@ class Core:
         return self._enqueuer
 
     def follow_up(
-        self, delivery: Delivery, name_or_call: Any, payload: Any, options: dict[str, Any]
+        self, parent: RunningJob, name_or_call: Any, payload: Any, options: dict[str, Any]
     ) -> tuple[NewJob, JobHandle[Any]]:
         """The job of `ctx.enqueue` and its handle; nothing is written."""
-        return self.enqueuer.follow_up(delivery, name_or_call, payload, options)
+        return self.enqueuer.follow_up(parent, name_or_call, payload, options)
 
     async def guard_follow_ups(self, jobs: Sequence[NewJob]) -> tuple[NewJob, ...]:
         """The jobs of `ctx.enqueue` as the enqueue middleware leaves them; raises what it raises."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from psyqueue import codec
-from psyqueue.backend import Delivery, Enqueued, NewJob
+from psyqueue.backend import Enqueued, NewJob
 from psyqueue.backend.bounds import CALL_BYTES_MAX, ITEMS_MAX
 from psyqueue.errors import InvalidOption, PayloadError, PluginError, PsyQueueError, Rejected
 from psyqueue.ids import new_id
@@ -37,6 +37,7 @@ from psyqueue.kernel.plans import Plan
 from psyqueue.outcome import Verdict
 
 if TYPE_CHECKING:
+    from psyqueue.kernel.context import RunningJob
     from psyqueue.kernel.core import Core
 
 T = TypeVar("T")
@@ -166,16 +167,16 @@ class Enqueuer:
 
     # ── from inside a run ─────────────────────────────────────────────────────────────────────────────────────────
     def follow_up(
-        self, delivery: Delivery, name_or_call: Any, payload: Any, options: Mapping[str, Any]
+        self, parent: RunningJob, name_or_call: Any, payload: Any, options: Mapping[str, Any]
     ) -> tuple[NewJob, JobHandle[Any]]:
-        """The job of `ctx.enqueue`, checked; it is written with the ack of `delivery`."""
+        """The job of `ctx.enqueue`, checked; it is written with the ack of `parent`, and goes on in its trace."""
         if isinstance(name_or_call, Call):
             call = name_or_call.over(payload, options)
             draft = self._draft(call.spec, call.spec.name, call.payload, call.options)
         else:
             draft = self._draft(self._find(name_or_call), name_or_call, payload, options)
         refuse_conn(draft.options)
-        draft.parent_id = delivery.id
+        draft.parent_id, draft.trace = parent.id, parent.trace or None
         job = self._job(draft, read(draft.options))
         spec = self._core.handlers.find(job.name)
         handle = self._handle(job, job.id, spec, created=True)

@@ -113,7 +113,7 @@ class Executor:
             delivery,
             _decoded(delivery.payload),
             run.signals,
-            functools.partial(self._core.follow_up, delivery),
+            self._core.follow_up,
             functools.partial(self._report, run),
             functools.partial(self._transact, run),
             app=self._core.lifespan.value,

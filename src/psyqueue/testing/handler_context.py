@@ -13,7 +13,7 @@ from psyqueue.backend import Delivery, NewJob
 from psyqueue.clock import SystemClock
 from psyqueue.errors import InvalidState
 from psyqueue.ids import new_id, new_token
-from psyqueue.kernel.context import Context, Signals
+from psyqueue.kernel.context import Context, RunningJob, Signals
 from psyqueue.kernel.core import Core
 from psyqueue.kernel.enqueue import Enqueuer
 from psyqueue.kernel.handler import Call
@@ -47,8 +47,7 @@ class HandlerContext(Context):
                 raise InvalidState("this context has no connection for ctx.transaction(): context(connection=...)")
             yield connection
 
-        enqueuing = _Enqueuing(delivery)
-        super().__init__(delivery, payload, self._test_signals, enqueuing, self._reported, transact, app=app)
+        super().__init__(delivery, payload, self._test_signals, _Enqueuing(), self._reported, transact, app=app)
 
     def cancel(self) -> None:
         """Let `ctx.cancelled` be true from now on."""
@@ -120,11 +119,12 @@ def context(
 class _Enqueuing:
     """The kernel's own check of follow-ups, on a queue that knows the handlers of the calls it is given."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
+    def __init__(self) -> None:
         self._core: Core | None = None
 
-    def __call__(self, name_or_call: Any, payload: Any, options: dict[str, Any]) -> tuple[NewJob, Any]:
+    def __call__(
+        self, parent: RunningJob, name_or_call: Any, payload: Any, options: dict[str, Any]
+    ) -> tuple[NewJob, Any]:
         core = self._core
         if core is None:
             self._core = core = Core("testing")
@@ -133,4 +133,4 @@ class _Enqueuing:
             core.open_channels(Enqueuer)
         if isinstance(name_or_call, Call) and core.handlers.find(name_or_call.spec.name) is None:
             core.handlers.add(name_or_call.spec)
-        return core.follow_up(self._delivery, name_or_call, payload, options)
+        return core.follow_up(parent, name_or_call, payload, options)

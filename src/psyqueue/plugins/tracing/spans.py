@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -35,9 +34,6 @@ HEADER_CHARS_MAX: Final = 8_192
 _TRACE = TraceContextTextMapPropagator()
 _WITH_BAGGAGE = CompositePropagator([_TRACE, W3CBaggagePropagator()])
 
-_scope_of_run: ContextVar[Scope | None] = ContextVar("psyqueue_scope_of_run", default=None)
-"""For its follow-ups, which are enqueued when its span has ended. A run has its context variables to itself."""
-
 
 class Spans:
     """The middleware. A job whose trace context is missing or broken runs as any other."""
@@ -60,7 +56,7 @@ class Spans:
     async def publish(self, ctx: EnqueueContext, call_next: CallNext) -> None:
         """Around an enqueue: one span for the call, whose context each of its jobs carries."""
         drafts = ctx.jobs
-        around = None if drafts[0].parent_id is None else _scope_of_run.get()
+        around = self._scope_of(drafts)
         queue = _common(draft.queue for draft in drafts)
         name = "publish" if queue is None else f"publish {queue}"
         span = self._tracer.start_span(name, around, SpanKind.PRODUCER, _of_call(drafts, queue))
@@ -92,7 +88,6 @@ class Spans:
         inside = trace.set_span_in_context(span, around)
         if headers := self._headers(inside):
             job.trace = headers
-        _scope_of_run.set(inside)
         token = attach(inside)
         try:
             result = await call_next()
@@ -106,6 +101,13 @@ class Spans:
         finally:
             detach(token)
             span.end()
+
+    def _scope_of(self, drafts: Sequence[Draft]) -> Scope | None:
+        """The trace that they have already, as follow-ups have that of their run; None for that of the caller."""
+        given = drafts[0].trace
+        if not given or any(draft.trace != given for draft in drafts):
+            return None
+        return _arrived(self._propagator, given)
 
     def _headers(self, scope: Scope) -> dict[str, str]:
         """Empty where nothing is traced."""
