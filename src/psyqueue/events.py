@@ -46,6 +46,9 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "workflow:started": ("workflow_id", "flow"),
     "workflow:completed": ("workflow_id",),
     "workflow:failed": ("workflow_id", "reason"),
+    "circuit:opened": ("circuit", "until_ms"),
+    "circuit:half-opened": ("circuit",),
+    "circuit:closed": ("circuit",),
     "service:error": ("service", "error", "restart_in_ms"),
 }
 """Every event with the keys of its data. docs/events.md says when each is published."""

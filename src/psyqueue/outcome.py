@@ -122,9 +122,14 @@ def decide(
         return _dead(delivery, "payload", error, at_ms)
     if is_one_of(error, (BadResult,)):
         return _dead(delivery, "result", error, at_ms)
-    if is_one_of(error, policy.fatal) or not is_one_of(error, (*policy.retry_on, asyncio.CancelledError)):
+    if is_fatal(error, policy):
         return _dead(delivery, "fatal", error, at_ms)
     return _again(delivery, policy, error, chance, at_ms)
+
+
+def is_fatal(error: BaseException, policy: Policy) -> bool:
+    """Whether repeating cannot help, by the type of a handler's own error."""
+    return is_one_of(error, policy.fatal) or not is_one_of(error, (*policy.retry_on, asyncio.CancelledError))
 
 
 def is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

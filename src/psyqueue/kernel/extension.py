@@ -21,10 +21,12 @@ from psyqueue.backend import BackendAdapter, NewJob, Op
 from psyqueue.errors import ConfigError, PluginError
 from psyqueue.kernel.aio import within_ms
 from psyqueue.kernel.bus import EventBus
+from psyqueue.kernel.context import running_job
 from psyqueue.kernel.facade import Entrance, Facade, blocking
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
 from psyqueue.kernel.plans import Plan
 from psyqueue.kernel.views import JobView, view_of
+from psyqueue.outcome import Misfit, Retry, Verdict, is_fatal
 
 if TYPE_CHECKING:
     import click
@@ -103,6 +105,33 @@ class Kernel:
         """
         self._require_own()
         return await self._registry.core.operate(call)
+
+    def now_ms(self) -> int:
+        """The wall clock of this process; in a test it is that of the test. Nothing that has to be true goes by it."""
+        return self._registry.core.clock.now_ms()
+
+    def chance(self) -> float:
+        """A number in [0, 1), to spread what would happen at once; in a test it is that of the test."""
+        return self._registry.core.chance()
+
+    def handler_of(self, name: str) -> str:
+        """The name of the handler that jobs of this `name` run with here: theirs may be an alias of it."""
+        spec = self._registry.core.handlers.find(name)
+        return name if spec is None else spec.name
+
+    def is_failure(self, error: BaseException) -> bool:
+        """Whether `error`, which leaves what a run does, tells of trouble that another run may not meet.
+
+        That is what a handler is run again for, `Retry` too, and the cancel of a timeout. It is no other verdict, no
+        other cancel, and nothing that the handler of this run calls final by its type.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            return error.args == ("timeout",)
+        if isinstance(error, Verdict | Misfit):
+            return isinstance(error, Retry)
+        job = running_job.get()
+        spec = None if job is None else self._registry.core.handlers.find(job[2])
+        return isinstance(error, Exception) if spec is None else not is_fatal(error, spec.policy)
 
     async def wait(self, event: asyncio.Event, timeout_ms: float) -> bool:
         """Until `event` is set, `timeout_ms` at most, in the time of this process or of its test.

@@ -72,7 +72,7 @@ class Run:
         if not interrupt or self.is_interrupted or self.task is None:
             return False
         self.is_interrupted = True
-        self.task.cancel()
+        self.task.cancel(reason)  # told to whoever stands around the handler
         return True
 
 

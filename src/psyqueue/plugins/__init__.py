@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from psyqueue.plugins.circuit_breaker import CircuitBreaker, CircuitOpen, CircuitView, SyncCircuitBreaker
 from psyqueue.plugins.metrics import Metrics
 from psyqueue.plugins.scheduler import Schedules, ScheduleView, SyncSchedules, upcoming
 from psyqueue.plugins.tracing import Tracing, continue_trace
 from psyqueue.plugins.workflows import Flow, SyncWorkflows, WorkflowRun, Workflows, WorkflowView, results_of
 
 __all__ = [
+    "CircuitBreaker",
+    "CircuitOpen",
+    "CircuitView",
     "Flow",
     "Metrics",
     "ScheduleView",
     "Schedules",
+    "SyncCircuitBreaker",
     "SyncSchedules",
     "SyncWorkflows",
     "Tracing",
