@@ -48,6 +48,7 @@ CHECKS = [
     "unknown handlers",
     "overdue jobs",
     "overdue schedules",
+    "open circuits",
     "stuck jobs",
     "held jobs",
     "slow handlers",

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from psyqueue import PsyQueue
-from psyqueue.backend import Change, Filter, Op, Schedule, Session, SessionInfo
+from psyqueue.backend import Change, Effects, Filter, Op, Schedule, Session, SessionInfo, StateWrite
 from psyqueue.backend.compose import all_queues, all_sessions, dequeue, nack
 from psyqueue.backends import memory
 from psyqueue.cli import doctor_jobs
@@ -144,6 +144,14 @@ async def test_schedules_whose_jobs_nobody_makes(ward):
     assert await ward.failed() == {}
     await ward.pass_ms(1)
     assert await ward.failed() == {"overdue schedules": "due, for 1 min"}
+
+
+async def test_circuits_that_are_not_closed(ward):
+    for name, state in (("mail", "open"), ("payments", "half-open"), ("search", "closed")):
+        value = b'{"state":"%s"}' % state.encode()
+        write = StateWrite(kind="put", key=f"circuit:{name}", value=value)
+        await ward.backend.write_state(ward.op(), Effects(writes=(write,)))
+    assert await ward.failed() == {"open circuits": "mail (open), payments (half-open)"}
 
 
 async def test_jobs_that_wait_for_ever_are_found(ward):

@@ -54,6 +54,7 @@ IN_THE_STORE = [
     "unknown handlers",
     "overdue jobs",
     "overdue schedules",
+    "open circuits",
     "stuck jobs",
     "held jobs",
     "slow handlers",

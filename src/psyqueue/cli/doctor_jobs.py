@@ -16,6 +16,8 @@ from psyqueue.cli.findings import Finding, finding, some
 from psyqueue.clock import span
 from psyqueue.job import Status
 from psyqueue.kernel.presence import presence_of
+from psyqueue.plugins import CircuitView
+from psyqueue.plugins.circuit_breaker.ledger import all_circuits
 from psyqueue.words import counted
 
 MINUTE_MS = 60_000
@@ -44,6 +46,7 @@ class Look(Struct, frozen=True, kw_only=True):
     sample: dict[Status, Sequence[StoredJob]]
     dead: Sequence[StoredJob]
     schedules: Sequence[Schedule]
+    circuits: Sequence[CircuitView]
 
     def told(self, status: Status, is_meant: Callable[[StoredJob], bool]) -> list[str]:
         """`name (count)` of the sampled jobs that are meant, the most first."""
@@ -61,8 +64,9 @@ class Known(Struct, frozen=True):
 async def look_at(
     backend: BackendAdapter, queues: Sequence[QueueInfo], sessions: Sequence[SessionInfo], now_ms: int
 ) -> Look:
-    """Reads a page of each status, all that is dead, and all schedules."""
+    """Reads a page of each status, all that is dead, all schedules and circuits."""
     schedules = await every_page(lambda cursor: backend.list_schedules(cursor, ITEMS_MAX))
+    circuits = await all_circuits(backend)
     sample: dict[Status, Sequence[StoredJob]] = {}
     for status in _SAMPLED:
         sample[status] = (await backend.list_jobs(Filter(statuses=(status,)), None, ITEMS_MAX)).jobs
@@ -73,7 +77,15 @@ async def look_at(
         dead += [stored for stored in page.jobs if (stored.completed_at_ms or 0) >= now_ms - DAY_MS]
         cursor = page.cursor
         if cursor is None:
-            return Look(now_ms=now_ms, queues=queues, sessions=sessions, sample=sample, dead=dead, schedules=schedules)
+            return Look(
+                now_ms=now_ms,
+                queues=queues,
+                sessions=sessions,
+                sample=sample,
+                dead=dead,
+                schedules=schedules,
+                circuits=circuits,
+            )
 
 
 def job_findings(look: Look, known: Known | None = None) -> Iterator[Finding]:
@@ -90,6 +102,7 @@ def job_findings(look: Look, known: Known | None = None) -> Iterator[Finding]:
         yield _nobodys(look, known)
     yield _overdue(look)
     yield _unmade(look)
+    yield _open(look)
     yield _waiting(look)
     yield _held(look)
     yield _slow(look)
@@ -240,6 +253,12 @@ def _unmade(look: Look) -> Finding:
         "No process makes their jobs: is one running whose queue uses Schedules()? If so, its log says why it cannot"
     )
     return finding("overdue schedules", not unmade, _or_none(unmade), advice)
+
+
+def _open(look: Look) -> Finding:
+    apart = [f"{view.name} ({view.state})" for view in look.circuits if view.state != "closed"]
+    advice = "What handlers depend on is down, so their jobs wait: psyqueue circuits ls says until when"
+    return finding("open circuits", not apart, _or_none(apart), advice)
 
 
 def _waiting(look: Look) -> Finding:

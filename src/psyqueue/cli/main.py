@@ -14,6 +14,7 @@ import click
 
 from psyqueue.cli import colour, output
 from psyqueue.cli.check import check, durability
+from psyqueue.cli.circuits import circuits
 from psyqueue.cli.completion import completion
 from psyqueue.cli.dead import dead
 from psyqueue.cli.demo.command import demo
@@ -84,6 +85,7 @@ for _command in (
     dead,
     schedules,
     workflows,
+    circuits,
     workers,
     doctor,
     durability,

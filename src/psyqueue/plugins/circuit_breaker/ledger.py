@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
 
-from psyqueue.backend import Effects, StateWrite
+from psyqueue.backend import BackendAdapter, Effects, StateWrite
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.compose import every_page
 from psyqueue.errors import InvalidState, StateConflict
@@ -140,11 +141,14 @@ class Ledger:
         return InvalidState(f"circuit {self._name!r} changes all the time: try again")
 
 
-async def all_circuits(kernel: Kernel) -> list[CircuitView]:
-    """Those that have opened at some time, by name. Raises StoreError, InvalidState."""
-    items = await every_page(lambda cursor: kernel.store.scan_state(_PREFIX, cursor, ITEMS_MAX))
-    names = [item.key.removeprefix(_PREFIX) for item in items]
-    return [view_of(name, decoded(name, item.value)) for name, item in zip(names, items, strict=True)]
+async def all_circuits(store: BackendAdapter) -> list[CircuitView]:
+    """Those that runs came to, by name, as far as this release can read them. Raises StoreError."""
+    found: list[CircuitView] = []
+    for item in await every_page(lambda cursor: store.scan_state(_PREFIX, cursor, ITEMS_MAX)):
+        name = item.key.removeprefix(_PREFIX)
+        with suppress(InvalidState):
+            found.append(view_of(name, decoded(name, item.value)))
+    return found
 
 
 def _mark_key(mark: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Any, Final
 
 from psyqueue.clock import Duration, to_ms
@@ -13,7 +12,7 @@ from psyqueue.kernel.extension import Facade, Kernel, blocking
 from psyqueue.outcome import Verdict, is_one_of
 from psyqueue.plugins.circuit_breaker.circuit import CircuitView, view_of
 from psyqueue.plugins.circuit_breaker.ledger import Ledger
-from psyqueue.plugins.circuit_breaker.turnstile import Ending, Rules, Turnstile
+from psyqueue.plugins.circuit_breaker.turnstile import Passage, Rules, Turnstile
 
 _COUNT_MAX: Final = 500
 
@@ -36,7 +35,7 @@ class CircuitBreaker:
         reset: Duration = "30s",
         probes: int = 1,
         handlers: Iterable[Any] = (),
-        ignores: Iterable[type[BaseException]] = (),
+        ignores: type[BaseException] | Iterable[type[BaseException]] = (),
     ) -> None:
         self.circuit: str = _read_name("circuit", circuit)
         self.name: str = f"circuit-breaker:{self.circuit}"
@@ -72,7 +71,7 @@ class CircuitBreaker:
         self._turnstile = None
 
     async def _keep(self) -> None:
-        await self._passage().keep()
+        await self._entrance().keep()
 
     async def _around(self, ctx: Any, call_next: Any) -> Any:
         if self._door().handler_of(ctx.job.name) not in self._handlers:
@@ -84,24 +83,12 @@ class CircuitBreaker:
             return result
 
     # ── use ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-    @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
+    def call(self) -> Passage:
         """`async with breaker.call():` around a call of what may be down, in a handler or anywhere.
 
-        Raises CircuitOpen instead of going in; NotStarted before the queue is.
+        Going in raises CircuitOpen instead; NotStarted before the queue is.
         """
-        passage = self._passage()
-        ticket = await passage.enter()
-        ending: Ending = "neither"
-        try:
-            yield
-            ending = "success"
-        except BaseException as exc:
-            if self._is_failure(exc):
-                ending = "failure"
-            raise
-        finally:
-            await passage.leave(ticket, ending)
+        return Passage(self._entrance(), self._is_failure)
 
     async def open(self, for_: Duration | None = None) -> CircuitView:
         """Open it by hand, for `reset` or this long; then runs try as ever. Raises StoreError, NamespaceFrozen."""
@@ -132,7 +119,7 @@ class CircuitBreaker:
             raise ConfigError(f"circuit breaker {self.circuit!r} belongs to no queue yet: q.use(breaker) first")
         return self._kernel
 
-    def _passage(self) -> Turnstile:
+    def _entrance(self) -> Turnstile:
         self._door()
         if self._turnstile is None:
             text = f"circuit breaker {self.circuit!r} stands before a queue that is not started here"
@@ -143,7 +130,7 @@ class CircuitBreaker:
         return Ledger(self._door(), self.circuit)
 
     async def _changed(self) -> CircuitView:
-        self._passage().look_soon()
+        self._entrance().look_soon()
         return await self.state()
 
     def _is_failure(self, error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -144,7 +144,11 @@ class Turnstile:
             seen = await self._ledger.read()
             circuit = seen.circuit
             if circuit.state == "closed":
-                return _Hint(self._kernel.now_ms(), Ticket(seen.version))
+                # Once for each circuit: then operators see that it is there, and that its name is spelled so.
+                known = seen if seen.version else await self._ledger.write(seen, CLOSED)
+                if known is not None:
+                    return _Hint(self._kernel.now_ms(), Ticket(known.version))
+                continue
             mark = new_token()
             wanted = circuit.tried(await self._ledger.alive(circuit.marks), mark, self._rules.probes)
             if wanted is None:
@@ -191,3 +195,23 @@ class Turnstile:
             return None
         self._has_store = True
         return done
+
+
+class Passage:
+    """One way through: `async with`, once. `is_failure(error)` says whether what came out counts."""
+
+    __slots__ = ("_is_failure", "_ticket", "_turnstile")
+
+    def __init__(self, turnstile: Turnstile, is_failure: Callable[[BaseException], bool]) -> None:
+        self._turnstile = turnstile
+        self._is_failure = is_failure
+        self._ticket: Ticket | None = None
+
+    async def __aenter__(self) -> None:
+        self._ticket = await self._turnstile.enter()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None and not isinstance(error, GeneratorExit):  # being closed, nothing can be awaited
+            ending: Ending = "success" if error is None else "failure" if self._is_failure(error) else "neither"
+            await self._turnstile.leave(ticket, ending)
