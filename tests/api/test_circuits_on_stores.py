@@ -157,6 +157,23 @@ async def test_a_failure_of_one_that_tries_shuts_the_others_out(make):
     assert town.told == ["opened", "half-opened", "opened"]
 
 
+async def test_what_began_before_it_opened_and_fails_after_it_closed_counts_for_nothing(make):
+    async with Town(make, failures=3, within="1m") as town:
+        one, two, *_ = town.processes
+        late = one.breaker.call()
+        await late.__aenter__()
+        await one.breaker.open()
+        await one.breaker.close()
+        for by_ms in (59_000, 2_000):
+            await two.fail()
+            await town.advance(by_ms)
+        await late.__aexit__(ConnectionError, ConnectionError("down"), None)
+        await two.fail()
+        assert await town.state() == "closed"
+        await two.fail()
+        assert await town.state() == "open"
+
+
 async def test_whose_time_ran_out_has_lost_its_place(make):
     """It hangs, or its machine does: another one tries, and what the first one finds out at last is of no interest."""
     async with Town(make, reset="1m") as town:

@@ -12,6 +12,7 @@ from support.source import TESTS, Module, calls, modules
 SLEEPS = {"time.sleep", "asyncio.sleep", "anyio.sleep"}
 # File to the reason why it may sleep. Waiting for another process belongs into support/waiting.py.
 ALLOWED: dict[str, str] = {
+    "plugins/test_circuit_breaker.py": "a handler takes its time in virtual time",
     "plugins/test_schedules.py": "a handler takes its time in virtual time",
     "testing/test_time.py": "its handlers sleep in virtual time, which is what it tests",
 }

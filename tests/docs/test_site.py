@@ -145,6 +145,7 @@ def test_members_left_out_are_there_and_for_the_parts_of_psyqueue():
         for name in set(members(entry.thing)) - set(entry.members)
     }
     parts = {"Worker.start", "Worker.drain", "Worker.handlers_changed", "BackendPlugin.init", "History.add"}
-    parts |= {f"{plugin}.{hook}" for plugin in ("Schedules", "Metrics") for hook in ("init", "start", "stop")}
+    plugins = ("Schedules", "CircuitBreaker", "Metrics")
+    parts |= {f"{plugin}.{hook}" for plugin in plugins for hook in ("init", "start", "stop")}
     parts |= {"Workflows.init", "Flow.steps", "Flow.items", "Tracing.init"}
     assert left_out == parts | {"EventBus.drain", "EventBus.checkpoint", "EventBus.failed"}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from plugins import process_handlers
 from psyqueue import (
     Cancel,
     ConfigError,
@@ -30,6 +31,7 @@ from psyqueue import (
 from psyqueue.backend import Effects, StateWrite
 from psyqueue.backends import memory
 from psyqueue.plugins import CircuitBreaker, CircuitOpen, SyncCircuitBreaker
+from psyqueue.plugins.circuit_breaker import turnstile
 
 CALLS = {"write_state", "read_state", "scan_state", "info"}
 
@@ -49,13 +51,14 @@ class Service:
 
 
 class Counting:
-    """Counts the calls of the store that a breaker makes; with `is_away` set they fail."""
+    """Counts the calls of the store that a breaker makes; with `is_away` set they fail, with `hangs` they never end."""
 
     name = "counting"
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.is_away = False
+        self.hangs = False
 
     def init(self, kernel: Any) -> None:
         kernel.wrap_backend(lambda inner: Wrapped(inner, self))
@@ -79,6 +82,8 @@ class Wrapped:
             self._counting.calls[verb] += 1
             if self._counting.is_away:
                 raise StoreUnavailable("it is away", "refused")
+            if self._counting.hangs:
+                await asyncio.Event().wait()
             return await call(*given, **named)
 
         return counted
@@ -204,9 +209,13 @@ async def test_a_call_that_began_before_it_opened_and_fails_late_counts_for_noth
         shop.service.error = error
         await shop.run(3)
         before = await shop.breaker.state()
+        with pytest.raises(CircuitOpen):
+            await shop.breaker.call().__aenter__()
+        shop.counting.take()
         for gate in gates:
             gate.set()
         assert await asyncio.gather(*slow, return_exceptions=True) == [None, error, error, error]
+        assert shop.counting.take() == {}
         assert await shop.breaker.state() == before
 
 
@@ -368,17 +377,35 @@ async def test_one_that_tries_and_is_cancelled_leaves_its_place_to_the_next(shop
         assert (await shop.breaker.state()).state == "closed"
 
 
+@pytest.mark.parametrize(
+    ("fn", "ignores", "state"),
+    [
+        (process_handlers.fail, (), "open"),
+        (process_handlers.fail, OSError, "closed"),
+        (process_handlers.snooze, (), "closed"),
+    ],
+)
+async def test_what_comes_out_of_a_process_counts_by_its_type(fn, ignores, state):
+    breaker = CircuitBreaker("payments", failures=1, handlers=["x"], ignores=ignores)
+    q = PsyQueue().use(memory()).use(breaker)
+    handler: Any = q.handle("x", fn, mode="process")
+    async with q.testing(raise_errors=False):
+        await handler.enqueue()
+        await q.process_next("x")
+        assert (await breaker.state()).state == state
+
+
 async def test_a_handler_is_meant_by_its_aliases_too():
     breaker = CircuitBreaker("payments", failures=1, handlers=["charge"])
     q = PsyQueue().use(memory()).use(breaker)
 
-    @q.handle("charge", aliases=["bill"], max_retries=0)
-    async def charge() -> None:
-        raise ConnectionError("down")
-
+    down = Service()
+    down.error = ConnectionError("down")
     async with q.testing(raise_errors=False) as t:
-        await q.enqueue("bill", queue="charge")
+        await q.enqueue("bill", queue="charge")  # by a release in which it was called so
+        q.handle("charge", down.charge, aliases=["bill"])
         await t.drain()
+        assert down.calls == 1
         assert (await breaker.state()).state == "open"
 
 
@@ -552,6 +579,24 @@ async def test_without_its_store_it_lets_everything_through(shop, caplog):
     assert [record.message for record in caplog.records if "circuit" in record.message] == [
         "a circuit breaker does without its store: runs get through"
     ]
+
+
+async def test_a_store_that_hangs_holds_nobody_up(shop, monkeypatch):
+    monkeypatch.setattr(turnstile, "PATIENCE_MS", 20)
+    async with shop.testing() as t:
+        await shop.breaker.open("1h")
+        shop.counting.take()
+        shop.counting.hangs = True
+        await asyncio.gather(*(shop.breaker.call().__aenter__() for _ in range(10)))
+        assert shop.counting.take() == {"read_state": 1}
+        await t.advance("2s")
+        with pytest.raises(ConnectionError):
+            async with shop.breaker.call():
+                raise ConnectionError("down")
+        shop.counting.hangs = False
+        await t.advance("2s")
+        with pytest.raises(CircuitOpen):
+            await shop.breaker.call().__aenter__()
 
 
 async def test_a_run_that_tries_when_the_store_goes_away_ends_as_it_would(shop):

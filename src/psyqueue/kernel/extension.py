@@ -107,15 +107,18 @@ class Kernel:
         return await self._registry.core.operate(call)
 
     def now_ms(self) -> int:
-        """The wall clock of this process; in a test it is that of the test. Nothing that has to be true goes by it."""
+        """The wall clock of this process; in a test it is that of the test. Raises nothing.
+
+        Nothing that has to be true may go by it.
+        """
         return self._registry.core.clock.now_ms()
 
     def chance(self) -> float:
-        """A number in [0, 1), to spread what would happen at once; in a test it is that of the test."""
+        """A number in [0, 1), to spread what would happen at once; in a test it is that of the test. Raises nothing."""
         return self._registry.core.chance()
 
     def handler_of(self, name: str) -> str:
-        """The name of the handler that jobs of this `name` run with here: theirs may be an alias of it."""
+        """The name of the handler that jobs of `name` run with here: theirs may be an alias. Raises nothing."""
         spec = self._registry.core.handlers.find(name)
         return name if spec is None else spec.name
 
@@ -123,7 +126,7 @@ class Kernel:
         """Whether `error`, which leaves what a run does, tells of trouble that another run may not meet.
 
         That is what a handler is run again for, `Retry` too, and the cancel of a timeout. It is no other verdict, no
-        other cancel, and nothing that the handler of this run calls final by its type.
+        other cancel, and nothing that the handler of this run calls final by its type. Raises nothing.
         """
         if isinstance(error, asyncio.CancelledError):
             return error.args == ("timeout",)

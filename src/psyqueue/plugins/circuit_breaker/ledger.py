@@ -45,7 +45,11 @@ class Ledger:
         return (await self._kernel.store.info()).now_ms
 
     async def alive(self, marks: Sequence[str]) -> set[str]:
-        """Those whose time has not run out. It never comes back: what is written upon that holds."""
+        """Those whose time has not run out.
+
+        That of an open circuit is written once, so what is written upon its end holds. A run that tries may renew its
+        mark too late: whoever wrote meanwhile has left it out, and nobody asks it any more.
+        """
         items = await self._kernel.store.read_state([_mark_key(mark) for mark in marks])
         return {mark for mark, item in zip(marks, items, strict=True) if item is not None}
 
