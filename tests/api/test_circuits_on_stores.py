@@ -208,6 +208,20 @@ async def test_a_clock_that_is_set_back_keeps_nobody_out(make):
         assert await town.state() == "closed"
 
 
+async def test_while_the_store_is_frozen_for_a_move_runs_get_through(make):
+    async with Town(make, failures=1, reset="1m") as town:
+        one, two, *_ = town.processes
+        await one.breaker.open()
+        await town.advance(60_000)
+        kernel = one.breaker._kernel
+        assert kernel is not None
+        epoch = (await kernel.store.info()).epoch
+        await kernel.operate(lambda op: kernel.store.set_mode(op, "frozen", epoch + 1))
+        for process in (one, two):
+            await process.fail()
+        assert await town.state() == "open"
+
+
 async def test_what_one_does_by_hand_the_others_see(make):
     async with Town(make) as town:
         one, two, *_ = town.processes

@@ -615,6 +615,15 @@ async def test_a_run_that_tries_when_the_store_goes_away_ends_as_it_would(shop):
         assert (await shop.breaker.state()).state == "closed"
 
 
+async def test_what_is_inside_when_the_queue_stops_ends_as_it_would(shop):
+    async with shop.testing() as t:
+        await shop.breaker.open("1m")
+        await t.advance("1m")
+        call = shop.breaker.call()
+        await call.__aenter__()
+    await call.__aexit__(None, None, None)
+
+
 async def test_what_a_later_release_wrote_is_left_alone(shop):
     async with shop.testing() as t:
         kernel = shop.breaker._kernel

@@ -68,6 +68,8 @@ class CircuitBreaker:
 
     def stop(self) -> None:
         """Called when it stops."""
+        if self._turnstile is not None:
+            self._turnstile.close()
         self._turnstile = None
 
     async def _keep(self) -> None:

@@ -90,6 +90,7 @@ class Turnstile:
         """Marks of runs of this process."""
         self._is_trying = asyncio.Event()
         self._has_store = True
+        self._is_closed = False
 
     async def enter(self) -> Ticket:
         """Raises CircuitOpen. A closed circuit costs no call, but one a second in a process that is busy."""
@@ -105,6 +106,8 @@ class Turnstile:
 
     async def leave(self, ticket: Ticket, ending: Ending) -> None:
         """The run is over. Raises nothing of the store."""
+        if self._is_closed:
+            return
         if ticket.mark:
             self._trying.discard(ticket.mark)
             if not self._trying:
@@ -116,6 +119,10 @@ class Turnstile:
     def look_soon(self) -> None:
         """Something was changed in this process."""
         self._hint = None
+
+    def close(self) -> None:
+        """The queue stops: of what is still inside nothing is written any more, and its marks run out."""
+        self._is_closed = True
 
     async def keep(self) -> None:
         """Renew the marks of runs that try; for ever."""
