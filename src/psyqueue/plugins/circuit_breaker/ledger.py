@@ -74,38 +74,36 @@ class Ledger:
             self._tell(circuit)
         return Seen(circuit, version)
 
-    async def open(self, lasts_ms: int, seen: Seen | None = None) -> Seen | None:
-        """Open it, or keep it open, for that long from now. Given what was `seen`, None where it is something else."""
-        for _ in range(1 if seen else _TRIES):
-            now_ms = await self.now_ms()
-            written = await self.write(seen or await self.read(), opened(new_token(), now_ms, lasts_ms), lasts_ms)
-            if written is not None or seen is not None:
-                return written
+    async def trip(self, seen: Seen, lasts_ms: int) -> Seen | None:
+        """Open what was seen, or keep it open, for that long from now. None: somebody else changed it."""
+        return await self.write(seen, opened(new_token(), await self.now_ms(), lasts_ms), lasts_ms)
+
+    async def open(self, lasts_ms: int) -> None:
+        """As `trip`, whatever it is."""
+        for _ in range(_TRIES):
+            if await self.trip(await self.read(), lasts_ms):
+                return
         raise self._restless()
 
-    async def close(self) -> bool:
-        """Close it. False: it is closed."""
+    async def close(self) -> None:
+        """Close it. One that is closed stays as it is."""
         for _ in range(_TRIES):
             seen = await self.read()
-            if seen.circuit.state == "closed":
-                return False
-            if await self.write(seen, CLOSED):
-                return True
+            if seen.circuit.state == "closed" or await self.write(seen, CLOSED):
+                return
         raise self._restless()
 
-    async def settle_mark(self, mark: str, seen: Seen, outcome: Circuit | None, lasts_ms: int) -> Seen | None:
+    async def settle_mark(self, mark: str, seen: Seen, outcome: Circuit | None, lasts_ms: int) -> None:
         """A run that tried is over: make `outcome` of the circuit, or what it is without that run.
 
-        None: what it has to say is of no interest any more, the circuit went on without it.
+        Nothing is done where the circuit went on without it: what it has to say is of no interest any more.
         """
         for _ in range(_TRIES):
             if mark not in seen.circuit.marks:
-                return None
-            written = await self.write(seen, outcome or seen.circuit.without(mark), lasts_ms)
-            if written is not None:
-                return written
+                return
+            if await self.write(seen, outcome or seen.circuit.without(mark), lasts_ms):
+                return
             seen = await self.read()
-        return None
 
     async def renew(self, mark: str, mark_ms: int) -> None:
         """Let it live on."""

@@ -176,7 +176,7 @@ class Turnstile:
     async def _failed(self, period: int) -> None:
         rules = self._rules
         if await self._ledger.count_failure(period, rules.within_ms, rules.failures):
-            await self._ledger.open(rules.reset_ms, Seen(CLOSED, period))
+            await self._ledger.trip(Seen(CLOSED, period), rules.reset_ms)
             self.look_soon()
 
     async def _tried(self, ticket: Ticket, ending: Ending) -> None:
