@@ -39,10 +39,9 @@ class CircuitOpen(Snooze):
 
     def __init__(self, circuit: str, retry_after: float) -> None:
         super().__init__(retry_after)
-        self.reason = f"circuit {circuit!r} is open"
-        self.args = (circuit, retry_after)
-        self.circuit = circuit
-        self.retry_after = retry_after
+        self.reason: str = f"circuit {circuit!r} is open"
+        self.circuit: str = circuit
+        self.retry_after: float = retry_after
 
     def __str__(self) -> str:
         return f"{self.reason}; again in {self.retry_after:.3f} s"
