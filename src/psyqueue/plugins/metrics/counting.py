@@ -31,6 +31,9 @@ OF_OTHERS: Final = {
     "worker:error": ("worker_errors", "Troubles of workers with their store, or with threads and processes."),
     "schedule:fired": ("schedules_fired", "Jobs that schedules made here."),
     "schedule:failed": ("schedules_failed", "Errors that kept schedules from making a job."),
+    "workflow:completed": ("workflows_completed", "Workflows that this process found completed."),
+    "workflow:failed": ("workflows_failed", "Workflows that this process found failed or cancelled."),
+    "circuit:opened": ("circuits_opened", "Circuits that were opened here."),
     "service:error": ("service_errors", "Failures of plugins' services."),
 }
 _LABELS: Final = ("queue", "name")
