@@ -50,6 +50,14 @@ class Shop:
         return {name: "gone" if job is None else job.status for name, job in view.steps.items()}
 
 
+async def delete(q: PsyQueue, *ids: str) -> None:
+    backend = q.get_exposed("backend")
+    amended = await q._core.operate(
+        lambda op: backend.amend(op, Filter(ids=ids), Change(kind="delete"), None, len(ids))
+    )
+    assert set(amended.changed) == set(ids)
+
+
 @pytest.fixture
 def shop(q: PsyQueue) -> Shop:
     return Shop(q)
@@ -97,10 +105,35 @@ async def test_a_second_start_with_the_same_id_finds_the_first(shop):
         first = await shop.workflows.enqueue(diamond(shop), id="order-7")
         again = await shop.workflows.enqueue(diamond(shop), id="order-7")
         assert (first.created, again.created, again.id) == (True, False, "order-7")
-        with pytest.raises(IdConflict):
+        with pytest.raises(IdConflict, match="'order-7'"):
             await shop.workflows.enqueue(saga(shop), id="order-7")
+        with pytest.raises(IdConflict, match="'order-7'"):
+            await shop.workflows.enqueue(Flow("diamond").add("a", shop.do.build("another a")), id="order-7")
         assert len(await shop.q.jobs()) == 5
     assert [event for event, _ in shop.events] == ["workflow:started"]
+
+
+async def test_an_id_stands_for_its_workflow_also_when_jobs_of_it_are_deleted(shop):
+    """Else its steps would run a second time, those that are no longer kept."""
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop), id="order-7")
+        await shop.work()
+        for gone in ([f"{run.id}.a"], [run.id, *(f"{run.id}.{step}" for step in "bcd")]):
+            await delete(shop.q, *gone)
+            assert not (await shop.workflows.enqueue(diamond(shop), id="order-7")).created
+            await shop.work()
+        assert await shop.workflows.get("order-7") is None
+    assert sorted(shop.did) == list("abcd")
+
+
+async def test_an_id_that_is_taken_by_a_job_is_a_conflict(shop):
+    async with shop.q:
+        for taken in ("order-7", "order-8.b"):
+            await shop.do.options(id=taken).enqueue("x")
+        for workflow_id in ("order-7", "order-8"):
+            with pytest.raises(IdConflict, match=workflow_id):
+                await shop.workflows.enqueue(diamond(shop), id=workflow_id)
+        assert len(await shop.q.jobs()) == 2
 
 
 async def test_options_hold_for_all_jobs_and_those_of_a_step_win(shop):
@@ -330,10 +363,7 @@ async def test_what_is_no_longer_kept_cannot_go_on(shop):
     async with shop.q:
         run = await shop.workflows.enqueue(diamond(shop))
         await shop.work()
-        backend = shop.q.get_exposed("backend")
-        await shop.q._core.operate(
-            lambda op: backend.amend(op, Filter(ids=(f"{run.id}.a",)), Change(kind="delete"), None, 1)
-        )
+        await delete(shop.q, f"{run.id}.a")
         assert (await shop.statuses(run.id))["a"] == "gone"
         with pytest.raises(InvalidState, match=r"step a .* is no longer kept"):
             await shop.workflows.resume(run.id)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
+from psyqueue import codec
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.errors import ConfigError, InvalidOption
+from psyqueue.ids import new_token
 from psyqueue.job import TERMINAL, name_problem
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ ENDS: Final = tuple(sorted(TERMINAL))
 FINISH: Final = "psyqueue.workflow"
 """The handler whose job ends a workflow; the id of that job is the workflow's."""
 _OF_STEPS: Final = ("id", "depends_on", "conn", "idempotency_key", "idempotency_window", "unique_key", "on_conflict")
+_WINDOW: Final = "30d"
+"""For so long an id of the caller's own stands for the workflow that it was first used for."""
 _MARK: Final = "~"
 """In ids of jobs that belong to a step beside the one that it began with: the undoing, the jobs of a resumption."""
 
@@ -76,8 +82,18 @@ class Flow:
         """In the order in which they were added."""
         return tuple(self._steps.values())
 
-    def items(self, workflow_id: str) -> Iterator[dict[str, Any]]:
-        """The jobs, for one `enqueue_bulk`: the steps, the one that ends the workflow, then what undoes steps."""
+    @property
+    def digest(self) -> str:
+        """Stands for its steps with their payloads, in whichever order these were written. Raises PayloadError."""
+        told = [(step.name, _content(step.item), step.after, step.undo and _content(step.undo)) for step in self.steps]
+        return blake2b(msgspec.json.encode((self.name, told), order="deterministic"), digest_size=16).hexdigest()
+
+    def items(self, workflow_id: str, *, is_own_id: bool = False) -> Iterator[dict[str, Any]]:
+        """The jobs, for one `enqueue_bulk`: the steps, the one that ends the workflow, then what undoes steps.
+
+        `is_own_id`: the id is the caller's, and stands for one workflow also when its jobs are deleted. Each call has
+        another content, so that a second one with the id is refused as a whole: it could not know which jobs are left.
+        """
         ids = {name: f"{workflow_id}.{name}" for name in self._steps}
         undoing = {step.name: ids[step.name] + f"{_MARK}undo" for step in self.steps if step.undo is not None}
         for step in self.steps:
@@ -87,10 +103,11 @@ class Flow:
             name: {"id": ids[name], "after": step.after, "undo": undoing.get(name)}
             for name, step in self._steps.items()
         }
+        once = {"idempotency_key": f"workflow:{workflow_id}", "idempotency_window": _WINDOW} if is_own_id else {}
         yield {
             "name": FINISH,
-            "payload": {"flow": self.name, "steps": plan},
-            "options": {"id": workflow_id, "depends_on": dict.fromkeys(ids.values(), ENDS)},
+            "payload": {"flow": self.name, "digest": self.digest, "call": new_token(), "steps": plan},
+            "options": {"id": workflow_id, "depends_on": dict.fromkeys(ids.values(), ENDS), **once},
         }
         for step in reversed(self.steps):
             if step.undo is not None:
@@ -178,6 +195,10 @@ def _item(name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> dict[s
     if what:
         raise InvalidOption("step", name, f"{what}, and no handler", "Give handler.build(...), or a handler's name")
     return {"name": name, "payload": payload, "options": dict(options)}
+
+
+def _content(item: Mapping[str, Any]) -> tuple[str, Any]:
+    return item["name"], codec.decode(codec.encode(item["payload"]))
 
 
 def _belonging(item: Mapping[str, Any], job_id: str, needs: Any, about: dict[str, Any]) -> dict[str, Any]:

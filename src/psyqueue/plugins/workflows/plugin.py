@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from psyqueue.backend import Change, Filter
 from psyqueue.backend.bounds import CALL_BYTES_MAX
 from psyqueue.clock import Duration
 from psyqueue.codec import encode
-from psyqueue.errors import ConfigError, InvalidOption, InvalidState, JobNotFound, TooLarge
+from psyqueue.errors import (
+    ConfigError,
+    DuplicateJobError,
+    IdConflict,
+    InvalidOption,
+    InvalidState,
+    JobNotFound,
+    TooLarge,
+)
 from psyqueue.events import Event
 from psyqueue.ids import new_id
 from psyqueue.job import LIVE, name_problem
@@ -74,8 +82,9 @@ class Workflows:
             }
         return await call_next()
 
-    async def _finish(self, flow: str, steps: dict[str, Any]) -> dict[str, str]:  # noqa: ARG002 - people read the payload
+    async def _finish(self, ctx: Context) -> dict[str, str]:
         """The handler of the job that waits for all steps to end."""
+        steps = ctx.job.payload["steps"]
         found = await latest(self._door(), [each["id"] for each in steps.values()])
         jobs = {name: found[each["id"]] for name, each in steps.items()}
         if any(job is not None and job.status in LIVE for job in jobs.values()):
@@ -96,25 +105,31 @@ class Workflows:
     ) -> WorkflowRun:
         """Write all jobs of the flow in one step of the store, or none.
 
-        `id`: one of your own; a second call with it finds the first. `options` are those of `enqueue` that hold for
-        all jobs, such as `priority`, `tenant` and `conn`. Raises InvalidOption, IdConflict for an id that is taken by
-        another flow, TooLarge, and what an enqueue raises.
+        `id`: one of your own; for 30 days a second call with it finds the first, also when its jobs are deleted.
+        `options` are those of `enqueue` that hold for all jobs, such as `priority`, `tenant` and `conn`. Raises
+        InvalidOption, IdConflict for an id that is taken by another flow, TooLarge, and what an enqueue raises.
         """
         flow, kernel = require_flow(flow), self._door()
         workflow_id = new_id() if id is None else _read_id(id)
         refuse_own(options, but="conn")
-        items = list(flow.items(workflow_id))
-        size = sum(len(encode(item["payload"])) for item in items) + len(items) * _JOB_BYTES
-        if size > CALL_BYTES_MAX:
-            text = (
-                f"flow {flow.name!r}: its payloads together are beyond {CALL_BYTES_MAX} bytes. Give references to data"
-            )
-            raise TooLarge(text)
-        handles = await kernel.enqueue(items, **options)
-        created = handles[len(flow.steps)].created
-        if created and options.get("conn") is None:
+        items = list(flow.items(workflow_id, is_own_id=id is not None))
+        _require_room(flow, items)
+        try:
+            await kernel.enqueue(items, **options)
+        except DuplicateJobError as exc:
+            await self._require_same(flow, workflow_id, exc)
+            return WorkflowRun(kernel, workflow_id)
+        if options.get("conn") is None:
             kernel.events.publish("workflow:started", {"workflow_id": workflow_id, "flow": flow.name})
-        return WorkflowRun(kernel, workflow_id, created=created)
+        return WorkflowRun(kernel, workflow_id, created=True)
+
+    async def _require_same(self, flow: Flow, workflow_id: str, refusal: DuplicateJobError) -> None:
+        """Raises `refusal`, or IdConflict, unless what is there is that flow, or was."""
+        (found,) = await self._door().jobs([workflow_id])
+        if found is None and isinstance(refusal, IdConflict):
+            raise refusal
+        if found is not None and (found.name != FINISH or found.payload["digest"] != flow.digest):
+            raise IdConflict(workflow_id) from refusal
 
     # ── look and change ───────────────────────────────────────────────────────────────────────────────────────────────
     def run_of(self, workflow_id: str) -> WorkflowRun:
@@ -178,6 +193,14 @@ class SyncWorkflows(Facade[Workflows]):
     cancel: Final = blocking(Workflows.cancel)
     resume: Final = blocking(Workflows.resume)
     result: Final = blocking(Workflows.result)
+
+
+def _require_room(flow: Flow, items: Sequence[Mapping[str, Any]]) -> None:
+    """More would go in several steps. Raises TooLarge."""
+    size = sum(len(encode(item["payload"])) for item in items) + len(items) * _JOB_BYTES
+    if size > CALL_BYTES_MAX:
+        text = f"flow {flow.name!r}: its payloads together are beyond {CALL_BYTES_MAX} bytes"
+        raise TooLarge(f"{text}. Give references to the data")
 
 
 def _read_id(given: Any) -> str:

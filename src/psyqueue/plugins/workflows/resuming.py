@@ -54,4 +54,5 @@ def _in_place_of(job: NewJob, ids: Mapping[str, str]) -> NewJob:
         needs=tuple(Dependency(ids.get(need.job_id, need.job_id), need.on) for need in job.needs),
         delay_ms=0,
         run_at_ms=None,
+        idempotency=None,  # it names the first one, and would be led to that
     )
