@@ -261,6 +261,22 @@ async def test_cancel_ends_what_is_left_and_undoes_what_was_done(shop):
     assert "step b was cancelled: cancelled by request" in view.reason
 
 
+async def test_a_step_that_runs_hears_of_the_cancel_at_once(shop):
+    began = asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        await asyncio.get_running_loop().create_future()
+
+    flow = Flow("long").add("x", shop.q.handle("wait", wait, queue="shop").build())
+    async with shop.q:
+        shop.q.start_worker(lease="10m")
+        run = await shop.workflows.enqueue(flow)
+        await began.wait()
+        await shop.workflows.cancel(run.id)
+        assert (await run.wait("20s")).reason == "step x was cancelled: cancelled by request"
+
+
 async def test_a_cancelled_workflow_that_undoes_nothing_is_cancelled(shop):
     async with shop.q:
         run = await shop.workflows.enqueue(diamond(shop))

@@ -66,6 +66,10 @@ def test_a_step_waits_for_steps_before_it(after: Any, problem: str):
 async def test_what_would_make_another_job_of_a_step_is_refused(q, workflows, option: str):
     with pytest.raises(InvalidOption, match=f"{option}=.*belong to it alone"):
         Flow("f").add("a", "work", **{option: "x"})
+    if option in ("id", "unique_key"):
+        handler = q.handle("work", step).options(**{option: "x"})
+        with pytest.raises(InvalidOption, match=f"{option}=.*belong to it alone"):
+            Flow("f").add("a", "work", compensate=handler)
     if option not in ("id", "conn"):
         async with q:
             with pytest.raises(InvalidOption, match=f"{option}=.*belong to it alone"):
@@ -168,9 +172,10 @@ async def test_outside_of_a_workflow_there_are_no_results(q):
         seen.append(results_of(ctx))
 
     async with q:
-        await plain.options(meta={"workflow": "a word of the application's own"}).enqueue()
-        await q.process_next("w")
-    assert seen == [{}]
+        for own in ("a word of the application's own", {"after": "x"}, {"id": "x", "after": 7}):
+            await plain.options(meta={"workflow": own}).enqueue()
+            await q.process_next("w")
+    assert seen == [{}, {}, {}]
 
 
 def test_programs_without_asyncio_have_the_same_verbs(tmp_path):

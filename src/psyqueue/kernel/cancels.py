@@ -34,6 +34,12 @@ async def cancel_job(core: Core, job_id: str) -> bool:
     return False
 
 
+async def cancel_these(core: Core, job_ids: Sequence[str]) -> None:
+    """Those of them that have not ended, up to 500."""
+    core.require_running()
+    await _amend(core, Filter(ids=tuple(job_ids)), None)
+
+
 async def cancel_all(core: Core, choice: JobChoice) -> int:
     """As PsyQueue.cancel_all."""
     core.require_running()

@@ -182,6 +182,13 @@ class Kernel:
         found = await self.store.get(ids) if ids else ()
         return [None if each is None else view_of(each) for each in found]
 
+    async def cancel(self, ids: Sequence[str]) -> None:
+        """Cancel these jobs, up to 500, as PsyQueue.cancel does each; what has ended stays as it is."""
+        from psyqueue.kernel.cancels import cancel_these  # noqa: PLC0415 - as above
+
+        if ids:
+            await cancel_these(self._registry.core, ids)
+
     def handle_of(self, job_id: str) -> JobHandle[Any]:
         """As PsyQueue.handle_of."""
         from psyqueue.kernel.job_handle import JobHandle  # noqa: PLC0415 - as above

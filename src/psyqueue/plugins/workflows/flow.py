@@ -71,7 +71,6 @@ class Flow:
             raise InvalidOption("step", name, "is there already", "Give the second one another name")
         if len(self._steps) >= STEPS_MAX:
             raise InvalidOption("step", name, f"is one more than {STEPS_MAX}", "Let the last start another one")
-        refuse_own(options)
         waits_for = _read_after(name, after, self._steps)
         undo = None if compensate is None else _item(compensate, None, {})
         self._steps[name] = Step(name, _item(name_or_call, payload, options), waits_for, undo)
@@ -145,6 +144,18 @@ def results_of(ctx: Context) -> dict[str, Any]:
 RESULTS: Final = "workflow.results"
 
 
+def waited_for(job_id: str, meta: Mapping[str, Any]) -> Mapping[str, str]:
+    """The jobs that a step waited for, by the names of their steps; none, of a job that is no step.
+
+    `meta` is the application's, too, which may mean something else by the same word.
+    """
+    about = meta.get("workflow")
+    if not isinstance(about, Mapping) or not job_id.startswith(f"{about.get('id')}."):
+        return {}
+    after: Mapping[str, str] = about.get("after", {})
+    return after
+
+
 def again(job_id: str, number: int) -> str:
     """The id of the job that takes the place of another one when a workflow is resumed."""
     return f"{job_id.partition(_MARK)[0]}{_MARK}{number}"
@@ -184,16 +195,17 @@ def _item(name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> dict[s
     """What `enqueue_bulk` takes. A handler stands for its call without arguments, unless a payload is given."""
     if hasattr(name_or_call, "build") and payload is None:
         name_or_call = name_or_call.build()
+    name: Any = getattr(name_or_call, "name", name_or_call)
     if hasattr(name_or_call, "spec"):
         call = name_or_call.over(payload, {})
+        name, payload, options = call.spec.name, call.payload, {**call.options, **options}
         if call.spec.unique is not None:
-            problem = "has unique=..., so that its job may be one of somebody else"
-            raise InvalidOption("step", call.spec.name, problem, "Register it a second time without")
-        return {"name": call.spec.name, "payload": call.payload, "options": {**call.options, **options}}
-    name: Any = getattr(name_or_call, "name", name_or_call)
-    what = name_problem(name)
-    if what:
-        raise InvalidOption("step", name, f"{what}, and no handler", "Give handler.build(...), or a handler's name")
+            why = "has unique=..., so that its job may be one of somebody else"
+            raise InvalidOption("step", name, why, "Register it a second time without")
+    refuse_own(options)
+    problem = name_problem(name)
+    if problem:
+        raise InvalidOption("step", name, f"{problem}, and no handler", "Give handler.build(...), or a handler's name")
     return {"name": name, "payload": payload, "options": dict(options)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from psyqueue.backend import Change, Filter
 from psyqueue.backend.bounds import CALL_BYTES_MAX
 from psyqueue.clock import Duration
 from psyqueue.codec import encode
@@ -23,7 +22,7 @@ from psyqueue.ids import new_id
 from psyqueue.job import LIVE, name_problem
 from psyqueue.kernel.extension import Facade, Kernel, blocking
 from psyqueue.outcome import Cancel, Snooze
-from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow
+from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow, waited_for
 from psyqueue.plugins.workflows.resuming import resumed
 from psyqueue.plugins.workflows.run import WorkflowRun, WorkflowView, failure, latest, viewed
 
@@ -74,11 +73,10 @@ class Workflows:
 
     async def _bring_results(self, ctx: Context, call_next: Callable[[], Any]) -> Any:
         """Before a step runs, in the worker: the handler may be a thread, which cannot ask the store."""
-        about = ctx.job.meta.get("workflow")
-        if isinstance(about, Mapping) and about.get("after"):
-            jobs = await self._door().jobs(list(about["after"].values()))
+        if after := waited_for(ctx.job.id, ctx.job.meta):
+            jobs = await self._door().jobs(list(after.values()))
             ctx.state[RESULTS] = {
-                name: None if job is None else job.result for name, job in zip(about["after"], jobs, strict=True)
+                name: None if job is None else job.result for name, job in zip(after, jobs, strict=True)
             }
         return await call_next()
 
@@ -94,7 +92,7 @@ class Workflows:
             raise Cancel(reason)
         return {name: "gone" if job is None else job.status for name, job in jobs.items()}
 
-    # ── start ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue(
         self,
         flow: Flow,
@@ -153,10 +151,7 @@ class Workflows:
         Raises InvalidOption, JobNotFound, StoreError.
         """
         kernel, view = self._door(), await viewed(self._door(), _read_id(workflow_id))
-        live = tuple(job.id for job in view.steps.values() if job is not None and job.status in LIVE)
-        if live:
-            change = Change(kind="cancel", reason="cancelled by request")
-            await kernel.operate(lambda op: kernel.store.amend(op, Filter(ids=live), change, None, len(live)))
+        await kernel.cancel([job.id for job in view.steps.values() if job is not None and job.status in LIVE])
         return await viewed(kernel, view.id)
 
     async def resume(self, workflow_id: str) -> WorkflowView:

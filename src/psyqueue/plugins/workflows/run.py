@@ -39,7 +39,7 @@ class WorkflowView(Struct, frozen=True, kw_only=True):
 
 
 class WorkflowRun:
-    """A workflow that was started, or is looked for: wait for it, look at it."""
+    """A workflow by its `id`: wait for it, look at it. `created`: by the call that returned this."""
 
     def __init__(self, kernel: Kernel, workflow_id: str, *, created: bool = False) -> None:
         self.id = workflow_id
