@@ -183,7 +183,10 @@ class Kernel:
         return [None if each is None else view_of(each) for each in found]
 
     async def cancel(self, ids: Sequence[str]) -> None:
-        """Cancel these jobs, up to 500, as PsyQueue.cancel does each; what has ended stays as it is."""
+        """Cancel these jobs, up to 500, as PsyQueue.cancel does each; what has ended stays as it is.
+
+        Raises NotStarted, StoreError.
+        """
         from psyqueue.kernel.cancels import cancel_these  # noqa: PLC0415 - as above
 
         if ids:
