@@ -104,7 +104,8 @@ def parse_url(url: str) -> StoreUrl:
     """Take an address apart. Raises ConfigError, which never shows a password."""
     if not isinstance(url, str) or not (match := _SCHEME.match(url)):
         shown = mask(url) if isinstance(url, str) else type(url).__name__
-        raise ConfigError(f"{shown!r} is no address of a store; give e.g. 'sqlite:./jobs.db' or 'memory:'")
+        text = f"{shown!r} is no address of a store; give e.g. 'sqlite:./jobs.db' or 'memory:'"
+        raise ConfigError(text, url=shown)
     address, _, query = url.partition("?")
     if _CUT_SECRET.search(url):
         raise ConfigError(f"{mask(url)!r} holds a '?' before its '@': in a user name or password write it as %3F")

@@ -368,6 +368,13 @@ def test_a_store_that_cannot_be_meant_is_told(cli, url, told):
     assert "secret" not in answer.err
 
 
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/db"])
+def test_who_named_a_store_that_cannot_be_meant_is_told(cli, url):
+    cli.url = url
+    assert "PSYQUEUE_URL says so" in cli.call("jobs", "ls").err
+    assert "PSYQUEUE_URL" not in cli.call("jobs", "ls", "--backend", url).err
+
+
 def test_options_may_stand_before_and_after_the_command(cli):
     cli.enqueue("mail")
     outer = cli.call("--backend", cli.url, "--json", "queues", "ls", store=False)

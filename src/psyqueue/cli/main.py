@@ -138,8 +138,7 @@ def run(arguments: Sequence[str]) -> int:
         output.say("psyqueue: interrupted" if is_interrupt else "psyqueue: nothing was done")
         return INTERRUPTED if is_interrupt else NO
     except PsyQueueError as exc:
-        name = exc.option if isinstance(exc, InvalidOption) else None
-        _tell(exc.code, _with_source(exc.message, name, arguments), is_json=is_json)
+        _tell(exc.code, _with_source(exc.message, _option_of(exc), arguments), is_json=is_json)
         return exit_code_of(exc)
     except BrokenPipeError:
         # Whoever read our output is gone (`| head`): nothing to say, and nowhere to say it.
@@ -167,11 +166,18 @@ def _tell(code: str, message: str, way_out: str = "", *, is_json: bool) -> None:
     output.say(f"psyqueue: {line}{way_out}")
 
 
+def _option_of(error: PsyQueueError) -> str | None:
+    """The one that it is about."""
+    if isinstance(error, InvalidOption):
+        return error.option
+    return "url" if error.context.keys() & {"url", "scheme"} else None
+
+
 def _with_source(message: str, option: str | None, arguments: Sequence[str]) -> str:
-    """And who set an option of `psyqueue worker` that does not stand on the command line."""
-    if option not in SETTINGS or "worker" not in arguments:
+    """And who set the store, or an option of `psyqueue worker`, where that does not stand on the command line."""
+    if option not in SETTINGS or (option != "url" and "worker" not in arguments):
         return message
-    flag = f"--{option.replace('_', '-')}"
+    flag = "--backend" if option == "url" else f"--{option.replace('_', '-')}"
     is_typed = any(argument.partition("=")[0] == flag for argument in arguments)
     where = "" if is_typed else where_set(option)
     return f"{message.rstrip('.')}. {where} says so" if where else message
