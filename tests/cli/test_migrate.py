@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -43,6 +44,50 @@ def elsewhere(request, shop, namespace):
         return "sqlite:./new.db"
     server = request.getfixturevalue(f"{request.param}_server")
     return f"{server.url}?key_prefix={namespace}:" if request.param == "redis" else f"{server.url}?schema={namespace}"
+
+
+def finished(url: str, count: int) -> None:
+    """So many completed jobs, and one that was cancelled."""
+
+    async def work() -> None:
+        q = PsyQueue.from_url(url)
+        q.handle("done", lambda: None, queue="past")
+        async with q:
+            for _ in range(count):
+                await q.enqueue("done")
+                await q.process_next("past")
+            await (await q.enqueue("done")).cancel()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("include", "moved"),
+    [("", {}), ("completed", {"completed": 3}), ("completed,cancelled", {"completed": 3, "cancelled": 1})],
+)
+def test_what_has_ended_moves_where_it_is_asked_for(shop, elsewhere, include, moved):
+    finished(shop.url, 3)
+    asked = ("--include", include) if include else ()
+    shop.json("migrate", "--from", shop.url, "--to", elsewhere, *asked, "--yes")
+
+    async def counts() -> dict[str, int]:
+        async with PsyQueue.from_url(elsewhere.replace("./", f"{shop.folder}/")) as q:
+            return dict(Counter(job.status for job in await q.jobs(queue="past")))
+
+    assert asyncio.run(counts()) == moved
+
+
+def test_what_has_ended_moves_without_a_pause_where_it_is_asked_for(shop):
+    finished(shop.url, 3)
+    ends = ("--from", shop.url, "--to", "sqlite:./new.db")
+    shop.json("migrate", *ends, "run", "--include", "completed", "--yes")
+    shop.json("migrate", *ends, "finish", "--yes")
+
+    async def counts() -> dict[str, int]:
+        async with PsyQueue.from_url(f"sqlite:{shop.folder}/new.db") as q:
+            return dict(Counter(job.status for job in await q.jobs(queue="past")))
+
+    assert asyncio.run(counts()) == {"completed": 3}
 
 
 def test_a_rehearsal_the_move_and_what_the_old_application_is_told(shop, elsewhere):

@@ -27,10 +27,11 @@ class Selection(Struct, frozen=True):
     @classmethod
     def of(cls, include: Iterable[str] = (), queues: Iterable[str] = ()) -> Selection:
         """Raises InvalidOption for a status that is none, or that always moves."""
-        for status in include:
+        statuses = tuple(dict.fromkeys(include))
+        for status in statuses:
             if status not in ("completed", "cancelled"):
                 raise InvalidOption("include", status, "is neither completed nor cancelled", "All others always move")
-        return cls(tuple(dict.fromkeys(include)), tuple(dict.fromkeys(queues)))  # type: ignore[arg-type]
+        return cls(statuses, tuple(dict.fromkeys(queues)))  # type: ignore[arg-type]
 
     @property
     def is_whole(self) -> bool:
