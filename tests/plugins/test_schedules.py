@@ -42,6 +42,20 @@ def instants(jobs) -> list[str]:
 
 
 # ── what is declared ──────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_jobs_made_by_hand_are_told_as_any_other(q, schedules):
+    q.handle("report", work, queue="office")
+    schedules.add("daily", "report", every="1d")
+    told: list[str] = []
+    q.events.on("*", lambda event: told.append(event.type))
+    async with q.testing(now=NIGHT):
+        await schedules.run("daily")
+        assert [each for each in told if each != "kernel:started"] == ["job:enqueued"]
+        told.clear()
+        made = await schedules.backfill("daily", after=NIGHT - timedelta(days=2), before=NIGHT)
+        assert made == 2
+        assert told == ["job:enqueued", "schedule:fired"] * 2
+
+
 async def test_each_instant_makes_one_job_that_knows_its_schedule(q, schedules):
     report = q.handle("report", work, queue="office", max_retries=7)
     schedules.add("morning", report.build(3), cron="0 7 * * mon-fri", tz="Europe/Rome", priority=2, tenant="acme")

@@ -124,7 +124,7 @@ class Enqueuer:
         # The short way of the short way: among many callers one coroutine less for each.
         joined = self._coalescer.join(jobs)
         replies = await (self._coalescer.submit(jobs) if joined is None else joined)
-        self._tell(jobs, replies)
+        self.tell(jobs, replies)
         return self._handle(job, replies[0].job_id, spec, created=replies[0].created)
 
     # ── many ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,7 +283,7 @@ class Enqueuer:
             for chunk in _chunks(jobs):
                 replies = await submit(chunk)
                 if conn is None:
-                    self._tell(chunk, replies)
+                    self.tell(chunk, replies)
                 for job, enqueued in zip(chunk, replies, strict=True):
                     handles.append(self._handle(job, enqueued.job_id, find(job.name), created=enqueued.created))
         except PsyQueueError as exc:
@@ -298,7 +298,7 @@ class Enqueuer:
             return await in_callers_thread(lambda: at_once(backend.bind(conn).enqueue(jobs)))
         return await backend.bind(conn).enqueue(jobs)
 
-    def _tell(self, jobs: Sequence[NewJob], replies: Sequence[Enqueued]) -> None:
+    def tell(self, jobs: Sequence[NewJob], replies: Sequence[Enqueued]) -> None:
         """Of the new ones among them, which are committed by now."""
         bus = self._core.bus
         if bus.wants("job:enqueued"):

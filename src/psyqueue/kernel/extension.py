@@ -17,7 +17,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
-from psyqueue.backend import BackendAdapter, NewJob, Op
+from psyqueue.backend import BackendAdapter, Enqueued, NewJob, Op
 from psyqueue.errors import ConfigError, PluginError
 from psyqueue.kernel.aio import within_ms
 from psyqueue.kernel.bus import EventBus
@@ -126,11 +126,14 @@ class Kernel:
         """Whether `error`, which leaves what a run does, tells of trouble that another run may not meet.
 
         That is what a handler is run again for, `Retry` too, and the cancel of a timeout. It is no other verdict, no
-        other cancel, and nothing that the handler of this run calls final by its type. Raises nothing.
+        other cancel, no end of the process that it ran in, and nothing that the handler of this run calls final by its
+        type. Raises nothing.
         """
+        from psyqueue.kernel.children import ChildDied  # noqa: PLC0415 - handlers are made of this
+
         if isinstance(error, asyncio.CancelledError):
             return error.args == ("timeout",)
-        if isinstance(error, Verdict | Misfit):
+        if isinstance(error, Verdict | Misfit | ChildDied):
             return isinstance(error, Retry)
         job = running_job.get()
         spec = None if job is None else self._registry.core.handlers.find(job[2])
@@ -176,6 +179,12 @@ class Kernel:
     async def enqueue(self, items: Sequence[Any], **options: Any) -> list[JobHandle[Any]]:
         """As PsyQueue.enqueue_bulk."""
         return await self._registry.core.enqueuer.enqueue_bulk(items, options)
+
+    async def write(self, jobs: Sequence[NewJob]) -> Sequence[Enqueued]:
+        """Write these jobs as they are, in one step, and tell of the new ones. Raises as `operate`."""
+        written = await self.operate(lambda op: self.store.enqueue(op, jobs))
+        self._registry.core.enqueuer.tell(jobs, written)
+        return written
 
     async def jobs(self, ids: Sequence[str]) -> list[JobView | None]:
         """The jobs as they are now, up to 500, all as of one moment. Raises NotStarted, StoreError."""

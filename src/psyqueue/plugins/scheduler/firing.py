@@ -175,16 +175,7 @@ class Firing:
             self._failed(schedule, at_ms, exc)
             return None
         self._told.pop(schedule.id, None)
-        await self._publish(schedule, at_ms, jobs)
         return True
-
-    async def _publish(self, schedule: Schedule, at_ms: int, jobs: tuple[NewJob, ...]) -> None:
-        events = self._kernel.events
-        for job in jobs:
-            if (job.unique or job.idempotency) and (await self._kernel.store.get((job.id,)))[0] is None:
-                continue  # somebody else has its key: the store made none
-            events.publish("job:enqueued", {"job_id": job.id, "queue": job.queue, "name": job.name})
-            events.publish("schedule:fired", {"schedule_id": schedule.id, "job_id": job.id, "nominal_at_ms": at_ms})
 
     def _failed(self, schedule: Schedule, at_ms: int, error: BaseException) -> None:
         if self._tell(schedule.id, "the job of a schedule cannot be made", error):

@@ -151,7 +151,7 @@ class Schedules:
         shelf, kernel = self._shelf(), self._door()
         schedule = await shelf.require(schedule_id)
         job = await kernel.job_of(_readable(schedule).plan, id=new_id(), schedule_id=schedule.id)
-        (enqueued,) = await kernel.operate(lambda op: kernel.store.enqueue(op, (job,)))
+        (enqueued,) = await kernel.write((job,))
         return enqueued.job_id
 
     async def backfill(self, schedule_id: str, *, after: datetime, before: datetime) -> int:

@@ -93,9 +93,20 @@ class Shelf:
         return True
 
     async def fire(self, schedule: Schedule, at_ms: int, jobs: Sequence[NewJob], next_at_ms: int | None) -> bool:
-        """The jobs of one instant, once. False: it had them before, or the schedule is another one by now."""
+        """The jobs of one instant, once, told. False: it had them before, or the schedule is another one by now."""
         store = self._kernel.store
-        return await self._kernel.operate(lambda op: store.fire(op, schedule, at_ms, jobs, next_at_ms))
+        is_fired = await self._kernel.operate(lambda op: store.fire(op, schedule, at_ms, jobs, next_at_ms))
+        if is_fired:
+            await self._tell(schedule, at_ms, jobs)
+        return is_fired
+
+    async def _tell(self, schedule: Schedule, at_ms: int, jobs: Sequence[NewJob]) -> None:
+        events = self._kernel.events
+        for job in jobs:
+            if (job.unique or job.idempotency) and (await self._kernel.store.get((job.id,)))[0] is None:
+                continue  # somebody else has its key: the store made none
+            events.publish("job:enqueued", {"job_id": job.id, "queue": job.queue, "name": job.name})
+            events.publish("schedule:fired", {"schedule_id": schedule.id, "job_id": job.id, "nominal_at_ms": at_ms})
 
     async def job_of(self, schedule: Schedule, definition: Definition, at_ms: int) -> NewJob:
         """The same id whoever makes it. The store keeps it until the instant, also where our clock is ahead of its own.
