@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections.abc import Coroutine
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -116,19 +118,49 @@ async def test_a_call_that_began_before_it_opened_and_fails_late_counts_for_noth
         assert await shop.breaker.state() == before
 
 
+async def elsewhere(call: Coroutine[Any, Any, None]) -> None:
+    """As in another run: what was gone through here is not known there."""
+    await asyncio.create_task(call, context=contextvars.Context())
+
+
+async def test_who_is_inside_goes_in_once_more(shop):
+    """A helper with a block of its own, called by a handler that goes through the same circuit as a whole."""
+    is_down = True
+
+    async def api() -> str:
+        async with shop.breaker.call():
+            if is_down:
+                raise ConnectionError("down")
+            return "paid"
+
+    async def twice() -> str:
+        async with shop.breaker.call():
+            return await api()
+
+    shop.q.handle("twice", twice, queue="charge", max_retries=9)
+    async with shop.testing() as t:
+        jobs = [await shop.q.enqueue("twice", queue="charge") for _ in range(9)]
+        await t.drain()
+        assert (await shop.breaker.state()).state == "open"
+        is_down = False
+        await t.advance("5m")
+        assert (await shop.breaker.state()).state == "closed"
+        assert {t.job(job).result for job in jobs} == {"paid"}
+
+
 async def test_as_many_as_probes_get_through_while_it_is_half_open():
     shop = Shop(probes=2)
     async with shop.testing() as t:
         await shop.breaker.open("1m")
         await t.advance("61s")
         first, second = shop.breaker.call(), shop.breaker.call()
-        await first.__aenter__()
-        await second.__aenter__()
+        await elsewhere(first.__aenter__())
+        await elsewhere(second.__aenter__())
         for _ in range(3):
             with pytest.raises(CircuitOpen):
-                await shop.breaker.call().__aenter__()
+                await elsewhere(shop.breaker.call().__aenter__())
         with pytest.raises(CircuitOpen) as caught:
-            await shop.breaker.call().__aenter__()
+            await elsewhere(shop.breaker.call().__aenter__())
         assert 1 <= caught.value.retry_after <= 16
         assert (await shop.breaker.state()).state == "half-open"
         await first.__aexit__(None, None, None)
