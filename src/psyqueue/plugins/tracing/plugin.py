@@ -42,6 +42,10 @@ class Tracing:
             raise InvalidOption("relation", relation, f"is none of {', '.join(get_args(Relation))}")
         if attributes is not None and (not callable(attributes) or inspect.iscoroutinefunction(attributes)):
             raise InvalidOption("attributes", attributes, "is no plain function of a job")
+        if type(baggage) is not bool:
+            raise InvalidOption("baggage", baggage, "is neither True nor False")
+        if tracer_provider is not None and not hasattr(tracer_provider, "get_tracer"):
+            raise InvalidOption("tracer_provider", tracer_provider, "is no provider of tracers")
         self._spans = _spans().Spans(tracer_provider, attributes, is_parent=relation == "parent", has_baggage=baggage)
 
     def init(self, kernel: Kernel) -> None:

@@ -63,7 +63,9 @@ class Spans:
         inside = trace.set_span_in_context(span, around)
         if headers := self._headers(inside):
             for draft in drafts:
-                draft.trace = dict(headers)
+                # One of several that comes from elsewhere, each with a trace of its own, stays in that.
+                if around is not None or not draft.trace:
+                    draft.trace = dict(headers)
         token = attach(inside)
         try:
             await call_next()
