@@ -304,6 +304,19 @@ async def test_a_failed_workflow_goes_on_where_it_failed(shop):
     assert shop.seen["d"] == {"b": "b done", "c": "c done"}
 
 
+async def test_what_a_resumption_does_is_told(shop):
+    shop.broken.add("b")
+    told: list[tuple[str, str]] = []
+    for event in ("job:enqueued", "job:replayed"):
+        shop.q.events.on(event, lambda event: told.append((event.type, event.data["job_id"].partition(".")[2])))
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        told.clear()
+        await shop.workflows.resume(run.id)
+    assert sorted(told) == [("job:enqueued", ""), ("job:enqueued", "d~1"), ("job:replayed", "b")]
+
+
 async def test_a_workflow_may_fail_and_go_on_again_and_again(shop):
     async with shop.q:
         run = await shop.workflows.enqueue(diamond(shop))
@@ -398,15 +411,129 @@ async def test_two_who_resume_at_once_resume_once(shop):
     assert sorted(shop.did) == list("abcd")
 
 
-async def test_only_what_failed_and_is_not_undone_goes_on(shop):
+async def test_only_what_failed_and_has_nothing_to_undo_goes_on(shop):
     shop.broken.add("c")
     async with shop.q:
         run = await shop.workflows.enqueue(saga(shop))
         with pytest.raises(InvalidState, match="is running: there is nothing to resume"):
             await shop.workflows.resume(run.id)
         await shop.work()
-        with pytest.raises(InvalidState, match="compensated: what it did is undone; enqueue it anew"):
+        with pytest.raises(InvalidState, match=r"compensated, and has steps with compensate=.*enqueue it anew"):
             await shop.workflows.resume(run.id)
+        shop.broken = {"a"}
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.work()
+        assert (await run.view()).status == "failed"
+        with pytest.raises(InvalidState, match="failed, and has steps with compensate="):
+            await shop.workflows.resume(run.id)
+
+
+async def test_a_step_that_is_replayed_by_hand_is_told_as_not_undone(shop):
+    """What undoes it was cancelled when it died."""
+    flow = Flow("order").add("charge", shop.do.build("charge"), compensate=shop.do.build("refund"))
+    flow.add("pack", shop.do.build("pack"))
+    shop.broken.add("charge")
+    async with shop.q:
+        run = await shop.workflows.enqueue(flow)
+        await shop.q.process_next("shop")
+        shop.broken = {"pack"}
+        await shop.q.dead_letter.replay(f"{run.id}.charge")
+        await shop.work()
+        assert (await run.view()).reason == "step pack is dead: exhausted; not undone, since replayed by hand: charge"
+
+
+async def test_limits_of_time_are_those_of_the_steps(make):
+    """The job that ends the workflow, and what undoes steps, come after them."""
+    shop = Shop(make(test_clock=True))
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop), expires="1m", max_retries=7, delay="1s")
+        backend = shop.q.get_exposed("backend")
+        (last,) = await backend.get((run.id,))
+        (undo,) = await backend.get((f"{run.id}.a~undo",))
+        assert (last.expires_at_ms, undo.expires_at_ms, last.job.max_retries) == (None, None, 100)
+        view = await run.view()
+        assert {job and job.max_retries for job in view.steps.values()} == {7}
+        await backend.advance_clock(1_000)
+        await shop.q.process_next("shop")
+        await backend.advance_clock(120_000)
+        await backend.promote(("shop",), 100)
+        await shop.work()
+        view = await run.view()
+    assert view.reason == "step b is dead: expired; step c is dead: expired"
+    assert shop.did == ["a", "undo a"]
+
+
+async def test_nothing_is_undone_while_steps_run(shop):
+    """Whoever cancels the job that ends a workflow, and not the workflow, has it undone; that waits for the steps."""
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.q.process_next("shop")
+        await shop.q.cancel(run.id)
+        await shop.q.process_next("shop")
+        await shop.q.process_next("shop")
+        assert shop.did == ["a", "b", "c"]
+        await shop.work()
+    assert shop.did[3:] == ["undo c", "undo b", "undo a"]
+
+
+async def test_resumed_workflows_outlive_the_jobs_that_they_replaced(shop):
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        await shop.workflows.resume(run.id)
+        await delete(shop.q, run.id, f"{run.id}.d")
+        assert (await run.view()).status == "running"
+        await shop.work()
+        with pytest.raises(WorkflowFailed, match="step b is dead"):
+            await run.result("10s")
+        shop.broken = {"d"}
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        with pytest.raises(WorkflowFailed, match="step d is dead"):
+            await run.result("10s")
+        shop.broken.clear()
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert (await run.result("10s"))["d"] == "d done"
+
+
+async def test_a_workflow_may_be_resumed_very_often(shop):
+    shop.broken.add("a")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        for _ in range(23):
+            await shop.work()
+            await shop.workflows.resume(run.id)
+        shop.broken.clear()
+        await shop.work()
+        assert (await run.result("10s"))["d"] == "d done"
+        assert sorted(job.id for job in await shop.q.jobs(name="psyqueue.workflow", status="completed")) == [
+            f"{run.id}~23"
+        ]
+
+
+async def test_an_id_belongs_to_one_tenant(shop):
+    async with shop.q:
+        await shop.workflows.enqueue(diamond(shop), id="order-1", tenant="acme")
+        assert not (await shop.workflows.enqueue(diamond(shop), id="order-1", tenant="acme")).created
+        with pytest.raises(IdConflict):
+            await shop.workflows.enqueue(diamond(shop), id="order-1", tenant="umbrella")
+
+
+async def test_meta_reaches_all_jobs_and_a_call_keeps_its_handler(shop):
+    other = PsyQueue().handle("elsewhere", lambda: None, queue="mails", max_retries=7)
+    flow = Flow("f").add("a", other.build(), compensate=other.build(), meta={"of": "step"})
+    async with shop.q:
+        run = await shop.workflows.enqueue(flow, meta={"customer": 7, "of": "all"})
+        view = await run.view()
+        step, undo, last = view.steps["a"], view.undoing["a"], await shop.q.get(run.id)
+    assert (step.queue, step.max_retries, undo.queue, undo.max_retries) == ("mails", 7, "mails", 7)
+    assert [(job.meta["customer"], job.meta["of"]) for job in (step, undo, last)] == [
+        (7, "step"),
+        (7, "all"),
+        (7, "all"),
+    ]
 
 
 # ── look ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -55,6 +55,8 @@ def test_names_of_steps_are_theirs_alone():
         (5, "neither the name of a step nor several"),
         ({"a": "done"}, "is no end of step 'a'. There are cancelled, completed, dead"),
         ({"a": ()}, "is no end of step 'a'"),
+        ({"a": None}, "is no end of step 'a'"),
+        ({"a": [["completed"]]}, "is no end of step 'a'"),
     ],
 )
 def test_a_step_waits_for_steps_before_it(after: Any, problem: str):
@@ -74,6 +76,22 @@ async def test_what_would_make_another_job_of_a_step_is_refused(q, workflows, op
         async with q:
             with pytest.raises(InvalidOption, match=f"{option}=.*belong to it alone"):
                 await workflows.enqueue(Flow("f").add("a", "work"), **{option: "x"})
+
+
+def test_the_order_of_ends_means_nothing():
+    flows = [
+        Flow("f").add("a", "x").add("b", "x", after={"a": ends.split()})
+        for ends in ("dead cancelled", "cancelled dead")
+    ]
+    assert len({flow.digest() for flow in flows}) == 1
+
+
+async def test_meta_is_a_mapping(q, workflows):
+    with pytest.raises(InvalidOption, match="meta=5"):
+        Flow("f").add("a", "work", meta=5)
+    async with q:
+        with pytest.raises(InvalidOption, match="meta="):
+            await workflows.enqueue(Flow("f").add("a", "work"), meta=[1])
 
 
 def test_a_handler_with_unique_keys_is_no_step(q):
@@ -109,7 +127,7 @@ async def test_the_largest_flow_is_one_step_of_the_store(q, workflows):
         flow.add(f"s{number}", handler.build(number), after=[f"s{number - 1}"] if number else (), compensate=handler)
     with pytest.raises(InvalidOption, match=f"one more than {STEPS_MAX}"):
         flow.add("more", handler)
-    assert len(list(flow.items("id"))) <= ITEMS_MAX
+    assert len(list(flow.items("id", {}))) <= ITEMS_MAX
     async with q.testing() as t:
         run = await workflows.enqueue(flow)
         await t.drain()

@@ -25,19 +25,40 @@ ENDS: Final = tuple(sorted(TERMINAL))
 FINISH: Final = "psyqueue.workflow"
 """The handler whose job ends a workflow; the id of that job is the workflow's."""
 _OF_STEPS: Final = ("id", "depends_on", "conn", "idempotency_key", "idempotency_window", "unique_key", "on_conflict")
+_OF_ALL: Final = ("tenant", "lane", "priority", "meta")
 _WINDOW: Final = "30d"
 """For so long an id of the caller's own stands for the workflow that it was first used for."""
 _MARK: Final = "~"
 """In ids of jobs that belong to a step beside the one that it began with: the undoing, the jobs of a resumption."""
 
 
+class Deed(Struct, frozen=True):
+    """What a step does, or what undoes it: a call, or the name of a handler with its payload; and its options."""
+
+    call: Any
+    name: str
+    payload: Any
+    options: dict[str, Any]
+
+    def item(self, options: Mapping[str, Any]) -> Any:
+        """For `enqueue_bulk`, with these options and no others."""
+        if self.call is not None:
+            return self.call.over(None, options)
+        return {"name": self.name, "payload": self.payload, "options": dict(options)}
+
+    @property
+    def content(self) -> tuple[str, Any]:
+        """As JSON values. Raises PayloadError."""
+        return self.name, codec.decode(codec.encode(self.payload))
+
+
 class Step(Struct, frozen=True):
     """`after`: names of steps, each with the ends that it may have."""
 
     name: str
-    item: dict[str, Any]
+    deed: Deed
     after: dict[str, tuple[str, ...]]
-    undo: dict[str, Any] | None
+    undo: Deed | None
 
 
 class Flow:
@@ -72,8 +93,8 @@ class Flow:
         if len(self._steps) >= STEPS_MAX:
             raise InvalidOption("step", name, f"is one more than {STEPS_MAX}", "Let the last start another one")
         waits_for = _read_after(name, after, self._steps)
-        undo = None if compensate is None else _item(compensate, None, {})
-        self._steps[name] = Step(name, _item(name_or_call, payload, options), waits_for, undo)
+        undo = None if compensate is None else _deed(compensate, None, {})
+        self._steps[name] = Step(name, _deed(name_or_call, payload, options), waits_for, undo)
         return self
 
     @property
@@ -81,39 +102,44 @@ class Flow:
         """In the order in which they were added."""
         return tuple(self._steps.values())
 
-    @property
-    def digest(self) -> str:
+    def digest(self, tenant: Any = None) -> str:
         """Stands for its steps with their payloads, in whichever order these were written. Raises PayloadError."""
-        told = [(step.name, _content(step.item), step.after, step.undo and _content(step.undo)) for step in self.steps]
-        return blake2b(msgspec.json.encode((self.name, told), order="deterministic"), digest_size=16).hexdigest()
+        told = [(step.name, step.deed.content, step.after, step.undo and step.undo.content) for step in self.steps]
+        content = msgspec.json.encode((self.name, told, tenant), order="deterministic")
+        return blake2b(content, digest_size=16).hexdigest()
 
-    def items(self, workflow_id: str, *, is_own_id: bool = False) -> Iterator[dict[str, Any]]:
+    def items(self, workflow_id: str, options: Mapping[str, Any], *, is_own_id: bool = False) -> Iterator[Any]:
         """The jobs, for one `enqueue_bulk`: the steps, the one that ends the workflow, then what undoes steps.
 
+        `options` are those of the steps; the other jobs have only those that say whose they are, and how urgent.
         `is_own_id`: the id is the caller's, and stands for one workflow also when its jobs are deleted. Each call has
         another content, so that a second one with the id is refused as a whole: it could not know which jobs are left.
         """
         ids = {name: f"{workflow_id}.{name}" for name in self._steps}
         undoing = {step.name: ids[step.name] + f"{_MARK}undo" for step in self.steps if step.undo is not None}
+        others = {option: options[option] for option in _OF_ALL if option in options}
         for step in self.steps:
             needs = {ids[parent]: ends for parent, ends in step.after.items()}
-            yield _belonging(step.item, ids[step.name], needs, self._about(workflow_id, step.name, step.after, ids))
+            about = self._about(workflow_id, step.name, step.after, ids)
+            yield _belonging(step.deed, options, ids[step.name], needs, about)
         plan = {
             name: {"id": ids[name], "after": step.after, "undo": undoing.get(name)}
             for name, step in self._steps.items()
         }
+        all_ended = dict.fromkeys(ids.values(), ENDS)
         once = {"idempotency_key": f"workflow:{workflow_id}", "idempotency_window": _WINDOW} if is_own_id else {}
+        digest = self.digest(options.get("tenant"))
         yield {
             "name": FINISH,
-            "payload": {"flow": self.name, "digest": self.digest, "call": new_token(), "steps": plan},
-            "options": {"id": workflow_id, "depends_on": dict.fromkeys(ids.values(), ENDS), **once},
+            "payload": {"flow": self.name, "digest": digest, "call": new_token(), "steps": plan},
+            "options": {**others, "id": workflow_id, "depends_on": all_ended, **once},
         }
         for step in reversed(self.steps):
             if step.undo is not None:
-                needs = {ids[step.name]: ("completed",), workflow_id: ("cancelled", "dead")}
+                needs = {**all_ended, ids[step.name]: ("completed",), workflow_id: ("cancelled", "dead")}
                 needs |= {undoing[later]: ENDS for later in self._later_than(step.name) if later in undoing}
                 about = self._about(workflow_id, step.name, {step.name: ()}, ids)
-                yield _belonging(step.undo, undoing[step.name], needs, about)
+                yield _belonging(step.undo, others, undoing[step.name], needs, about)
 
     def _about(self, workflow_id: str, name: str, after: Iterable[str], ids: Mapping[str, str]) -> dict[str, Any]:
         return {"id": workflow_id, "flow": self.name, "step": name, "after": {each: ids[each] for each in after}}
@@ -161,6 +187,11 @@ def again(job_id: str, number: int) -> str:
     return f"{job_id.partition(_MARK)[0]}{_MARK}{number}"
 
 
+def number_of(job_id: str) -> int:
+    """Of the resumption that it was made by; 0: it is the first one in its place."""
+    return int(job_id.rpartition(_MARK)[2]) if _MARK in job_id else 0
+
+
 def _step_name(given: Any) -> str:
     problem = name_problem(given)
     if not problem and _MARK in given:
@@ -177,8 +208,9 @@ def _read_after(name: str, after: Any, there: Mapping[str, Any]) -> dict[str, tu
         if not isinstance(parent, str) or parent not in there:
             known = f"There are {', '.join(there)}" if there else "It is the first one"
             raise InvalidOption("after", parent, f"is no step that was added before {name!r}", known)
-        read[parent] = (ends,) if isinstance(ends, str) else tuple(ends)
-        if not read[parent] or not set(read[parent]) <= set(ENDS):
+        listed = (ends,) if isinstance(ends, str) or not isinstance(ends, Iterable) else tuple(ends)
+        read[parent] = tuple(each for each in ENDS if each in listed)
+        if not read[parent] or len(read[parent]) < len(listed):
             raise InvalidOption("after", ends, f"is no end of step {parent!r}", f"There are {', '.join(ENDS)}")
     return read
 
@@ -191,11 +223,12 @@ def _listed(name: str, after: Any) -> Iterable[Any]:
     raise InvalidOption("after", after, f"of step {name!r} is neither the name of a step nor several")
 
 
-def _item(name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `enqueue_bulk` takes. A handler stands for its call without arguments, unless a payload is given."""
+def _deed(name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> Deed:
+    """A handler stands for its call without arguments, unless a payload is given."""
     if hasattr(name_or_call, "build") and payload is None:
         name_or_call = name_or_call.build()
     name: Any = getattr(name_or_call, "name", name_or_call)
+    call = None
     if hasattr(name_or_call, "spec"):
         call = name_or_call.over(payload, {})
         name, payload, options = call.spec.name, call.payload, {**call.options, **options}
@@ -206,23 +239,27 @@ def _item(name_or_call: Any, payload: Any, options: Mapping[str, Any]) -> dict[s
     problem = name_problem(name)
     if problem:
         raise InvalidOption("step", name, f"{problem}, and no handler", "Give handler.build(...), or a handler's name")
-    return {"name": name, "payload": payload, "options": dict(options)}
+    require_meta(options)
+    return Deed(call, name, payload, dict(options))
 
 
-def _content(item: Mapping[str, Any]) -> tuple[str, Any]:
-    return item["name"], codec.decode(codec.encode(item["payload"]))
+def _belonging(deed: Deed, common: Mapping[str, Any], job_id: str, needs: Any, about: dict[str, Any]) -> Any:
+    meta = {**common.get("meta", {}), **deed.options.get("meta", {}), "workflow": about}
+    # Also of a handler that is registered elsewhere alone.
+    own = {} if deed.call is None else {"max_retries": deed.call.spec.max_retries}
+    return deed.item({**own, **common, **deed.options, "id": job_id, "depends_on": needs, "meta": meta})
 
 
-def _belonging(item: Mapping[str, Any], job_id: str, needs: Any, about: dict[str, Any]) -> dict[str, Any]:
-    options = item["options"]
-    meta = {**options.get("meta", {}), "workflow": about}
-    return {**item, "options": {**options, "id": job_id, "depends_on": needs, "meta": meta}}
+def require_meta(options: Mapping[str, Any]) -> None:
+    """It is put together from several. Raises InvalidOption."""
+    if not isinstance(options.get("meta", {}), Mapping):
+        raise InvalidOption("meta", options["meta"], "is no mapping")
 
 
-def refuse_own(options: Mapping[str, Any], *, but: str = "") -> None:
+def refuse_own(options: Mapping[str, Any]) -> None:
     """What would tie a job of a workflow to others. Raises InvalidOption."""
     for option in _OF_STEPS:
-        if option in options and option != but:
+        if option in options:
             raise InvalidOption(option, options[option], "is not for the jobs of a workflow, which belong to it alone")
 
 

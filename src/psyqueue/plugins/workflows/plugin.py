@@ -22,9 +22,9 @@ from psyqueue.ids import new_id
 from psyqueue.job import LIVE, name_problem
 from psyqueue.kernel.extension import Facade, Kernel, blocking
 from psyqueue.outcome import Cancel, Snooze
-from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow, waited_for
+from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow, require_meta, waited_for
 from psyqueue.plugins.workflows.resuming import resumed
-from psyqueue.plugins.workflows.run import WorkflowRun, WorkflowView, failure, latest, viewed
+from psyqueue.plugins.workflows.run import WorkflowRun, WorkflowView, failure, last_job, view_of, viewed
 
 if TYPE_CHECKING:
     from psyqueue import Context
@@ -60,6 +60,7 @@ class Workflows:
         kernel.pipeline("process", self._bring_results, phase="transform")
         kernel.events.on("job:completed", self._tell("workflow:completed"))
         kernel.events.on("job:cancelled", self._tell("workflow:failed"))
+        kernel.events.on("job:dead", self._tell("workflow:failed"))
         kernel.expose("workflows", self)
 
     def _tell(self, event_type: str) -> Callable[[Event], None]:
@@ -83,13 +84,16 @@ class Workflows:
     async def _finish(self, ctx: Context) -> dict[str, str]:
         """The handler of the job that waits for all steps to end."""
         steps = ctx.job.payload["steps"]
-        found = await latest(self._door(), [each["id"] for each in steps.values()])
-        jobs = {name: found[each["id"]] for name, each in steps.items()}
+        found = await self._door().jobs([each["id"] for each in steps.values()])
+        jobs = dict(zip(steps, found, strict=True))
         if any(job is not None and job.status in LIVE for job in jobs.values()):
             # A dead step was replayed: its place in the order is free again, and it ends a second time.
             raise Snooze(_LOOK_AGAIN_S)
         if reason := failure(steps, jobs):
-            raise Cancel(reason)
+            undo = {each["undo"]: name for name, each in steps.items() if each["undo"] is not None}
+            over = [job for job in await self._door().jobs(list(undo)) if job is not None and job.status == "cancelled"]
+            kept = [undo[job.id] for job in over if (step := jobs[undo[job.id]]) and step.status == "completed"]
+            raise Cancel(f"{reason}; not undone, since replayed by hand: {', '.join(kept)}" if kept else reason)
         return {name: "gone" if job is None else job.status for name, job in jobs.items()}
 
     # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,35 +103,42 @@ class Workflows:
         /,
         *,
         id: str | None = None,  # noqa: A002 - as the option of enqueue
+        conn: Any = None,
         **options: Any,
     ) -> WorkflowRun:
         """Write all jobs of the flow in one step of the store, or none.
 
         `id`: one of your own; for 30 days a second call with it finds the first, also when its jobs are deleted.
-        `options` are those of `enqueue` that hold for all jobs, such as `priority`, `tenant` and `conn`. Raises
-        InvalidOption, IdConflict for an id that is taken by another flow, TooLarge, and what an enqueue raises.
+        `options` are those of `enqueue`, for all steps; `priority`, `tenant`, `lane` and `meta` hold for the other
+        jobs, too. Raises InvalidOption, IdConflict for an id that is taken by another flow or tenant, TooLarge, and
+        what an enqueue raises.
         """
         flow, kernel = require_flow(flow), self._door()
         workflow_id = new_id() if id is None else _read_id(id)
-        refuse_own(options, but="conn")
-        items = list(flow.items(workflow_id, is_own_id=id is not None))
+        refuse_own(options)
+        require_meta(options)
+        digest = flow.digest(options.get("tenant"))
+        if id is not None and await self._is_there(digest, workflow_id):
+            return WorkflowRun(kernel, workflow_id)
+        items = list(flow.items(workflow_id, options, is_own_id=id is not None))
         _require_room(flow, items)
         try:
-            await kernel.enqueue(items, **options)
+            await kernel.enqueue(items, **({} if conn is None else {"conn": conn}))
         except DuplicateJobError as exc:
-            await self._require_same(flow, workflow_id, exc)
+            # Somebody else enqueued it meanwhile, or its last job is deleted: then nothing is there to compare with.
+            if not await self._is_there(digest, workflow_id) and isinstance(exc, IdConflict):
+                raise
             return WorkflowRun(kernel, workflow_id)
-        if options.get("conn") is None:
+        if conn is None:
             kernel.events.publish("workflow:started", {"workflow_id": workflow_id, "flow": flow.name})
         return WorkflowRun(kernel, workflow_id, created=True)
 
-    async def _require_same(self, flow: Flow, workflow_id: str, refusal: DuplicateJobError) -> None:
-        """Raises `refusal`, or IdConflict, unless what is there is that flow, or was."""
+    async def _is_there(self, digest: str, workflow_id: str) -> bool:
+        """Raises IdConflict where the id is that of another one, or of a job."""
         (found,) = await self._door().jobs([workflow_id])
-        if found is None and isinstance(refusal, IdConflict):
-            raise refusal
-        if found is not None and (found.name != FINISH or found.payload["digest"] != flow.digest):
-            raise IdConflict(workflow_id) from refusal
+        if found is not None and (found.name != FINISH or found.payload["digest"] != digest):
+            raise IdConflict(workflow_id)
+        return found is not None
 
     # ── look and change ───────────────────────────────────────────────────────────────────────────────────────────────
     def run_of(self, workflow_id: str) -> WorkflowRun:
@@ -159,13 +170,16 @@ class Workflows:
 
         Raises JobNotFound; InvalidState for one that has not failed, or is undone; InvalidOption, StoreError.
         """
-        kernel, view = self._door(), await viewed(self._door(), _read_id(workflow_id))
-        if view.status not in ("failed", "cancelled"):
-            is_undone = view.status.startswith("compensat")
-            why = "what it did is undone; enqueue it anew" if is_undone else "there is nothing to resume"
-            raise InvalidState(f"workflow {view.id!r} is {view.status}: {why}")
-        await resumed(kernel, view)
-        return await viewed(kernel, view.id)
+        kernel, workflow_id = self._door(), _read_id(workflow_id)
+        finish = await last_job(kernel, workflow_id)
+        view = await view_of(kernel, finish, workflow_id)
+        if view.status in ("running", "completed"):
+            raise InvalidState(f"workflow {workflow_id!r} is {view.status}: there is nothing to resume")
+        if view.undoing:
+            text = f"workflow {workflow_id!r} is {view.status}, and has steps with compensate=, which undo it"
+            raise InvalidState(f"{text}: enqueue it anew")
+        await resumed(kernel, finish, view)
+        return await viewed(kernel, workflow_id)
 
     @property
     def sync(self) -> SyncWorkflows:
@@ -190,9 +204,10 @@ class SyncWorkflows(Facade[Workflows]):
     result: Final = blocking(Workflows.result)
 
 
-def _require_room(flow: Flow, items: Sequence[Mapping[str, Any]]) -> None:
+def _require_room(flow: Flow, items: Sequence[Any]) -> None:
     """More would go in several steps. Raises TooLarge."""
-    size = sum(len(encode(item["payload"])) for item in items) + len(items) * _JOB_BYTES
+    payloads = (item["payload"] if isinstance(item, Mapping) else item.payload for item in items)
+    size = sum(len(encode(payload)) for payload in payloads) + len(items) * _JOB_BYTES
     if size > CALL_BYTES_MAX:
         text = f"flow {flow.name!r}: its payloads together are beyond {CALL_BYTES_MAX} bytes"
         raise TooLarge(f"{text}. Give references to the data")

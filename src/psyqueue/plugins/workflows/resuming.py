@@ -10,35 +10,32 @@ from msgspec.structs import replace
 from psyqueue import codec
 from psyqueue.backend import Change, Dependency, Filter, NewJob
 from psyqueue.errors import InvalidState
-from psyqueue.kernel.extension import Kernel
-from psyqueue.plugins.workflows.flow import again
-from psyqueue.plugins.workflows.run import WorkflowView, latest
+from psyqueue.kernel.extension import JobView, Kernel
+from psyqueue.plugins.workflows.flow import FINISH, again, number_of
+from psyqueue.plugins.workflows.run import WorkflowView
 
 
-async def resumed(kernel: Kernel, view: WorkflowView) -> None:
+async def resumed(kernel: Kernel, finish: JobView, view: WorkflowView) -> None:
     """First the replay, then the places: whoever is interrupted between the two does it again.
 
-    Two who do it at once make the same jobs under the same ids. Raises InvalidState where a step was deleted.
+    `finish` is the job that ended it, as of which `view` is: two who saw the same make the same jobs under the same
+    ids. Raises InvalidState where a step was deleted.
     """
     gone = [name for name, job in view.steps.items() if job is None]
     if gone:
         text = f"step {gone[0]} of workflow {view.id!r} is no longer kept, so that nothing can wait for it"
         raise InvalidState(f"{text}. Enqueue it anew; q.limits(queue, retain_ended=...) keeps steps for longer")
-    dead = tuple(job.id for job in view.steps.values() if job is not None and job.status == "dead")
+    dead = {job.id: job for job in view.steps.values() if job is not None and job.status == "dead"}
     if dead:
-        where = Filter(ids=dead, statuses=("dead",))
-        await kernel.operate(lambda op: kernel.store.amend(op, where, Change(kind="replay"), None, len(dead)))
-    finish = (await latest(kernel, [view.id]))[view.id]
-    assert finish is not None
+        where, replay = Filter(ids=tuple(dead), statuses=("dead",)), Change(kind="replay")
+        amended = await kernel.operate(lambda op: kernel.store.amend(op, where, replay, None, len(dead)))
+        for job in (dead[each] for each in amended.changed):
+            kernel.events.publish("job:replayed", {"job_id": job.id, "queue": job.queue, "name": job.name})
+    number = number_of(finish.id) + 1
     cancelled = [job.id for job in view.steps.values() if job is not None and job.status == "cancelled"]
-    ids = {each: again(each, _number(each) + 1) for each in (*cancelled, finish.id)}
+    ids = {each: again(each, number) for each in (*cancelled, finish.id)}
     stored = [each for each in await kernel.store.get(list(ids)) if each is not None]
-    jobs = [_in_place_of(each.job, ids) for each in stored]
-    await kernel.operate(lambda op: kernel.store.enqueue(op, jobs))
-
-
-def _number(job_id: str) -> int:
-    return int(job_id.rpartition("~")[2]) if "~" in job_id else 0
+    await kernel.write([_in_place_of(each.job, ids) for each in stored])
 
 
 def _in_place_of(job: NewJob, ids: Mapping[str, str]) -> NewJob:
@@ -47,9 +44,16 @@ def _in_place_of(job: NewJob, ids: Mapping[str, str]) -> NewJob:
     about = cold.get("meta", {}).get("workflow")
     if about:
         about["after"] = {name: ids.get(each, each) for name, each in about["after"].items()}
+    payload = job.payload
+    if job.name == FINISH:
+        told = codec.decode(payload)
+        for each in told["steps"].values():
+            each["id"] = ids.get(each["id"], each["id"])
+        payload = codec.encode(told)
     return replace(
         job,
         id=ids[job.id],
+        payload=payload,
         cold=codec.encode_trusted(cold),
         needs=tuple(Dependency(ids.get(need.job_id, need.job_id), need.on) for need in job.needs),
         delay_ms=0,

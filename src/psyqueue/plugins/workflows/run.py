@@ -78,38 +78,41 @@ class WorkflowRun:
         return {name: None if job is None else job.result for name, job in view.steps.items()}
 
     async def _last(self) -> JobHandle[Any]:
-        found = await latest(self._kernel, [self.id])
-        return self._kernel.handle_of(_there(found[self.id], self.id).id)
+        return self._kernel.handle_of((await last_job(self._kernel, self.id)).id)
 
 
-async def latest(kernel: Kernel, ids: Iterable[str]) -> dict[str, JobView | None]:
-    """Of each id the job that has its place now: in a workflow that was resumed, not the one that was cancelled."""
-    first = list(ids)
-    found = dict(zip(first, await kernel.jobs(first), strict=True))
+async def last_job(kernel: Kernel, workflow_id: str) -> JobView:
+    """The one that ends the workflow: the newest, of one that was resumed. Raises JobNotFound."""
+    found: JobView | None = None
     number = 0
-    while wanted := [each for each, job in found.items() if job is not None and _is_replaced(job, number)]:
-        number += 1
-        newer = await kernel.jobs([again(each, number) for each in wanted])
-        found.update({each: job for each, job in zip(wanted, newer, strict=True) if job is not None})
+    while True:
+        # Those before it may be deleted by now.
+        ids = [again(workflow_id, each) if each else workflow_id for each in range(number, number + _RESUMPTIONS)]
+        there = [job for job in await kernel.jobs(ids) if job is not None and job.name == FINISH]
+        if there:
+            found = there[-1]
+        if not there or there[-1].id != ids[-1]:
+            break
+        number += _RESUMPTIONS
+    if found is None:
+        raise JobNotFound(workflow_id)
     return found
 
 
-def _is_replaced(job: JobView, number: int) -> bool:
-    """Whether there may be one in its place: it ended without completing, and is the newest that was seen."""
-    return job.status in ("cancelled", "dead") and (number == 0 or job.id.endswith(f"~{number}"))
-
-
 async def viewed(kernel: Kernel, workflow_id: str) -> WorkflowView:
-    finish = _there((await latest(kernel, [workflow_id]))[workflow_id], workflow_id)
+    return await view_of(kernel, await last_job(kernel, workflow_id), workflow_id)
+
+
+async def view_of(kernel: Kernel, finish: JobView, workflow_id: str) -> WorkflowView:
+    """What the job that ends the workflow tells, and the jobs that it names."""
     plan: Mapping[str, Mapping[str, Any]] = finish.payload["steps"]
-    jobs = await latest(kernel, [each["id"] for each in plan.values()])
-    steps = {name: jobs[each["id"]] for name, each in plan.items()}
+    steps = dict(zip(plan, await kernel.jobs([each["id"] for each in plan.values()]), strict=True))
     undo = {name: each["undo"] for name, each in plan.items() if each["undo"] is not None}
     undoing = dict(zip(undo, await kernel.jobs(list(undo.values())), strict=True))
     return WorkflowView(
         id=workflow_id,
         name=finish.payload["flow"],
-        status=_status(finish, undoing),
+        status=_status(finish, steps, undoing),
         reason="" if finish.status in LIVE else finish.reason,
         created_at=finish.created_at,
         completed_at=finish.completed_at,
@@ -118,22 +121,23 @@ async def viewed(kernel: Kernel, workflow_id: str) -> WorkflowView:
     )
 
 
-def _there(found: JobView | None, workflow_id: str) -> JobView:
-    if found is None or found.name != FINISH:
-        raise JobNotFound(workflow_id)
-    return found
-
-
-def _status(finish: JobView, undoing: Mapping[str, JobView | None]) -> WorkflowStatus:
+def _status(
+    finish: JobView, steps: Mapping[str, JobView | None], undoing: Mapping[str, JobView | None]
+) -> WorkflowStatus:
     if finish.status in LIVE:
         return "running"
     if finish.status == "completed":
         return "completed"
     if any(job is not None and job.status in LIVE for job in undoing.values()):
         return "compensating"
-    if any(job is not None and job.status != "cancelled" for job in undoing.values()):
+    if any(_is_undone(job, steps[name]) for name, job in undoing.items()):
         return "compensated"
     return "failed" if finish.status == "dead" or _IS_DEAD in finish.reason else "cancelled"
+
+
+def _is_undone(undo: JobView | None, step: JobView | None) -> bool:
+    """Of an undoing that is deleted: whether there was something to undo."""
+    return (step is None or step.status == "completed") if undo is None else undo.status != "cancelled"
 
 
 def failure(plan: Mapping[str, Mapping[str, Any]], steps: Mapping[str, JobView | None]) -> str:
@@ -161,3 +165,5 @@ def _problem(job: JobView, after: Mapping[str, Iterable[str]], steps: Mapping[st
 
 _IS_DEAD = "is dead"
 _TOLD_MAX = 3
+_RESUMPTIONS = 10
+"""So many places are looked at in one call."""
