@@ -11,6 +11,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.store_at import place_on, url_of
+from support.waiting import wait_until
+
 METERED = """
 from psyqueue.plugins import Metrics
 from shop import bare, q
@@ -85,6 +88,32 @@ def test_the_store_is_shown_until_a_signal(shop, how):
     assert read(url)["psyqueue_queue_jobs", "note", "pending"] == 1
     shop.enqueue("note", {"text": "b"})
     assert read(url)["psyqueue_queue_jobs", "note", "pending"] == 2
+    server.send(signal.SIGTERM)
+    assert server.end() == 0
+
+
+def test_what_is_due_becomes_pending_without_a_worker(shop):
+    """Else an autoscaler that went down to none would never hear of it."""
+    shop.enqueue("note", {"text": "a"}, delay="1s")
+    server = shop.start("metrics", "--port", "0", store=True)
+    url = server.line(r"(http\S+/metrics)")[1]
+    assert read(url)["psyqueue_queue_jobs", "note", "pending"] == 0
+    assert wait_until(lambda: read(url)["psyqueue_queue_jobs", "note", "pending"] == 1, limit_s=30)
+    server.send(signal.SIGTERM)
+    assert server.end() == 0
+
+
+def test_a_store_that_is_away_is_waited_for(cli, own_servers):
+    redis = own_servers.redis(durable=True)
+    cli.url = url_of(place_on(redis.url, "away"))
+    cli.enqueue("note")
+    redis.process.kill()
+    redis.process.wait(10)
+    server = cli.start("metrics", "--port", "0", store=True)
+    page = server.line(r"(http\S+/metrics)")[1]
+    assert read(page)["psyqueue_store_up",] == 0
+    redis.restart()
+    assert wait_until(lambda: read(page)["psyqueue_store_up",] == 1, limit_s=30)
     server.send(signal.SIGTERM)
     assert server.end() == 0
 

@@ -14,7 +14,7 @@ from psyqueue import Cancel, ConfigError, DeadLetter, InvalidOption, MissingExtr
 from psyqueue.backends import memory
 from psyqueue.errors import StoreUnavailable
 from psyqueue.events import EVENTS
-from psyqueue.plugins import Metrics, Schedules
+from psyqueue.plugins import CircuitBreaker, Metrics, Schedules
 from psyqueue.plugins.metrics.counting import OF_JOBS, OF_OTHERS
 from worker.rig import until
 
@@ -87,6 +87,21 @@ async def test_each_end_of_a_run_has_its_count(q, value, verdict, counted):
         found = {name: value(name) for name in (f"jobs_{end}_total" for end in ends)}
         assert {name: number for name, number in found.items() if number} == counted
         assert (value("job_duration_seconds_count"), value("jobs_running")) == (1, 0)
+
+
+async def test_what_a_circuit_breaker_puts_off_is_no_run(registry, value):
+    breaker = CircuitBreaker("down", failures=1, handlers=["work"])
+    q = PsyQueue().use(memory()).use(Metrics(registry=registry)).use(breaker)
+
+    @q.handle("work", queue="w")
+    async def work() -> None:
+        raise ConnectionError
+
+    async with q:
+        for _ in range(3):
+            await work.enqueue()
+            await q.process_next("w")
+        assert (value("job_duration_seconds_count"), value("jobs_snoozed_total")) == (1, 2)
 
 
 async def test_a_dead_letter_that_is_replayed_is_counted(q, value):
@@ -199,6 +214,13 @@ async def test_the_usual_registry_has_them_from_start_to_stop():
         assert REGISTRY.get_sample_value("psyqueue_jobs_enqueued_total", labels) is None
 
 
+def test_programs_without_asyncio_look_by_a_call_that_blocks(q, metrics, registry):
+    with q.sync:
+        q.sync.enqueue("work", queue="w")
+        metrics.sync.look()
+        assert registry.get_sample_value("psyqueue_queue_jobs", {"queue": "w", "status": "pending"}) == 1
+
+
 async def test_the_exposition_holds_the_whole_registry(q, metrics, registry):
     Counter("of_the_application", "Another one.", registry=registry).inc()
     async with q:
@@ -233,6 +255,10 @@ async def test_two_queues_of_a_process_need_two_prefixes(registry):
         ("buckets", (0, 1)),
         ("buckets", ("1", "2")),
         ("buckets", (True, 2)),
+        ("buckets", (1, float("inf"))),
+        ("buckets", 5),
+        ("buckets", iter((1, 2))),
+        ("registry", "x"),
         ("shows_store", "no"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import signal
 from http import HTTPStatus
 from typing import Any
@@ -11,11 +13,19 @@ import click
 
 from psyqueue import PsyQueue
 from psyqueue.backend import BackendAdapter
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import all_queues
 from psyqueue.cli import output
+from psyqueue.cli.existing import require_store
 from psyqueue.cli.pages import Answer, PageServer
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
-from psyqueue.cli.waits import on_signal
-from psyqueue.errors import MissingExtra
+from psyqueue.cli.waits import is_set_within, on_signal
+from psyqueue.errors import MissingExtra, NamespaceFrozen, StoreError, StoreUnavailable
+
+log: logging.Logger = logging.getLogger(__name__)
+
+TRY_AGAIN_MS = 2_000
+UPKEEP_MS = 5_000
 
 
 @click.command()
@@ -27,15 +37,18 @@ def metrics(surface: Surface, port: int | None, host: str) -> int:
 
     async def work(queue: PsyQueue) -> int:
         source = _Source(queue.get_exposed("backend"))
-        if port is not None:
-            await _serve(surface, source, host, port)
-        elif surface.is_json:
+        if surface.is_json:
             output.print_json({"items": await source.samples()})
         else:
             click.echo((await source.exposition()).decode(), nl=False)
         return DONE
 
-    return with_queue(surface, work)
+    if port is None:
+        return with_queue(surface, work)
+    queue = surface.queue()
+    with contextlib.suppress(StoreUnavailable):
+        require_store(queue.get_exposed("backend"))
+    return asyncio.run(_serve(surface, queue, host, port))
 
 
 class _Source:
@@ -73,18 +86,40 @@ class _Source:
         return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, await self.exposition())
 
 
-async def _serve(surface: Surface, source: _Source, host: str, port: int) -> None:
-    """Until a signal."""
+async def _serve(surface: Surface, queue: PsyQueue, host: str, port: int) -> int:
+    """Until a signal. A store that is away at the start is waited for, and shown as such."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         on_signal(number, lambda _: stop.set())
-    server = PageServer({"/metrics": source.page}, option="--port")
+    backend: BackendAdapter = queue.get_exposed("backend")
+    server = PageServer({"/metrics": _Source(backend).page}, option="--port")
     url = f"{await server.start(host, port)}/metrics"
     try:
         if surface.is_json:
             output.print_json({"ready": True, "url": url})
         else:
             click.echo(f"psyqueue metrics ready: {url}")
-        await stop.wait()
+        while not stop.is_set():
+            try:
+                await asyncio.to_thread(require_store, backend)
+                async with queue:
+                    await _keep_up(backend, stop)
+            except StoreError as exc:
+                log.warning("no store to look at", extra={"error": str(exc)})
+                await is_set_within(stop, TRY_AGAIN_MS)
     finally:
         await server.stop()
+    return DONE
+
+
+async def _keep_up(backend: BackendAdapter, stop: asyncio.Event) -> None:
+    """What workers do beside their jobs, since there may be none: then nothing would become pending."""
+    while not await is_set_within(stop, UPKEEP_MS):
+        try:
+            while (await backend.reap(ITEMS_MAX)).more:
+                pass
+            names = [info.queue for info in await all_queues(backend)]
+            while names and (await backend.promote(names, ITEMS_MAX)).more:
+                pass
+        except (StoreError, NamespaceFrozen) as exc:
+            log.debug("upkeep postponed", extra={"error": str(exc)})

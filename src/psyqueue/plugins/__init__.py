@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psyqueue.plugins.circuit_breaker import CircuitBreaker, CircuitOpen, CircuitView, SyncCircuitBreaker
-from psyqueue.plugins.metrics import Metrics
+from psyqueue.plugins.metrics import Metrics, SyncMetrics
 from psyqueue.plugins.scheduler import Schedules, ScheduleView, SyncSchedules, upcoming
 from psyqueue.plugins.tracing import Tracing, continue_trace
 from psyqueue.plugins.workflows import Flow, SyncWorkflows, WorkflowRun, Workflows, WorkflowView, results_of
@@ -17,6 +17,7 @@ __all__ = [
     "ScheduleView",
     "Schedules",
     "SyncCircuitBreaker",
+    "SyncMetrics",
     "SyncSchedules",
     "SyncWorkflows",
     "Tracing",

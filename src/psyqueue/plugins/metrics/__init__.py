@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from psyqueue.plugins.metrics.plugin import Metrics
+from psyqueue.plugins.metrics.plugin import Metrics, SyncMetrics
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "SyncMetrics"]

@@ -21,7 +21,7 @@ OF_JOBS: Final = {
     "job:retry": ("jobs_retried", "Runs after which the job will run again."),
     "job:dead": ("jobs_dead", "Jobs that became dead letters."),
     "job:cancelled": ("jobs_cancelled", "Jobs that were cancelled."),
-    "job:snoozed": ("jobs_snoozed", "Runs whose handler put the job off."),
+    "job:snoozed": ("jobs_snoozed", "Runs that were put off, by their handler or a circuit breaker."),
     "job:requeued": ("jobs_requeued", "Deliveries that were handed back before or during their run."),
     "job:lease-lost": ("jobs_lease_lost", "Runs whose worker no longer held the job at their end."),
     "job:replayed": ("jobs_replayed", "Dead letters that were sent on another round."),
@@ -66,7 +66,9 @@ class Counting:
             buckets=buckets,
             registry=None,
         )
-        self._running = Gauge(f"{prefix}_jobs_running", "Handlers that run now.", _LABELS, registry=None)
+        self._running = Gauge(
+            f"{prefix}_jobs_running", "Handlers that run now.", _LABELS, registry=None, multiprocess_mode="livesum"
+        )
         self._runs: dict[tuple[str, str], _Runs] = {}
 
     @property
@@ -84,7 +86,8 @@ class Counting:
         for event, counter in self._of_others.items():
             events.on(event, _counted(counter))
         events.on("job:recovered", lambda event: self._recovered.inc(event.data["count"]))
-        kernel.pipeline("process", self._measure, phase="observe")
+        # Innermost: what a circuit breaker or a guard puts off is no run.
+        kernel.pipeline("process", self._measure, phase="finalize")
 
     async def _measure(self, ctx: Context, call_next: Callable[[], Any]) -> Any:
         job = ctx.job

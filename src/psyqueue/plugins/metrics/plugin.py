@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from psyqueue.errors import ConfigError, InvalidOption, MissingExtra
-from psyqueue.kernel.extension import Kernel
+from psyqueue.kernel.extension import Facade, Kernel, blocking
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -50,6 +51,8 @@ class Metrics:
             raise InvalidOption("prefix", prefix, "is no name for metrics: letters, digits and _, no digit first")
         self._prefix = prefix
         self._registry = prometheus_client.REGISTRY if registry is None else registry
+        if not hasattr(self._registry, "register"):
+            raise InvalidOption("registry", registry, "is no registry of prometheus_client")
         if type(shows_store) is not bool:
             raise InvalidOption("shows_store", shows_store, "is neither True nor False")
         self._shows_store = shows_store
@@ -99,15 +102,23 @@ class Metrics:
 
         Raises NotStarted, and ConfigError before `use`.
         """
-        if self._kernel is None:
-            raise ConfigError("these Metrics belong to no queue yet: q.use(metrics) first")
-        await self._view.look(self._kernel.store)
+        await self._view.look(self._door().store)
+
+    @property
+    def sync(self) -> SyncMetrics:
+        """For programs without asyncio: `metrics.sync.look()` blocks. Raises ConfigError before `use`."""
+        return SyncMetrics(self._door().portal, self)
 
     def exposition(self) -> bytes:
         """All that is in the registry, as Prometheus reads it. Raises what a collector of somebody else raises."""
         from prometheus_client import generate_latest  # noqa: PLC0415 - as above
 
         return generate_latest(self._registry)
+
+    def _door(self) -> Kernel:
+        if self._kernel is None:
+            raise ConfigError("these Metrics belong to no queue yet: q.use(metrics) first")
+        return self._kernel
 
     async def _page(self) -> tuple[str, bytes]:
         from prometheus_client import CONTENT_TYPE_LATEST  # noqa: PLC0415 - as above
@@ -117,8 +128,17 @@ class Metrics:
         return CONTENT_TYPE_LATEST, self.exposition()
 
 
+class SyncMetrics(Facade[Metrics]):
+    """As Metrics, with a `look` that blocks."""
+
+    __slots__ = ()
+
+    look: Final = blocking(Metrics.look)
+
+
 def _checked(buckets: Sequence[float]) -> Sequence[float]:
-    if not buckets or not all(type(each) in (int, float) and each > 0 for each in buckets):
+    is_several = isinstance(buckets, Sequence) and bool(buckets)
+    if not is_several or not all(type(each) in (int, float) and 0 < each < inf for each in buckets):
         raise InvalidOption("buckets", buckets, "are no upper bounds in seconds, e.g. (0.1, 1, 10)")
     if any(high <= low for low, high in pairwise(buckets)):
         raise InvalidOption("buckets", buckets, "do not grow")
