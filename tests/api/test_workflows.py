@@ -439,7 +439,9 @@ async def test_a_step_that_is_replayed_by_hand_is_told_as_not_undone(shop):
         shop.broken = {"pack"}
         await shop.q.dead_letter.replay(f"{run.id}.charge")
         await shop.work()
-        assert (await run.view()).reason == "step pack is dead: exhausted; not undone, since replayed by hand: charge"
+        assert (
+            await run.view()
+        ).reason == "step pack is dead: exhausted; not undone, since replayed or cancelled by hand: charge"
 
 
 async def test_limits_of_time_are_those_of_the_steps(make):
@@ -494,6 +496,73 @@ async def test_resumed_workflows_outlive_the_jobs_that_they_replaced(shop):
             await run.result("10s")
         shop.broken.clear()
         await shop.workflows.resume(run.id)
+        await shop.work()
+        assert (await run.result("10s"))["d"] == "d done"
+
+
+async def test_what_is_resumed_starts_no_earlier_than_it_would_have(make):
+    shop = Shop(make(test_clock=True))
+    shop.broken.add("b")
+    flow = Flow("o").add("b", shop.do.build("b")).add("survey", shop.do.build("survey"), after="b", delay="4s")
+    async with shop.q:
+        run = await shop.workflows.enqueue(flow)
+        await shop.work()
+        shop.broken.clear()
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert shop.did == ["b"]
+        await shop.q.get_exposed("backend").advance_clock(4_000)
+        await shop.work()
+        assert (await run.view()).status == "completed"
+    assert shop.did == ["b", "survey"]
+
+
+async def test_a_dead_step_behind_another_one_waits_for_it_again(shop):
+    """Its place in the order holds, and so does what it waits for."""
+    shop.broken |= {"charge", "invoice", "x"}
+    flow = Flow("o").add("charge", shop.do.build("charge"))
+    flow.add("invoice", shop.do.build("invoice"), after={"charge": "dead"})
+    async with shop.q:
+        run = await shop.workflows.enqueue(flow)
+        await shop.work()
+        shop.broken.clear()
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert (await run.view()).status == "completed"
+        assert await shop.statuses(run.id) == {"charge": "completed", "invoice": "cancelled"}
+    assert shop.did == ["charge"]
+
+
+@pytest.mark.parametrize("word", ["nightly", {"x": 1}, ["a"]], ids=["text", "mapping", "list"])
+async def test_meta_of_the_application_may_have_the_same_word(shop, word):
+    shop.broken.add("b")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop), meta={"workflow": word})
+        await shop.work()
+        shop.broken.clear()
+        await shop.workflows.resume(run.id)
+        await shop.work()
+        assert (await run.result("10s"))["d"] == "d done"
+
+
+async def test_a_failure_stays_one_when_its_jobs_are_deleted(shop):
+    shop.broken.add("a")
+    async with shop.q:
+        run = await shop.workflows.enqueue(saga(shop))
+        await shop.work()
+        await delete(shop.q, f"{run.id}.b", f"{run.id}.b~undo")
+        assert (await run.view()).status == "failed"
+
+
+async def test_the_first_ends_of_a_workflow_that_is_resumed_often_may_be_deleted(shop):
+    shop.broken.add("a")
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        for _ in range(12):
+            await shop.work()
+            await shop.workflows.resume(run.id)
+        await delete(shop.q, run.id, *(f"{run.id}~{number}" for number in range(1, 12)))
+        shop.broken.clear()
         await shop.work()
         assert (await run.result("10s"))["d"] == "d done"
 

@@ -153,7 +153,7 @@ async def test_only_flows_with_steps_are_enqueued(q, workflows, wrong: Any):
             await workflows.enqueue(Flow("f"))
 
 
-@pytest.mark.parametrize("wrong", ["", "a~b", None, "x" * 199])
+@pytest.mark.parametrize("wrong", ["", "a~b", None, "x" * 199, "x" * 180])
 async def test_an_id_that_cannot_be_is_refused(q, workflows, wrong: Any):
     async with q:
         with pytest.raises(InvalidOption, match="id="):

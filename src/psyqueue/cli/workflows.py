@@ -29,7 +29,7 @@ def workflows_show(surface: Surface, workflow_id: str) -> int:
     """One workflow, with its steps."""
 
     async def work(opened: Workflows) -> int:
-        view = await opened.get(workflow_id)
+        view = await opened.get(_id(workflow_id))
         if view is None:
             raise JobNotFound(workflow_id)
         return _tell(surface, view)
@@ -44,7 +44,7 @@ def workflows_cancel(surface: Surface, workflow_id: str) -> int:
     """Cancel the steps that have not ended; what was done is undone, where its steps say how."""
 
     async def work(opened: Workflows) -> int:
-        return _tell(surface, await opened.cancel(workflow_id))
+        return _tell(surface, await opened.cancel(_id(workflow_id)))
 
     return _on_workflows(surface, work)
 
@@ -56,9 +56,14 @@ def workflows_resume(surface: Surface, workflow_id: str) -> int:
     """Run its dead steps again, and then what was cancelled because of them."""
 
     async def work(opened: Workflows) -> int:
-        return _tell(surface, await opened.resume(workflow_id))
+        return _tell(surface, await opened.resume(_id(workflow_id)))
 
     return _on_workflows(surface, work)
+
+
+def _id(shown: str) -> str:
+    """`psyqueue jobs` shows one that was resumed as `ID~1`."""
+    return shown.partition("~")[0]
 
 
 def _on_workflows(surface: Surface, work: Callable[[Workflows], Awaitable[int]]) -> int:

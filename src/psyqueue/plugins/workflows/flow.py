@@ -118,6 +118,7 @@ class Flow:
         ids = {name: f"{workflow_id}.{name}" for name in self._steps}
         undoing = {step.name: ids[step.name] + f"{_MARK}undo" for step in self.steps if step.undo is not None}
         others = {option: options[option] for option in _OF_ALL if option in options}
+        meta = {key: value for key, value in options.get("meta", {}).items() if key != "workflow"}
         for step in self.steps:
             needs = {ids[parent]: ends for parent, ends in step.after.items()}
             about = self._about(workflow_id, step.name, step.after, ids)
@@ -132,7 +133,7 @@ class Flow:
         yield {
             "name": FINISH,
             "payload": {"flow": self.name, "digest": digest, "call": new_token(), "steps": plan},
-            "options": {**others, "id": workflow_id, "depends_on": all_ended, **once},
+            "options": {**others, "meta": meta, "id": workflow_id, "depends_on": all_ended, **once},
         }
         for step in reversed(self.steps):
             if step.undo is not None:

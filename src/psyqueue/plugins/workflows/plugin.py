@@ -20,7 +20,7 @@ from psyqueue.errors import (
 from psyqueue.events import Event
 from psyqueue.ids import new_id
 from psyqueue.job import LIVE, name_problem
-from psyqueue.kernel.extension import Facade, Kernel, blocking
+from psyqueue.kernel.extension import Facade, JobView, Kernel, blocking
 from psyqueue.outcome import Cancel, Snooze
 from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow, require_meta, waited_for
 from psyqueue.plugins.workflows.resuming import resumed
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _JOB_BYTES: Final = 2_048
 """Room for what a job is beside its payload: ids, needs, names of steps."""
 _LOOK_AGAIN_S: Final = 1.0
+_ID_MAX: Final = 180
 
 
 class Workflows:
@@ -90,11 +91,15 @@ class Workflows:
             # A dead step was replayed: its place in the order is free again, and it ends a second time.
             raise Snooze(_LOOK_AGAIN_S)
         if reason := failure(steps, jobs):
-            undo = {each["undo"]: name for name, each in steps.items() if each["undo"] is not None}
-            over = [job for job in await self._door().jobs(list(undo)) if job is not None and job.status == "cancelled"]
-            kept = [undo[job.id] for job in over if (step := jobs[undo[job.id]]) and step.status == "completed"]
-            raise Cancel(f"{reason}; not undone, since replayed by hand: {', '.join(kept)}" if kept else reason)
+            kept = await self._not_undone(steps, jobs)
+            raise Cancel(f"{reason}; not undone, since replayed or cancelled by hand: {kept}" if kept else reason)
         return {name: "gone" if job is None else job.status for name, job in jobs.items()}
+
+    async def _not_undone(self, steps: Mapping[str, Any], jobs: Mapping[str, JobView | None]) -> str:
+        """Completed steps whose undoing is cancelled already."""
+        undo = {each["undo"]: name for name, each in steps.items() if each["undo"] is not None}
+        over = [undo[job.id] for job in await self._door().jobs(list(undo)) if job and job.status == "cancelled"]
+        return ", ".join(name for name in over if (job := jobs[name]) is not None and job.status == "completed")
 
     # ── enqueue ───────────────────────────────────────────────────────────────────────────────────────────────────────
     async def enqueue(
@@ -122,6 +127,7 @@ class Workflows:
             return WorkflowRun(kernel, workflow_id)
         items = list(flow.items(workflow_id, options, is_own_id=id is not None))
         _require_room(flow, items)
+        _require_short(flow, workflow_id)
         try:
             await kernel.enqueue(items, **({} if conn is None else {"conn": conn}))
         except DuplicateJobError as exc:
@@ -202,6 +208,14 @@ class SyncWorkflows(Facade[Workflows]):
     cancel: Final = blocking(Workflows.cancel)
     resume: Final = blocking(Workflows.resume)
     result: Final = blocking(Workflows.result)
+
+
+def _require_short(flow: Flow, workflow_id: str) -> None:
+    """Ids of its jobs have room for what a resumption adds. Raises InvalidOption."""
+    longest = max(len(f"{workflow_id}.{step.name}") for step in flow.steps)
+    if longest > _ID_MAX:
+        text = f"makes ids of up to {longest} characters with the names of its steps"
+        raise InvalidOption("id", workflow_id, text, f"Up to {_ID_MAX} are possible")
 
 
 def _require_room(flow: Flow, items: Sequence[Any]) -> None:

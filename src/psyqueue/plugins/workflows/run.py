@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -16,7 +17,7 @@ from psyqueue.kernel.extension import JobView, Kernel
 from psyqueue.plugins.workflows.flow import FINISH, again
 
 if TYPE_CHECKING:
-    from psyqueue import JobHandle
+    pass
 
 WorkflowStatus: TypeAlias = Literal["running", "completed", "failed", "cancelled", "compensating", "compensated"]
 
@@ -60,11 +61,17 @@ class WorkflowRun:
         """
         clock = asyncio.get_running_loop().time
         until_s = None if timeout is None else clock() + to_ms("timeout", timeout) / 1000
-        await (await self._last()).wait(timeout)
-        view = await self.view()
+
+        async def ended(job_id: str) -> None:
+            await self._kernel.handle_of(job_id).wait(None if until_s is None else max(0.0, until_s - clock()))
+
+        await ended((await last_job(self._kernel, self.id)).id)
+        while (view := await self.view()).status == "running":  # somebody resumed it meanwhile
+            await ended((await last_job(self._kernel, self.id)).id)
         for job in view.undoing.values() if undone else ():
             if job is not None:
-                await self._kernel.handle_of(job.id).wait(None if until_s is None else max(0.0, until_s - clock()))
+                with contextlib.suppress(JobNotFound):  # ended, and deleted since
+                    await ended(job.id)
         return await self.view() if undone else view
 
     async def result(self, timeout: Duration | None = None) -> dict[str, Any]:
@@ -76,9 +83,6 @@ class WorkflowRun:
         if view.status != "completed":
             raise WorkflowFailed(self.id, view.name, view.reason)
         return {name: None if job is None else job.result for name, job in view.steps.items()}
-
-    async def _last(self) -> JobHandle[Any]:
-        return self._kernel.handle_of((await last_job(self._kernel, self.id)).id)
 
 
 async def last_job(kernel: Kernel, workflow_id: str) -> JobView:
@@ -137,7 +141,9 @@ def _status(
 
 def _is_undone(undo: JobView | None, step: JobView | None) -> bool:
     """Of an undoing that is deleted: whether there was something to undo."""
-    return (step is None or step.status == "completed") if undo is None else undo.status != "cancelled"
+    if undo is None:
+        return step is not None and step.status == "completed"
+    return undo.status != "cancelled"
 
 
 def failure(plan: Mapping[str, Mapping[str, Any]], steps: Mapping[str, JobView | None]) -> str:
@@ -159,11 +165,11 @@ def _problem(job: JobView, after: Mapping[str, Iterable[str]], steps: Mapping[st
     if job.reason != "dependency":
         return f"was cancelled: {job.reason}"
     if all((found := steps[name]) is not None and found.status in ends for name, ends in after.items()):
-        return "was cancelled before a step in front of it was replayed: resume the workflow"
+        return "was cancelled before a step in front of it was replayed"
     return ""
 
 
 _IS_DEAD = "is dead"
 _TOLD_MAX = 3
-_RESUMPTIONS = 10
-"""So many places are looked at in one call."""
+_RESUMPTIONS = 100
+"""So many places are looked at in one call: retention deletes the first ones of a workflow that is resumed often."""
