@@ -439,9 +439,8 @@ async def test_a_step_that_is_replayed_by_hand_is_told_as_not_undone(shop):
         shop.broken = {"pack"}
         await shop.q.dead_letter.replay(f"{run.id}.charge")
         await shop.work()
-        assert (
-            await run.view()
-        ).reason == "step pack is dead: exhausted; not undone, since replayed or cancelled by hand: charge"
+        told = "step pack is dead: exhausted; not undone, since replayed or cancelled by hand: charge"
+        assert (await run.view()).reason == told
 
 
 async def test_limits_of_time_are_those_of_the_steps(make):
