@@ -94,22 +94,32 @@ async def _serve(surface: Surface, queue: PsyQueue, host: str, port: int) -> int
     backend: BackendAdapter = queue.get_exposed("backend")
     server = PageServer({"/metrics": _Source(backend).page}, option="--port")
     url = f"{await server.start(host, port)}/metrics"
+    # Told when the first try to reach the store is over: nobody is to see one as away that is only asked.
+    announcement = iter((lambda: _announce(surface, url),))
     try:
-        if surface.is_json:
-            output.print_json({"ready": True, "url": url})
-        else:
-            click.echo(f"psyqueue metrics ready: {url}")
         while not stop.is_set():
             try:
                 await asyncio.to_thread(require_store, backend)
                 async with queue:
+                    next(announcement, _nothing)()
                     await _keep_up(backend, stop)
             except StoreError as exc:
                 log.warning("no store to look at", extra={"error": str(exc)})
+                next(announcement, _nothing)()
                 await is_set_within(stop, TRY_AGAIN_MS)
     finally:
         await server.stop()
     return DONE
+
+
+def _announce(surface: Surface, url: str) -> None:
+    if surface.is_json:
+        output.print_json({"ready": True, "url": url})
+    else:
+        click.echo(f"psyqueue metrics ready: {url}")
+
+
+def _nothing() -> None: ...
 
 
 async def _keep_up(backend: BackendAdapter, stop: asyncio.Event) -> None:

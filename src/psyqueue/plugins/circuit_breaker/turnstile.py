@@ -81,7 +81,7 @@ class Turnstile:
 
     def __init__(self, kernel: Kernel, name: str, rules: Rules) -> None:
         self._kernel = kernel
-        self.name = name
+        self._name = name
         self._rules = rules
         self._ledger = Ledger(kernel, name)
         self._looking = asyncio.Lock()
@@ -102,7 +102,7 @@ class Turnstile:
             return hint.ticket
         spread_ms = max(LOOK_MS, self._rules.reset_ms / 2)
         wait_ms = max(LOOK_MS, hint.at_ms + hint.wait_ms - self._kernel.now_ms()) + spread_ms * self._kernel.chance()
-        raise CircuitOpen(self.name, round(wait_ms) / 1000)
+        raise CircuitOpen(self._name, round(wait_ms) / 1000)
 
     async def leave(self, ticket: Ticket, ending: Ending) -> None:
         """The run is over. Raises nothing of the store."""
@@ -197,15 +197,15 @@ class Turnstile:
         except (StoreError, NamespaceFrozen, InvalidState, TimeoutError) as exc:
             if self._has_store:
                 self._has_store = False
-                about = {"circuit": self.name, "error": repr(exc)}
+                about = {"circuit": self._name, "error": repr(exc)}
                 log.warning("a circuit breaker does without its store: runs get through", extra=about)
             return None
         self._has_store = True
         return done
 
 
-_inside: ContextVar[frozenset[str]] = ContextVar("psyqueue_circuits", default=frozenset())
-"""The circuits that were gone through on the way to here."""
+_inside: ContextVar[frozenset[Turnstile]] = ContextVar("psyqueue_turnstiles", default=frozenset())
+"""Those that were gone through on the way to here."""
 
 
 class Passage:
@@ -214,23 +214,23 @@ class Passage:
     Who is inside goes in once more without being asked or counted: a run that tries would wait for its own place.
     """
 
-    __slots__ = ("_is_failure", "_outside", "_ticket", "_turnstile")
+    __slots__ = ("_is_failure", "_ticket", "_turnstile")
 
     def __init__(self, turnstile: Turnstile, is_failure: Callable[[BaseException], bool]) -> None:
         self._turnstile = turnstile
         self._is_failure = is_failure
         self._ticket: Ticket | None = None
-        self._outside: frozenset[str] = frozenset()
 
     async def __aenter__(self) -> None:
-        self._outside = outside = _inside.get()
-        if self._turnstile.name not in outside:
+        if self._turnstile not in _inside.get():
             self._ticket = await self._turnstile.enter()
-            _inside.set(outside | {self._turnstile.name})
+            _inside.set(_inside.get() | {self._turnstile})
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         ticket, self._ticket = self._ticket, None
-        _inside.set(self._outside)
-        if ticket is not None and not isinstance(error, GeneratorExit):  # being closed, nothing can be awaited
+        if ticket is None:
+            return
+        _inside.set(_inside.get() - {self._turnstile})
+        if not isinstance(error, GeneratorExit):  # being closed, nothing can be awaited
             ending: Ending = "success" if error is None else "failure" if self._is_failure(error) else "neither"
             await self._turnstile.leave(ticket, ending)
