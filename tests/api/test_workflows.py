@@ -10,6 +10,7 @@ import pytest
 from psyqueue import Cancel, Context, DeadLetter, Event, IdConflict, InvalidState, JobNotFound, PsyQueue, WorkflowFailed
 from psyqueue.backend import Change, Filter
 from psyqueue.plugins import Flow, Workflows, results_of
+from psyqueue.plugins.workflows import run as run_of_workflow
 
 FLOW_QUEUE = "workflows"
 
@@ -302,6 +303,25 @@ async def test_a_failed_workflow_goes_on_where_it_failed(shop):
         assert await run.result("10s") == {name: f"{name} done" for name in "abcd"}
     assert shop.did == ["a", "c", "b", "d"]
     assert shop.seen["d"] == {"b": "b done", "c": "c done"}
+
+
+async def test_who_waits_while_somebody_resumes_waits_on(shop, monkeypatch):
+    """It is resumed between the end of its last job and the look at it."""
+    shop.broken.add("b")
+    look = run_of_workflow.viewed
+
+    async def late(kernel: Any, workflow_id: str) -> Any:
+        monkeypatch.undo()
+        shop.broken.clear()
+        await shop.workflows.resume(workflow_id)
+        shop.q.start_worker()
+        return await look(kernel, workflow_id)
+
+    async with shop.q:
+        run = await shop.workflows.enqueue(diamond(shop))
+        await shop.work()
+        monkeypatch.setattr(run_of_workflow, "viewed", late)
+        assert (await run.result("20s"))["d"] == "d done"
 
 
 async def test_what_a_resumption_does_is_told(shop):

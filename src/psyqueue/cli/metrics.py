@@ -94,18 +94,25 @@ async def _serve(surface: Surface, queue: PsyQueue, host: str, port: int) -> int
     backend: BackendAdapter = queue.get_exposed("backend")
     server = PageServer({"/metrics": _Source(backend).page}, option="--port")
     url = f"{await server.start(host, port)}/metrics"
-    # Told when the first try to reach the store is over: nobody is to see one as away that is only asked.
-    announcement = iter((lambda: _announce(surface, url),))
+    is_announced = False
+
+    def announce() -> None:
+        """When the first try to reach the store is over: nobody is to see one as away that is only asked."""
+        nonlocal is_announced
+        if not is_announced:
+            is_announced = True
+            _announce(surface, url)
+
     try:
         while not stop.is_set():
             try:
                 await asyncio.to_thread(require_store, backend)
                 async with queue:
-                    next(announcement, _nothing)()
+                    announce()
                     await _keep_up(backend, stop)
             except StoreError as exc:
                 log.warning("no store to look at", extra={"error": str(exc)})
-                next(announcement, _nothing)()
+                announce()
                 await is_set_within(stop, TRY_AGAIN_MS)
     finally:
         await server.stop()
@@ -117,9 +124,6 @@ def _announce(surface: Surface, url: str) -> None:
         output.print_json({"ready": True, "url": url})
     else:
         click.echo(f"psyqueue metrics ready: {url}")
-
-
-def _nothing() -> None: ...
 
 
 async def _keep_up(backend: BackendAdapter, stop: asyncio.Event) -> None:

@@ -28,7 +28,7 @@ _OF_STEPS: Final = ("id", "depends_on", "conn", "idempotency_key", "idempotency_
 _OF_ALL: Final = ("tenant", "lane", "priority", "meta")
 _WINDOW: Final = "30d"
 """For so long an id of the caller's own stands for the workflow that it was first used for."""
-_MARK: Final = "~"
+MARK: Final = "~"
 """In ids of jobs that belong to a step beside the one that it began with: the undoing, the jobs of a resumption."""
 
 
@@ -116,7 +116,7 @@ class Flow:
         another content, so that a second one with the id is refused as a whole: it could not know which jobs are left.
         """
         ids = {name: f"{workflow_id}.{name}" for name in self._steps}
-        undoing = {step.name: ids[step.name] + f"{_MARK}undo" for step in self.steps if step.undo is not None}
+        undoing = {step.name: ids[step.name] + f"{MARK}undo" for step in self.steps if step.undo is not None}
         others = {option: options[option] for option in _OF_ALL if option in options}
         meta = {key: value for key, value in options.get("meta", {}).items() if key != "workflow"}
         for step in self.steps:
@@ -185,18 +185,18 @@ def waited_for(job_id: str, meta: Mapping[str, Any]) -> Mapping[str, str]:
 
 def again(job_id: str, number: int) -> str:
     """The id of the job that takes the place of another one when a workflow is resumed."""
-    return f"{job_id.partition(_MARK)[0]}{_MARK}{number}"
+    return f"{job_id.partition(MARK)[0]}{MARK}{number}"
 
 
 def number_of(job_id: str) -> int:
     """Of the resumption that it was made by; 0: it is the first one in its place."""
-    return int(job_id.rpartition(_MARK)[2]) if _MARK in job_id else 0
+    return int(job_id.rpartition(MARK)[2]) if MARK in job_id else 0
 
 
 def _step_name(given: Any) -> str:
     problem = name_problem(given)
-    if not problem and _MARK in given:
-        problem = f"holds a {_MARK}"
+    if not problem and MARK in given:
+        problem = f"holds a {MARK}"
     if problem:
         raise InvalidOption("step", given, problem)
     return str.__str__(given)

@@ -22,7 +22,16 @@ from psyqueue.ids import new_id
 from psyqueue.job import LIVE, name_problem
 from psyqueue.kernel.extension import Facade, JobView, Kernel, blocking
 from psyqueue.outcome import Cancel, Snooze
-from psyqueue.plugins.workflows.flow import FINISH, RESULTS, Flow, refuse_own, require_flow, require_meta, waited_for
+from psyqueue.plugins.workflows.flow import (
+    FINISH,
+    MARK,
+    RESULTS,
+    Flow,
+    refuse_own,
+    require_flow,
+    require_meta,
+    waited_for,
+)
 from psyqueue.plugins.workflows.resuming import resumed
 from psyqueue.plugins.workflows.run import WorkflowRun, WorkflowView, failure, last_job, view_of, viewed
 
@@ -68,7 +77,7 @@ class Workflows:
         def tell(event: Event) -> None:
             if event.data["name"] == FINISH:
                 reason = {} if event_type == "workflow:completed" else {"reason": event.data["reason"]}
-                data = {"workflow_id": event.data["job_id"].partition("~")[0], **reason}
+                data = {"workflow_id": event.data["job_id"].partition(MARK)[0], **reason}
                 self._door().events.publish(event_type, data)
 
         return tell
@@ -229,8 +238,8 @@ def _require_room(flow: Flow, items: Sequence[Any]) -> None:
 
 def _read_id(given: Any) -> str:
     problem = name_problem(given)
-    if not problem and "~" in given:
-        problem = "holds a ~"
+    if not problem and MARK in given:
+        problem = f"holds a {MARK}"
     if problem:
         raise InvalidOption("id", given, problem)
     return str.__str__(given)

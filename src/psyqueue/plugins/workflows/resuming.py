@@ -45,12 +45,12 @@ def _parted(
     """What is replayed and what is replaced, by id: also a dead step that has to wait for one of them once more."""
     replayed: dict[str, JobView] = {}
     replaced: dict[str, JobView] = {}
-    again_: set[str] = set()
+    moved: set[str] = set()
     for name, job in steps.items():
         if job is not None and job.status in ("dead", "cancelled"):
-            waits = job.status == "cancelled" or not again_.isdisjoint(plan[name]["after"])
+            waits = job.status == "cancelled" or not moved.isdisjoint(plan[name]["after"])
             (replaced if waits else replayed)[job.id] = job
-            again_.add(name)
+            moved.add(name)
     return replayed, replaced
 
 

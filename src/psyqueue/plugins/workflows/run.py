@@ -65,9 +65,10 @@ class WorkflowRun:
         async def ended(job_id: str) -> None:
             await self._kernel.handle_of(job_id).wait(None if until_s is None else max(0.0, until_s - clock()))
 
-        await ended((await last_job(self._kernel, self.id)).id)
-        while (view := await self.view()).status == "running":  # somebody resumed it meanwhile
+        while True:
             await ended((await last_job(self._kernel, self.id)).id)
+            if (view := await self.view()).status != "running":
+                break  # else somebody resumed it meanwhile
         for job in view.undoing.values() if undone else ():
             if job is not None:
                 with contextlib.suppress(JobNotFound):  # ended, and deleted since
