@@ -6,11 +6,14 @@ folders from outside.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ import pytest
 
 from support.postgres_server import EACH
 from support.redis_server import start_redis
+from support.server_home import ServerHome
 from support.servers import Server, Unavailable
 from support.source import TESTS
 from support.waiting import is_process_alive, wait_until
@@ -178,6 +182,30 @@ def test_sweep_spares_the_folder_of_a_living_owner(own_servers):
     server = own_servers.redis()
     start_redis(own=True).stop()
     assert server.folder.is_dir()
+
+
+def test_folder_that_a_neighbour_sweeps_before_it_is_locked_is_not_taken(monkeypatch):
+    """The sweep is over when the owner comes to its lock, and nothing keeps it from locking a file without a name."""
+    made: list[Path] = []
+    make, lock = tempfile.mkdtemp, fcntl.flock
+
+    def made_in_sight(**where: str) -> str:
+        made.append(Path(make(**where)))
+        return str(made[-1])
+
+    def lock_after_a_sweep(fd: int, operation: int) -> None:
+        if len(made) == 1:
+            shutil.rmtree(made[0], ignore_errors=True)
+        lock(fd, operation)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made_in_sight)
+    monkeypatch.setattr(fcntl, "flock", lock_after_a_sweep)
+    home = ServerHome()
+    try:
+        assert home.path.is_dir()
+        assert home.path == made[1]
+    finally:
+        home.remove()
 
 
 @pytest.mark.parametrize(("kind", "begins"), [("redis8", "8."), ("valkey9", "9."), ("redis6", "6.2.")])

@@ -61,6 +61,7 @@ def _create(base: Path) -> tuple[Path, int]:
 
 
 def _lock(path: Path, flags: int) -> int | None:
+    """None if somebody else holds it, or if it is gone: who waited for a sweep to end locks a file with no name."""
     try:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -68,6 +69,9 @@ def _lock(path: Path, flags: int) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(fd)
+        return None
+    if os.fstat(fd).st_nlink == 0:
         os.close(fd)
         return None
     return fd
