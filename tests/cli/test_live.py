@@ -15,7 +15,8 @@ import pytest
 
 from cli.conftest import COMMAND, LIMIT_S
 from psyqueue.backend import Limits, QueueInfo, Session, SessionInfo
-from psyqueue.cli.top import OTHER_SCREEN, OWN_SCREEN, Snapshot, frame, queue_lines
+from psyqueue.cli.top import OTHER_SCREEN, OWN_SCREEN, frame
+from psyqueue.operating.queues import Snapshot, queue_lines
 from support.waiting import wait_until
 
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

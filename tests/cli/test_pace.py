@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from psyqueue.backend.bounds import ITEMS_MAX
-from psyqueue.cli.pace import Pace, read_pace
+from psyqueue.operating.pace import Pace, read_pace
 from support.kernel import FakeClock
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from psyqueue import PsyQueue
 from psyqueue.backend import Change
-from psyqueue.cli.pace import Pace
-from psyqueue.cli.query import FIELDS, Term, Value, check_terms
-from psyqueue.cli.query.syntax import read_terms
-from psyqueue.cli.selection import Selection
+from psyqueue.cli import output
 from psyqueue.errors import InvalidOption
+from psyqueue.operating.pace import Pace
+from psyqueue.operating.query import FIELDS, Term, Value, check_terms
+from psyqueue.operating.query.syntax import read_terms
+from psyqueue.operating.selection import Selection
 from support.source import ROOT
 
 
@@ -303,7 +304,7 @@ def test_ids_and_a_filter_are_two_ways(cli, arguments, told):
 def test_a_walk_through_many_jobs_is_announced(cli, monkeypatch):
     for name in ("a", "b", "c"):
         cli.enqueue(name, queue="q")
-    monkeypatch.setattr("psyqueue.cli.selection.SAID_FROM", 3)
+    monkeypatch.setattr("psyqueue.operating.selection.SAID_FROM", 3)
     told = cli.call("jobs", "ls", "name:a*").err
     assert (
         told
@@ -342,10 +343,10 @@ async def test_what_dies_again_while_a_replay_goes_on_is_left(stored, text):
 
 
 async def test_who_counts_and_then_changes_is_told_once(cli, monkeypatch, capsys):
-    monkeypatch.setattr("psyqueue.cli.selection.SAID_FROM", 1)
+    monkeypatch.setattr("psyqueue.operating.selection.SAID_FROM", 1)
     async with PsyQueue.from_url(cli.url) as q:
         await q.enqueue("mail")
-        selection = await Selection.open(q, check_terms("text:mail"))
+        selection = await Selection.open(q, check_terms("text:mail"), say=output.say)
         assert await selection.count() == 1
         assert (await selection.change(Change(kind="cancel"))).count == 1
     assert capsys.readouterr().err.count("looking through up to 1 job") == 1

@@ -11,11 +11,11 @@ import click
 from psyqueue import PsyQueue
 from psyqueue.backend import Change
 from psyqueue.cli import output
-from psyqueue.cli.pace import read_pace
-from psyqueue.cli.query import Term, check_terms
-from psyqueue.cli.selection import Selection
 from psyqueue.cli.surface import DONE, Surface, confirm, with_queue
 from psyqueue.job import STATUSES, Status
+from psyqueue.operating.pace import read_pace
+from psyqueue.operating.query import Term, check_terms
+from psyqueue.operating.selection import Selection
 from psyqueue.words import counted
 
 
@@ -69,7 +69,8 @@ def change_all(
     pace = read_pace(rate)
 
     async def work(queue: PsyQueue) -> int:
-        selection = await Selection.open(queue, terms, tuple(status for status in STATUSES if status in deed.statuses))
+        statuses: tuple[Status, ...] = tuple(status for status in STATUSES if status in deed.statuses)
+        selection = await Selection.open(queue, terms, statuses, say=output.say)
         if dry_run:
             count = await selection.count()
             _tell(surface, {"dry_run": True, "matching": count}, f"{counted(count, 'job')} would be {deed.done}")

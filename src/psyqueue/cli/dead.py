@@ -14,10 +14,10 @@ from psyqueue.cli import output
 from psyqueue.cli.bulk import Deed, change_all, how_options
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.filtered import FilteredCommand
-from psyqueue.cli.query import Term, Value, check_terms
-from psyqueue.cli.selection import Selection
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.job import Status
+from psyqueue.operating.query import Term, Value, check_terms
+from psyqueue.operating.selection import Selection
 
 _COLUMNS = ("id", "queue", "name", "reason", "attempt", "died_at", "last_error")
 _DEAD: tuple[Status, ...] = ("dead",)
@@ -42,7 +42,7 @@ def dead_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor:
     terms = _terms(filter_words, **options)
 
     async def work(opened: PsyQueue) -> int:
-        found, rest = await (await Selection.open(opened, terms, _DEAD)).page(limit, cursor)
+        found, rest = await (await Selection.open(opened, terms, _DEAD, say=output.say)).page(limit, cursor)
         items = [_item(view) for view in found]
         if surface.is_json:
             output.print_json({"items": items, "cursor": rest})

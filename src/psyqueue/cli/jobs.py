@@ -16,12 +16,12 @@ from psyqueue.cli import output
 from psyqueue.cli.bulk import Deed, bulk_options, change_many
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.filtered import FilteredCommand
-from psyqueue.cli.query import Term, Value, check_terms
-from psyqueue.cli.selection import Selection, delete_one
 from psyqueue.cli.surface import DONE, NO, Surface, confirm, on_store, with_queue
 from psyqueue.cli.tail import jobs_tail
 from psyqueue.errors import InvalidState, JobNotFound, PsyQueueError, Refused
 from psyqueue.job import LIVE, STATUSES, TERMINAL, UNSTARTED, Status
+from psyqueue.operating.query import Term, Value, check_terms
+from psyqueue.operating.selection import Selection, delete_one
 from psyqueue.words import counted
 
 IDS_MAX = ITEMS_MAX
@@ -57,7 +57,7 @@ def jobs_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor:
     terms = (*check_terms(" ".join(filter_words)), *_terms_of(options))
 
     async def work(queue: PsyQueue) -> int:
-        items, rest = await (await Selection.open(queue, terms)).page(limit, cursor)
+        items, rest = await (await Selection.open(queue, terms, say=output.say)).page(limit, cursor)
         if surface.is_json:
             output.print_json({"items": [summary(view) for view in items], "cursor": rest})
             return DONE

@@ -18,6 +18,7 @@ from psyqueue.cli.reading import tell_if_unknown
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import to_datetime
 from psyqueue.job import STATUSES
+from psyqueue.operating.queues import state_of
 
 
 @click.group()
@@ -83,15 +84,6 @@ def queues_resume(surface: Surface, name: str) -> int:
 
 
 queues.add_command(queues_limits)
-
-
-def state_of(info: QueueInfo, served: set[str], now_ms: int) -> str:
-    """One word: paused, running, stalled, idle."""
-    if is_paused(info.limits, now_ms):
-        return "paused"
-    if info.counts.get("active", 0):
-        return "running"
-    return "stalled" if info.counts.get("pending", 0) and info.queue not in served else "idle"
 
 
 def _item(info: QueueInfo, served: set[str], now_ms: int) -> dict[str, Any]:

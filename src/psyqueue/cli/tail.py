@@ -14,13 +14,13 @@ from msgspec import Struct
 from psyqueue import JobView, PsyQueue
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import colour, output
-from psyqueue.cli.query import Term, check_terms
-from psyqueue.cli.selection import Selection
 from psyqueue.cli.surface import DONE, NO, Surface, on_store, with_queue
 from psyqueue.clock import SystemClock, to_datetime, to_ms
 from psyqueue.errors import JobNotFound, StoreError
 from psyqueue.job import LIVE, STATUSES, TERMINAL, Status
 from psyqueue.kernel.aio import spawn
+from psyqueue.operating.query import Term, check_terms
+from psyqueue.operating.selection import Selection
 
 _LIVE: tuple[Status, ...] = tuple(status for status in STATUSES if status in LIVE)
 INTERVAL_MS_MIN = 50

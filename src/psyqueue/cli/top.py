@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
-from msgspec import Struct
 
 from psyqueue import PsyQueue
-from psyqueue.backend import QueueInfo, SessionInfo
-from psyqueue.backend.compose import all_queues, all_sessions
 from psyqueue.cli import colour, output
-from psyqueue.cli.queues import state_of
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.clock import SystemClock, span, to_datetime, to_ms
-from psyqueue.job import TERMINAL
 from psyqueue.kernel.presence import presence_of
+from psyqueue.operating.queues import QueueLine, Snapshot, look, queue_lines
 from psyqueue.words import counted
 
 INTERVAL_MS_MIN = 100
@@ -28,33 +24,6 @@ OTHER_SCREEN, OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _COUNTS = ("pending", "active", "scheduled", "waiting", "dead")
 _QUEUES = ("queue", "state", *_COUNTS, "ended/s", "dead/s", "oldest", "workers")
 _WORKERS = ("worker", "state", "held", "slots", "queues", "up")
-
-
-class Snapshot(Struct, frozen=True, kw_only=True):
-    """One look; `mono_ms` is this machine's, for rates."""
-
-    store: str
-    mode: str
-    now_ms: int
-    mono_ms: float
-    queues: Sequence[QueueInfo]
-    sessions: Sequence[SessionInfo]
-
-
-class QueueLine(Struct, frozen=True, kw_only=True):
-    """Rates a second since the look before; None at the first, and where jobs were deleted meanwhile."""
-
-    queue: str
-    state: str
-    pending: int
-    active: int
-    scheduled: int
-    waiting: int
-    dead: int
-    ended_per_second: float | None
-    dead_per_second: float | None
-    oldest_pending_ms: int | None
-    workers: int
 
 
 @click.command()
@@ -70,7 +39,7 @@ def top(surface: Surface, interval: str, once: bool) -> int:
         if is_live:
             await _watch(queue, interval_ms)
             return DONE
-        seen = await _look(queue)
+        seen = await look(queue.get_exposed("backend"))
         if surface.is_json:
             output.print_json(_document(seen))
         else:
@@ -89,7 +58,7 @@ async def _watch(queue: PsyQueue, interval_ms: int) -> None:
     click.echo(OTHER_SCREEN, nl=False)
     try:
         while True:
-            seen = await _look(queue)
+            seen = await look(queue.get_exposed("backend"))
             size = shutil.get_terminal_size()
             lines = frame(seen, before, width=size.columns)[: size.lines - 1]
             click.echo(HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in lines) + CLEAR_BELOW, nl=False, color=True)
@@ -99,54 +68,7 @@ async def _watch(queue: PsyQueue, interval_ms: int) -> None:
         click.echo(OWN_SCREEN, nl=False)
 
 
-async def _look(queue: PsyQueue) -> Snapshot:
-    backend = queue.get_exposed("backend")
-    info = await backend.info()
-    return Snapshot(
-        store=f"{info.store} {info.version}",
-        mode=info.mode,
-        now_ms=info.now_ms,
-        mono_ms=SystemClock().mono_ms(),
-        queues=await all_queues(backend),
-        sessions=await all_sessions(backend),
-    )
-
-
 # ── what is shown ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def queue_lines(seen: Snapshot, before: Snapshot | None) -> list[QueueLine]:
-    """The busiest first: those with the most unstarted and running jobs."""
-    served = [name for info in seen.sessions for name in info.session.queues if info.expires_in_ms >= 0]
-    old = {info.queue: info for info in before.queues} if before is not None else {}
-    passed_s = 0.0 if before is None else (seen.mono_ms - before.mono_ms) / 1000
-    lines = []
-    for info in seen.queues:
-        counts, last = info.counts, old.get(info.queue)
-        oldest_ms = info.oldest_pending_at_ms
-        lines.append(
-            QueueLine(
-                queue=info.queue,
-                state=state_of(info, set(served), seen.now_ms),
-                pending=counts.get("pending", 0),
-                active=counts.get("active", 0),
-                scheduled=counts.get("scheduled", 0),
-                waiting=counts.get("waiting", 0),
-                dead=counts.get("dead", 0),
-                ended_per_second=_rate(info, last, tuple(TERMINAL), passed_s),
-                dead_per_second=_rate(info, last, ("dead",), passed_s),
-                oldest_pending_ms=None if oldest_ms is None else max(0, seen.now_ms - oldest_ms),
-                workers=served.count(info.queue),
-            )
-        )
-    return sorted(lines, key=lambda line: (-(line.pending + line.active), line.queue))
-
-
-def _rate(info: QueueInfo, last: QueueInfo | None, statuses: Sequence[str], passed_s: float) -> float | None:
-    if last is None or passed_s <= 0:
-        return None
-    more = sum(info.counts.get(status, 0) - last.counts.get(status, 0) for status in statuses)
-    return None if more < 0 else round(more / passed_s, 1)
-
-
 def frame(seen: Snapshot, before: Snapshot | None, *, width: int | None) -> list[str]:
     """All lines: a head, the queues, the workers."""
     lines = queue_lines(seen, before)

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from msgspec.structs import asdict
 
 from psyqueue import PsyQueue
 from psyqueue.backend import SessionInfo
 from psyqueue.backend.compose import all_sessions
 from psyqueue.cli import output
-from psyqueue.cli.query import Value
 from psyqueue.cli.surface import DONE, NO, Surface, confirm, on_store, with_queue
-from psyqueue.clock import SystemClock, span, to_datetime, to_ms
+from psyqueue.clock import SystemClock, span, to_ms
 from psyqueue.errors import InvalidState
-from psyqueue.kernel.orders import Order, give_order, read_orders
-from psyqueue.kernel.presence import presence_of
+from psyqueue.kernel.orders import Order, give_order
+from psyqueue.operating.query import Value
+from psyqueue.operating.workers import WorkerLine, worker_lines
 from psyqueue.words import counted
 
 _COLUMNS = ("worker", "state", "held", "slots", "queues", "opened_at", "lease", "version", "host", "pid")
@@ -37,11 +38,12 @@ def workers_ls(surface: Surface) -> int:
     """
 
     async def work(queue: PsyQueue) -> int:
-        items = await _items(queue, await all_sessions(queue.get_exposed("backend")))
+        backend = queue.get_exposed("backend")
+        lines = await worker_lines(backend, await all_sessions(backend))
         if surface.is_json:
-            output.print_json({"items": items})
+            output.print_json({"items": lines})
             return DONE
-        output.print_table(_COLUMNS, map(_row, items), empty="No worker runs.")
+        output.print_table(_COLUMNS, map(_row, lines), empty="No worker runs.")
         return DONE
 
     return with_queue(surface, work)
@@ -130,31 +132,8 @@ async def _are_gone(queue: PsyQueue, ids: Sequence[str], wait_ms: int) -> bool:
         await clock.sleep_ms(LOOK_AGAIN_MS)
 
 
-async def _items(queue: PsyQueue, sessions: Sequence[SessionInfo]) -> list[dict[str, Any]]:
-    orders = await read_orders(queue.get_exposed("backend"), [info.session.id for info in sessions])
-    return [_item(info, order) for info, order in zip(sessions, orders, strict=True)]
-
-
-def _item(info: SessionInfo, order: Order | None) -> dict[str, Any]:
-    said = presence_of(info.session)
-    return {
-        "worker": info.session.worker,
-        "session_id": info.session.id,
-        "queues": list(info.session.queues),
-        "held": info.held,
-        "slots": said.slots or None,
-        "opened_at": to_datetime(info.opened_at_ms),
-        "lease_ms": info.session.lease_ms,
-        "lease_left_ms": info.expires_in_ms,
-        "state": "late" if info.expires_in_ms < 0 else "draining" if order is not None else "open",
-        "version": said.psyqueue or None,
-        "host": said.host or None,
-        "pid": said.pid or None,
-    }
-
-
-def _row(item: dict[str, Any]) -> list[object]:
-    left_ms = item["lease_left_ms"]
+def _row(line: WorkerLine) -> list[object]:
+    left_ms = line.lease_left_ms
     lease = f"over for {span(left_ms)}" if left_ms < 0 else f"another {span(left_ms)}"
-    shown = {**item, "queues": ", ".join(item["queues"]), "lease": lease}
+    shown = {**asdict(line), "queues": ", ".join(line.queues), "lease": lease}
     return [shown[column] for column in _COLUMNS]

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from psyqueue import JobView
 from psyqueue.backend import Filter
 from psyqueue.backend import JobView as StoredJob
-from psyqueue.cli.query.syntax import Term, Value, read_terms
 from psyqueue.clock import to_at_ms, to_ms
 from psyqueue.errors import InvalidOption
 from psyqueue.job import STATUSES, Status
+from psyqueue.operating.query.syntax import Term, Value, read_terms
 
 Test: TypeAlias = Callable[[StoredJob, JobView], bool]
 

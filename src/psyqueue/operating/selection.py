@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,15 +13,16 @@ from psyqueue.backend import Amended, Change, Filter, QueueInfo
 from psyqueue.backend import JobView as StoredJob
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.compose import all_queues
-from psyqueue.cli import output
-from psyqueue.cli.pace import Pace
-from psyqueue.cli.query import Query, Term, read_query
 from psyqueue.errors import InvalidState, JobNotFound
 from psyqueue.job import STATUSES, Status, name_problem
 from psyqueue.kernel.cancels import tell_cancelled
 from psyqueue.kernel.queries import read_cursor
 from psyqueue.kernel.views import view_of
+from psyqueue.operating.pace import Pace
+from psyqueue.operating.query import Query, Term, read_query
 from psyqueue.words import counted
+
+Say: TypeAlias = Callable[[str], Any]
 
 SAID_FROM = 5_000
 """From so many jobs on, it is said that they are looked through one by one."""
@@ -36,16 +38,29 @@ class Changed(Struct):
 class Selection:
     """The jobs that fit `terms`, in `statuses`. Opened once the queue runs: ages count from the store's clock."""
 
-    def __init__(self, queue: PsyQueue, query: Query, infos: list[QueueInfo] | None, now_ms: int) -> None:
+    def __init__(
+        self, queue: PsyQueue, query: Query, infos: list[QueueInfo] | None, now_ms: int, say: Say | None
+    ) -> None:
         self._core = queue._core  # noqa: SLF001 - many jobs at once are changed here and nowhere in the public API
         self._query = query
         self._infos = infos
         self._now_ms = now_ms
+        self._say = say
         self._is_said = False
 
     @classmethod
-    async def open(cls, queue: PsyQueue, terms: tuple[Term, ...], statuses: tuple[Status, ...] = STATUSES) -> Selection:
-        """Raises InvalidOption."""
+    async def open(
+        cls,
+        queue: PsyQueue,
+        terms: tuple[Term, ...],
+        statuses: tuple[Status, ...] = STATUSES,
+        *,
+        say: Say | None = None,
+    ) -> Selection:
+        """`say` is given a line for people, once, where many jobs are about to be looked through.
+
+        Raises InvalidOption.
+        """
         backend = queue.get_exposed("backend")
         now_ms = (await backend.info()).now_ms
         query = read_query(terms, now_ms)
@@ -53,7 +68,7 @@ class Selection:
             query = query.narrow(statuses)
         # A listing of queues counts their jobs: it is asked for only where that is needed.
         infos = await all_queues(backend) if query.queues else None
-        return cls(queue, _on_queues(query, infos or []), infos, now_ms)
+        return cls(queue, _on_queues(query, infos or []), infos, now_ms, say)
 
     async def count(self) -> int:
         """How many jobs fit: from the counts of the queues where these tell, else by a look at each."""
@@ -156,7 +171,7 @@ class Selection:
         )
 
     async def _say_how_many(self) -> None:
-        if self._is_said or self._query.is_counted or self._query.where.ids:
+        if self._say is None or self._is_said or self._query.is_counted or self._query.where.ids:
             return
         self._is_said = True
         number = await self._candidates()
@@ -164,7 +179,7 @@ class Selection:
             return
         fields = ", ".join(dict.fromkeys(self._query.tested))
         how = f"; {fields}: here, not in the store" if fields else ""
-        output.say(f"psyqueue: looking through up to {counted(number, 'job')}{how}. status: and queue: make it shorter")
+        self._say(f"psyqueue: looking through up to {counted(number, 'job')}{how}. status: and queue: make it shorter")
 
 
 def _on_queues(query: Query, infos: list[QueueInfo]) -> Query:
