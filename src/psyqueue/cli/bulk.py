@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from psyqueue import PsyQueue
-from psyqueue.backend import Change
 from psyqueue.cli import output
 from psyqueue.cli.surface import DONE, Surface, confirm, with_queue
-from psyqueue.job import STATUSES, Status
+from psyqueue.operating.deeds import Deed
 from psyqueue.operating.pace import read_pace
 from psyqueue.operating.query import Term, check_terms
 from psyqueue.operating.selection import Selection
 from psyqueue.words import counted
-
-
-@dataclass(frozen=True, slots=True)
-class Deed:
-    """`key`: of the number in JSON. `question`: what is asked, `{jobs}` is how many. `done`: what they were then."""
-
-    key: str
-    question: str
-    done: str
-    change: Change
-    statuses: Collection[Status]
 
 
 def bulk_options(*, rate: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -69,8 +56,7 @@ def change_all(
     pace = read_pace(rate)
 
     async def work(queue: PsyQueue) -> int:
-        statuses: tuple[Status, ...] = tuple(status for status in STATUSES if status in deed.statuses)
-        selection = await Selection.open(queue, terms, statuses, say=output.say)
+        selection = await Selection.open(queue, terms, deed.statuses, say=output.say)
         if dry_run:
             count = await selection.count()
             _tell(surface, {"dry_run": True, "matching": count}, f"{counted(count, 'job')} would be {deed.done}")

@@ -6,23 +6,24 @@ from datetime import datetime
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from psyqueue import JobView, PsyQueue
-from psyqueue.backend import Change
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
-from psyqueue.cli.bulk import Deed, change_all, how_options
+from psyqueue.cli.bulk import change_all, how_options
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.filtered import FilteredCommand
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.job import Status
+from psyqueue.operating.deeds import DELETE, RETRY
 from psyqueue.operating.query import Term, Value, check_terms
 from psyqueue.operating.selection import Selection
 
 _COLUMNS = ("id", "queue", "name", "reason", "attempt", "died_at", "last_error")
 _DEAD: tuple[Status, ...] = ("dead",)
-_REPLAY = Deed("replayed", "Run {jobs} again", "run again", Change(kind="replay"), _DEAD)
-_PURGE = Deed("purged", "Delete {jobs} for good", "deleted", Change(kind="delete"), _DEAD)
+_REPLAY = replace(RETRY, key="replayed")
+_PURGE = replace(DELETE, key="purged", statuses=_DEAD)
 
 
 @click.group()

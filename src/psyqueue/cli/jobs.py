@@ -10,26 +10,22 @@ import click
 import msgspec
 
 from psyqueue import Explanation, JobView, PsyQueue, Reason
-from psyqueue.backend import Change
 from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.cli import output
-from psyqueue.cli.bulk import Deed, bulk_options, change_many
+from psyqueue.cli.bulk import bulk_options, change_many
 from psyqueue.cli.enqueue import instant
 from psyqueue.cli.filtered import FilteredCommand
 from psyqueue.cli.surface import DONE, NO, Surface, confirm, on_store, with_queue
 from psyqueue.cli.tail import jobs_tail
 from psyqueue.errors import InvalidState, JobNotFound, PsyQueueError, Refused
-from psyqueue.job import LIVE, STATUSES, TERMINAL, UNSTARTED, Status
+from psyqueue.job import STATUSES, UNSTARTED
+from psyqueue.operating.deeds import CANCEL, DELETE, RETRY
 from psyqueue.operating.query import Term, Value, check_terms
 from psyqueue.operating.selection import Selection, delete_one
 from psyqueue.words import counted
 
 IDS_MAX = ITEMS_MAX
 _SUMMARY = ("id", "queue", "name", "status", "attempt", "priority", "created_at", "run_at")
-_DEAD: tuple[Status, ...] = ("dead",)
-_RETRY = Deed("retried", "Run {jobs} again", "run again", Change(kind="replay"), _DEAD)
-_CANCEL = Deed("cancelled", "Cancel {jobs}", "cancelled", Change(kind="cancel", reason="cancelled by request"), LIVE)
-_DELETE = Deed("deleted", "Delete {jobs} for good", "deleted", Change(kind="delete"), TERMINAL)
 
 
 @click.group()
@@ -124,7 +120,7 @@ def jobs_explain(surface: Surface, job_id: str) -> int:
 def jobs_retry(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     """Run dead jobs again from the start: those named, or all that fit a filter."""
     if not job_ids:
-        return change_many(surface, _RETRY, **bulk)
+        return change_many(surface, RETRY, **bulk)
     _require_ids_alone(bulk)
 
     async def work(queue: PsyQueue) -> int:
@@ -140,7 +136,7 @@ def jobs_retry(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
 def jobs_cancel(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     """Cancel jobs, those named or all that fit a filter; one that runs is asked to end."""
     if not job_ids:
-        return change_many(surface, _CANCEL, **bulk)
+        return change_many(surface, CANCEL, **bulk)
     _require_ids_alone(bulk)
 
     async def work(queue: PsyQueue) -> int:
@@ -160,7 +156,7 @@ def jobs_cancel(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
 def jobs_rm(surface: Surface, job_ids: tuple[str, ...], **bulk: Any) -> int:
     """Delete jobs that have ended, with their results and errors: those named, or all that fit a filter."""
     if not job_ids:
-        return change_many(surface, _DELETE, **bulk)
+        return change_many(surface, DELETE, **bulk)
     is_sure = bulk["yes"]
     _require_ids_alone({**bulk, "yes": False})
     if len(job_ids) > IDS_MAX:

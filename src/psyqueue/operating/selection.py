@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -29,10 +30,11 @@ SAID_FROM = 5_000
 
 
 class Changed(Struct):
-    """How many were changed, and how many were left alone because they could not be."""
+    """How many were changed, and how many were left alone because they could not be. `is_all`: no time was missing."""
 
     count: int = 0
     skipped: int = 0
+    is_all: bool = True
 
 
 class Selection:
@@ -79,15 +81,20 @@ class Selection:
             found += len(page)
         return found
 
-    async def page(self, limit: int, cursor: str | None) -> tuple[list[JobView], str | None]:
-        """Up to `limit` jobs that fit, and the cursor of the rest. Raises InvalidOption."""
+    async def page(
+        self, limit: int, cursor: str | None, *, steps_max: int | None = None
+    ) -> tuple[list[JobView], str | None]:
+        """Up to `limit` jobs that fit, and the cursor of the rest. Raises InvalidOption.
+
+        `steps_max`: so many calls of the store at most, each of up to 500 jobs, even if that finds fewer.
+        """
         items: list[JobView] = []
         cursor = read_cursor(cursor)
         if self._query.is_void:
             return items, None
         await self._say_how_many()
         step = ITEMS_MAX
-        while True:
+        for number in count(1):
             room = limit - len(items)
             found, after = await self._step(cursor, step if self._query.tests else room)
             if len(found) > room:
@@ -96,8 +103,9 @@ class Selection:
                 continue
             items += [view for _, view in found]
             cursor, step = after, ITEMS_MAX
-            if cursor is None or len(items) >= limit:
-                return items, cursor
+            if cursor is None or len(items) >= limit or number == steps_max:
+                break
+        return items, cursor
 
     async def glance(self) -> list[JobView]:
         """What fits among the first jobs that the store gives in one call: for whoever looks again and again."""
@@ -106,8 +114,10 @@ class Selection:
         found, _ = await self._step(None, ITEMS_MAX)
         return [view for _, view in found]
 
-    async def change(self, change: Change, pace: Pace | None = None) -> Changed:
-        """Change what fits when its turn comes, `pace` many at a time."""
+    async def change(
+        self, change: Change, pace: Pace | None = None, *, is_over: Callable[[], bool] = lambda: False
+    ) -> Changed:
+        """Change what fits when its turn comes, `pace` many at a time, until all is done or `is_over` says so."""
         done, step = Changed(), pace.step if pace else ITEMS_MAX
         if change.kind == "replay":
             # What dies again while the walk goes on is left.
@@ -120,6 +130,9 @@ class Selection:
                     await self._amend(where, change, None, done)
                     if pace:
                         await pace.keep(len(ids))
+                if is_over():
+                    done.is_all = False
+                    break
         elif not self._query.is_void:
             await self._say_how_many()
             where = self._query.where
@@ -128,6 +141,9 @@ class Selection:
                 cursor = amended.cursor
                 if pace:
                     await pace.keep(len(amended.changed))
+                if is_over():
+                    done.is_all = False
+                    break
         return done
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
