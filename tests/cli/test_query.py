@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from psyqueue import PsyQueue
 from psyqueue.backend import Change
@@ -60,6 +63,21 @@ def test_a_text_is_read_as_terms(text, terms):
 )
 def test_patterns_stand_for_whole_values_and_quotes_take_them_by_the_word(value, text, is_match):
     assert value.matches(text) is is_match
+
+
+@given(st.text("ab*?", max_size=8), st.text("abA", max_size=12))
+@settings(max_examples=500)
+def test_a_pattern_finds_what_a_plain_one_would(pattern, text):
+    plain = "".join({"*": ".*", "?": "."}.get(each, each) for each in pattern)
+    assert Value(pattern).matches(text) is bool(re.fullmatch(plain, text))
+    assert Value(pattern).is_in(text) is bool(re.search(plain, text, re.IGNORECASE))
+
+
+def test_a_pattern_of_many_stars_takes_no_time_on_a_text_that_nearly_fits():
+    pattern, text = Value("x*" * 20 + "y"), "x1 " * 600
+    assert not pattern.matches(text)
+    assert not pattern.is_in(text)
+    assert pattern.is_in(text + "y")
 
 
 @pytest.mark.parametrize(

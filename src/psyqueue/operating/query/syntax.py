@@ -43,7 +43,12 @@ class Value(Struct, frozen=True):
     def _expression(self) -> str:
         if self.is_literal:
             return re.escape(self.text)
-        return "".join({"*": ".*", "?": "."}.get(each, re.escape(each)) for each in self.text)
+        first, *others = ("".join("." if ch == "?" else re.escape(ch) for ch in part) for part in self.text.split("*"))
+        if not others:
+            return first
+        # Each part is where it comes first, for good: else a text that nearly fits takes longer than anybody waits.
+        *between, last = others
+        return first + "".join(f"(?>.*?{part})" for part in between) + f".*{last}"
 
 
 class Term(Struct, frozen=True):
