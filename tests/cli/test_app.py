@@ -80,6 +80,7 @@ WITH_APP = {
     "queues resume",
     "queues limits",
     "dead ls",
+    "dead groups",
     "dead replay",
     "dead purge",
     "schedules ls",
@@ -150,7 +151,17 @@ def local(cli, monkeypatch):
 # ── the same answers as from the address ──────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(
     "command",
-    ["jobs ls", "jobs show one", "queues ls", "queues limits mail", "dead ls", "workers ls", "durability", "check"],
+    [
+        "jobs ls",
+        "jobs show one",
+        "queues ls",
+        "queues limits mail",
+        "dead ls",
+        "dead groups",
+        "workers ls",
+        "durability",
+        "check",
+    ],
 )
 def test_a_look_from_the_application_is_that_from_its_address(app, command):
     app.cli.enqueue("mail", id="one")

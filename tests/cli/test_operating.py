@@ -319,6 +319,7 @@ READERS: list[tuple[Any, ...]] = [
     ("queues", "pause", "x"),
     ("queues", "resume", "x"),
     ("dead", "ls"),
+    ("dead", "groups"),
     ("dead", "replay", "--yes"),
     ("dead", "purge", "--yes"),
     ("workers", "ls"),

@@ -111,7 +111,7 @@ def test_what_means_nothing_is_told_with_its_place(text, told):
 
 def test_a_bad_filter_is_one_line_and_wrong_use_for_every_command_that_takes_one(cli):
     cli.enqueue("mail")
-    for command in (["jobs", "ls"], ["dead", "ls"], ["dead", "replay"], ["dead", "purge"]):
+    for command in (["jobs", "ls"], ["dead", "ls"], ["dead", "groups"], ["dead", "replay"], ["dead", "purge"]):
         answer = cli.call(*command, "stat:dead")
         assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1), answer
     for verb in ("retry", "cancel", "rm"):

@@ -1,4 +1,4 @@
-"""`psyqueue dead ls|replay|purge`."""
+"""`psyqueue dead ls|groups|replay|purge`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from psyqueue.cli.filtered import FilteredCommand
 from psyqueue.cli.surface import DONE, Surface, on_store, with_queue
 from psyqueue.job import Status
 from psyqueue.operating.deeds import DELETE, RETRY
+from psyqueue.operating.failures import failure_groups
 from psyqueue.operating.query import Term, Value, check_terms
 from psyqueue.operating.selection import Selection
+from psyqueue.words import counted
 
+GROUPED_MAX = 20_000
 _COLUMNS = ("id", "queue", "name", "reason", "attempt", "died_at", "last_error")
+_GROUP_COLUMNS = ("count", "name", "died_of", "queues", "last_at")
 _DEAD: tuple[Status, ...] = ("dead",)
 _REPLAY = replace(RETRY, key="replayed")
 _PURGE = replace(DELETE, key="purged", statuses=_DEAD)
@@ -51,6 +55,36 @@ def dead_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor:
         output.print_table(_COLUMNS, ([item[column] for column in _COLUMNS] for item in items), empty="No job is dead.")
         if rest is not None:
             output.say(f"There are more: --cursor '{rest}'")
+        return DONE
+
+    return with_queue(surface, work)
+
+
+@dead.command("groups", cls=FilteredCommand)
+@click.argument("filter_words", metavar="[FILTER]", nargs=-1)
+@click.option("--queue", help="Of this queue.")
+@click.option("--name", help="Of this name.")
+@click.option("--limit", type=click.IntRange(1, ITEMS_MAX), default=20, show_default=True, help="Groups at most.")
+@on_store
+def dead_groups(surface: Surface, filter_words: tuple[str, ...], limit: int, **options: Any) -> int:
+    """Group dead jobs by what killed them, the largest group first.
+
+    With --json each group has a `where`: the filter that `dead replay` and `dead purge` take for just that group.
+    """
+    terms = _terms(filter_words, **options)
+
+    async def work(opened: PsyQueue) -> int:
+        found = await failure_groups(opened, terms, jobs_max=GROUPED_MAX)
+        groups = found.groups[:limit]
+        if not found.is_complete:
+            output.say(f"psyqueue: only the first {counted(found.looked, 'dead job')} were looked at: there are more")
+        if surface.is_json:
+            output.print_json({"items": groups, "looked": found.looked, "complete": found.is_complete})
+            return DONE
+        rows = [
+            (each.count, each.name, each.error or each.reason, ", ".join(each.queues), each.last_at) for each in groups
+        ]
+        output.print_table(_GROUP_COLUMNS, rows, empty="No job is dead.")
         return DONE
 
     return with_queue(surface, work)
