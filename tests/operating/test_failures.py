@@ -284,3 +284,11 @@ async def test_no_more_than_the_bound_are_looked_at(deadly, monkeypatch, page, j
         await deadly.die(failed(f"x {number}"))
     found = await deadly.groups(jobs_max=jobs_max)
     assert (only(found).count, found.looked, found.is_complete) == (looked, looked, is_complete)
+
+
+async def test_all_were_looked_at_where_what_is_left_does_not_fit(deadly, monkeypatch):
+    monkeypatch.setattr("psyqueue.operating.selection.ITEMS_MAX", 1)
+    for name in ("one", "two", "three"):
+        await deadly.die(failed("x"), name=name)
+    looks = [await deadly.groups(f"name:{name}*", jobs_max=1) for name in ("one", "two", "three")]
+    assert [found.is_complete for found in looks] == [True] * 3
