@@ -94,7 +94,7 @@ def test_the_bound_is_told_where_it_was_reached(cli, monkeypatch):
     assert cli.call("dead", "groups").err == ""
     cli.make_dead("c")
     answer = cli.call("dead", "groups", "--json")
-    assert answer.err == "psyqueue: only the first 2 dead jobs were looked at: there are more\n"
+    assert answer.err == "psyqueue: only the first 2 dead jobs were looked at. queue: chooses others\n"
     assert (answer.json["looked"], answer.json["complete"]) == (2, False)
 
 

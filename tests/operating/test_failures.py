@@ -286,9 +286,12 @@ async def test_no_more_than_the_bound_are_looked_at(deadly, monkeypatch, page, j
     assert (only(found).count, found.looked, found.is_complete) == (looked, looked, is_complete)
 
 
-async def test_all_were_looked_at_where_what_is_left_does_not_fit(deadly, monkeypatch):
-    monkeypatch.setattr("psyqueue.operating.selection.ITEMS_MAX", 1)
-    for name in ("one", "two", "three"):
+async def test_the_bound_holds_for_a_filter_that_few_fit(deadly, monkeypatch):
+    """What is looked at costs as much whether it fits or not."""
+    for module in ("failures", "selection"):
+        monkeypatch.setattr(f"psyqueue.operating.{module}.ITEMS_MAX", 1)
+    for name in ("one", "one", "one", "two"):
         await deadly.die(failed("x"), name=name)
-    looks = [await deadly.groups(f"name:{name}*", jobs_max=1) for name in ("one", "two", "three")]
-    assert [found.is_complete for found in looks] == [True] * 3
+    few = await deadly.groups("name:t*", jobs_max=2)
+    assert (few.groups, few.looked, few.is_complete) == ((), 0, False)
+    assert (await deadly.groups("name:t*", jobs_max=4)).looked == 1

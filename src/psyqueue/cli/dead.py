@@ -20,7 +20,6 @@ from psyqueue.operating.deeds import DELETE, RETRY
 from psyqueue.operating.failures import failure_groups
 from psyqueue.operating.query import Term, Value, check_terms
 from psyqueue.operating.selection import Selection
-from psyqueue.words import counted
 
 GROUPED_MAX = 20_000
 _COLUMNS = ("id", "queue", "name", "reason", "attempt", "died_at", "last_error")
@@ -77,7 +76,7 @@ def dead_groups(surface: Surface, filter_words: tuple[str, ...], limit: int, **o
         found = await failure_groups(opened, terms, jobs_max=GROUPED_MAX)
         groups = found.groups[:limit]
         if not found.is_complete:
-            output.say(f"psyqueue: only the first {counted(found.looked, 'dead job')} were looked at: there are more")
+            output.say(f"psyqueue: only the first {GROUPED_MAX:,} dead jobs were looked at. queue: chooses others")
         if surface.is_json:
             output.print_json({"items": groups, "looked": found.looked, "complete": found.is_complete})
             return DONE

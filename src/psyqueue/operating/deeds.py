@@ -21,8 +21,8 @@ class Deed(Struct, frozen=True):
     statuses: tuple[Status, ...]
 
 
-_LIVE = tuple(status for status in STATUSES if status in LIVE)
-_ENDED = tuple(status for status in STATUSES if status in TERMINAL)
+_LIVE: tuple[Status, ...] = tuple(status for status in STATUSES if status in LIVE)
+_ENDED: tuple[Status, ...] = tuple(status for status in STATUSES if status in TERMINAL)
 
 RETRY = Deed("retried", "Run {jobs} again", "run again", Change(kind="replay"), ("dead",))
 CANCEL = Deed("cancelled", "Cancel {jobs}", "cancelled", Change(kind="cancel", reason="cancelled by request"), _LIVE)

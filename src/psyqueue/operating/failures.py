@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -56,7 +56,7 @@ class FailureGroup(Struct, frozen=True, kw_only=True):
 
 
 class Failures(Struct, frozen=True, kw_only=True):
-    """`groups`: the largest first, then the latest. `looked`: at how many dead jobs. `is_complete`: at all that fit."""
+    """`groups`: the largest first, then the latest. `looked`: at so many that fit. `is_complete`: at all that do."""
 
     groups: tuple[FailureGroup, ...]
     looked: int
@@ -64,24 +64,26 @@ class Failures(Struct, frozen=True, kw_only=True):
 
 
 async def failure_groups(queue: PsyQueue, terms: tuple[Term, ...], *, jobs_max: int) -> Failures:
-    """What killed the dead jobs that fit `terms`, of which the first `jobs_max` are looked at, page by page.
+    """What killed the dead jobs that fit `terms`, of the first `jobs_max` that there are, in whole pages of the store.
 
     Raises InvalidOption.
     """
     selection = await Selection.open(queue, terms, ("dead",))
     tallies: dict[tuple[str, str, str], _Tally] = {}
     looked, cursor = 0, None
-    while True:
-        # At the bound it is only asked whether there is one more.
-        room = jobs_max - looked
-        page, cursor = await selection.page(min(ITEMS_MAX, room) or 1, cursor)
-        if not room:
-            return Failures(groups=_ordered(tallies), looked=looked, is_complete=not page)
+    for _ in range(-(-jobs_max // ITEMS_MAX)):
+        # Of a filter that only some fit a page may be short, and has cost as much.
+        page, cursor = await selection.page(min(ITEMS_MAX, jobs_max - looked), cursor, steps_max=1)
         for view in page:
             _count(tallies, view)
         looked += len(page)
         if cursor is None:
-            return Failures(groups=_ordered(tallies), looked=looked, is_complete=True)
+            break
+    # At the bound it is only asked whether there is one more.
+    more: Sequence[JobView] = ()
+    if cursor is not None:
+        more, cursor = await selection.page(1, cursor, steps_max=1)
+    return Failures(groups=_ordered(tallies), looked=looked, is_complete=not more and cursor is None)
 
 
 class _Tally(Struct):

@@ -18,6 +18,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     store: str
     mode: str
+    warnings: Sequence[str] = ()
     now_ms: int
     mono_ms: float
     queues: Sequence[QueueInfo]
@@ -46,6 +47,7 @@ async def look(backend: BackendAdapter) -> Snapshot:
     return Snapshot(
         store=f"{info.store} {info.version}",
         mode=info.mode,
+        warnings=info.warnings,
         now_ms=info.now_ms,
         mono_ms=SystemClock().mono_ms(),
         queues=await all_queues(backend),

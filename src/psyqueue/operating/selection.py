@@ -103,7 +103,7 @@ class Selection:
                 continue
             items += [view for _, view in found]
             cursor, step = after, ITEMS_MAX
-            if cursor is None or len(items) >= limit or number == steps_max:
+            if cursor is None or len(items) >= limit or (steps_max is not None and number >= steps_max):
                 break
         return items, cursor
 

@@ -115,3 +115,9 @@ def _read_values(text: str, at: int, begin: int) -> tuple[tuple[Value, ...], int
 def _unreadable(text: str, at: int, problem: str, begin: int | None = None) -> InvalidOption:
     spot = text[at if begin is None else begin :].split(maxsplit=1)[0]
     return InvalidOption("filter", spot, f"{problem} (character {at + 1})", 'Write field:value, or "text in quotes"')
+
+
+def quoted(text: str) -> str:
+    """A value that means this text and nothing else."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
