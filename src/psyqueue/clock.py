@@ -114,6 +114,15 @@ def span(duration_ms: float) -> str:
     return " ".join(parts)
 
 
+def age(at: datetime, now_ms: int) -> str:
+    """How far off an instant is, as people say it, in its largest unit: `3 min ago`, `in 2 h`, `now`."""
+    passed_ms = now_ms - (at - _EPOCH) / timedelta(milliseconds=1)
+    if abs(passed_ms) < 1_000:
+        return "now"
+    largest = " ".join(span(passed_ms).split()[:2])
+    return f"{largest} ago" if passed_ms > 0 else f"in {largest}"
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 _LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)

@@ -308,7 +308,7 @@ def test_what_looks_or_operates_takes_an_application_and_nothing_else_does(local
         for name, command in commands(root)
         if not isinstance(command, click.Group) and any("--app" in item.opts for item in command.params)
     }
-    assert taking == {*WITH_APP, "enqueue"}
+    assert taking == {*WITH_APP, "enqueue", "dashboard"}
     for words in (["worker", local.target], ["schema", "status"], ["demo"], ["migrate"]):
         answer = local.cli.call("--app", local.target, *words, store=False)
         assert (answer.code, answer.out) == (2, ""), answer

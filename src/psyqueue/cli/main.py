@@ -16,6 +16,7 @@ from psyqueue.cli import colour, output
 from psyqueue.cli.check import check, durability
 from psyqueue.cli.circuits import circuits
 from psyqueue.cli.completion import completion
+from psyqueue.cli.dashboard import dashboard
 from psyqueue.cli.dead import dead
 from psyqueue.cli.demo.command import demo
 from psyqueue.cli.doctor import doctor
@@ -93,6 +94,7 @@ for _command in (
     schema,
     migrate,
     top,
+    dashboard,
     metrics,
     completion,
 ):

@@ -6,14 +6,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
 import msgspec
 
+from psyqueue import clock
 from psyqueue.cli import colour
-from psyqueue.clock import SystemClock, span, to_datetime
 
 CELL_CHARS_MAX = 60
 CELL_CHARS_MIN = 6
@@ -115,11 +115,7 @@ def cell(value: object, chars_max: int | None = CELL_CHARS_MAX) -> str:
 
 def age(at: datetime) -> str:
     """`3 min ago`, `in 2 h`, by this machine's clock: for people only."""
-    passed_ms = (to_datetime(SystemClock().now_ms()) - at) / timedelta(milliseconds=1)
-    if abs(passed_ms) < 1_000:
-        return "now"
-    largest = " ".join(span(passed_ms).split()[:2])
-    return f"{largest} ago" if passed_ms > 0 else f"in {largest}"
+    return clock.age(at, clock.SystemClock().now_ms())
 
 
 def text_of(value: object) -> str:

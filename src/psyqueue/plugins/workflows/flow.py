@@ -17,6 +17,7 @@ from psyqueue.job import TERMINAL, name_problem
 
 if TYPE_CHECKING:
     from psyqueue import Context
+    from psyqueue.kernel.extension import JobView
 
 After: TypeAlias = "str | Iterable[str] | Mapping[str, str | Iterable[str]]"
 """Steps that have to be completed first; as a mapping, with the ends to wait for, such as {"charge": "dead"}."""
@@ -172,15 +173,23 @@ RESULTS: Final = "workflow.results"
 
 
 def waited_for(job_id: str, meta: Mapping[str, Any]) -> Mapping[str, str]:
-    """The jobs that a step waited for, by the names of their steps; none, of a job that is no step.
-
-    `meta` is the application's, too, which may mean something else by the same word.
-    """
-    about = meta.get("workflow")
-    if not isinstance(about, Mapping) or not job_id.startswith(f"{about.get('id')}."):
-        return {}
-    after: Mapping[str, str] = about.get("after", {})
+    """The jobs that a step waited for, by the names of their steps; none, of a job that is no step."""
+    after: Mapping[str, str] = _about_step(job_id, meta).get("after", {})
     return after
+
+
+def workflow_of(job: JobView) -> str | None:
+    """The id of the workflow that a job is a step of, undoes a step of, or ends; None of any other job."""
+    if job.name == FINISH:
+        return job.id.partition(MARK)[0]
+    found: str | None = _about_step(job.id, job.meta).get("id")
+    return found
+
+
+def _about_step(job_id: str, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a workflow wrote into its step. The application may mean something else by the same word."""
+    about = meta.get("workflow")
+    return about if isinstance(about, Mapping) and job_id.startswith(f"{about.get('id')}.") else {}
 
 
 def again(job_id: str, number: int) -> str:
