@@ -16,9 +16,11 @@ import pytest
 from cli.conftest import COMMAND, LIMIT_S
 from psyqueue.backend import Limits, QueueInfo, Session, SessionInfo
 from psyqueue.cli.top import OTHER_SCREEN, OWN_SCREEN, frame
+from psyqueue.kernel.throughput import Rates
 from psyqueue.operating.queues import Snapshot, queue_lines
 from support.waiting import wait_until
 
+NO_RATES = Rates({})
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -27,8 +29,8 @@ def queue(name: str, **counts: int) -> QueueInfo:
     return QueueInfo(queue=name, counts=counts, oldest_pending_at_ms=1_000, lanes=0, limits=Limits(queue=name))
 
 
-def seen(*queues: QueueInfo, mono_ms: float = 0, workers: tuple[SessionInfo, ...] = ()) -> Snapshot:
-    return Snapshot(store="memory 1", mode="open", now_ms=61_000, mono_ms=mono_ms, queues=queues, sessions=workers)
+def seen(*queues: QueueInfo, rates: Rates = NO_RATES, workers: tuple[SessionInfo, ...] = ()) -> Snapshot:
+    return Snapshot(store="memory 1", mode="open", now_ms=61_000, rates=rates, queues=queues, sessions=workers)
 
 
 def worker(*queues: str, left_ms: int = 1) -> SessionInfo:
@@ -36,25 +38,25 @@ def worker(*queues: str, left_ms: int = 1) -> SessionInfo:
     return SessionInfo(session=session, held=2, opened_at_ms=1_000, expires_in_ms=left_ms)
 
 
-def test_rates_are_what_ended_between_two_looks():
-    before = seen(queue("mail", completed=10, dead=1, cancelled=0), queue("pruned", completed=100))
-    after = seen(queue("mail", completed=25, dead=3, cancelled=1), queue("pruned", completed=5), mono_ms=2_000)
-    lines = {line.queue: line for line in queue_lines(after, before)}
+def test_rates_are_those_that_workers_tell():
+    rates = Rates(
+        {("mail", "completed"): 7.5, ("mail", "dead"): 1.0, ("mail", "cancelled"): 0.5, ("mail", "retried"): 3}
+    )
+    lines = {line.queue: line for line in queue_lines(seen(queue("mail"), queue("idle"), rates=rates))}
     assert (lines["mail"].ended_per_second, lines["mail"].dead_per_second) == (9.0, 1.0)
-    assert lines["pruned"].ended_per_second is None, "something was deleted meanwhile"
-    assert all(line.ended_per_second is None for line in queue_lines(before, None))
+    assert (lines["idle"].ended_per_second, lines["idle"].dead_per_second) == (0.0, 0.0)
 
 
 def test_the_busiest_queue_stands_first_with_what_it_needs():
-    found = queue_lines(seen(queue("a", pending=1), queue("b", pending=1, active=5), workers=(worker("b"),)), None)
+    found = queue_lines(seen(queue("a", pending=1), queue("b", pending=1, active=5), workers=(worker("b"),)))
     assert [(line.queue, line.state, line.workers) for line in found] == [("b", "running", 1), ("a", "stalled", 0)]
     assert found[0].oldest_pending_ms == 60_000
-    late = queue_lines(seen(queue("b", pending=1), workers=(worker("b", left_ms=-1),)), None)
+    late = queue_lines(seen(queue("b", pending=1), workers=(worker("b", left_ms=-1),)))
     assert (late[0].state, late[0].workers) == ("stalled", 0)
 
 
 def test_a_frame_fits_its_width():
-    lines = frame(seen(queue("q" * 50, pending=1_234_567), workers=(worker("b"),)), None, width=100)
+    lines = frame(seen(queue("q" * 50, pending=1_234_567), workers=(worker("b"),)), width=100)
     plain = [COLOUR.sub("", line) for line in lines]
     assert max(map(len, plain)) <= 100
     assert "1,234,567 pending" in plain[1]

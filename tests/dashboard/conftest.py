@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from httpx2 import ASGITransport, AsyncClient, Response
 
-from psyqueue import PsyQueue
+from psyqueue import Plugin, PsyQueue
 from psyqueue.backends import memory
 from psyqueue.dashboard import Access, Dashboard, Role, everyone
 from psyqueue.kernel.worker import Worker
@@ -79,10 +79,10 @@ class Browser:
 class Shop:
     """A queue with all that a dashboard can show. `broken`: users whose mail fails, with what the error says."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Plugin) -> None:
         self.schedules, self.workflows = Schedules(), Workflows(queue="flows")
         self.breaker = CircuitBreaker("smtp")
-        self.q = PsyQueue(name="shop").use(memory())
+        self.q = PsyQueue(name="shop").use(store)
         for plugin in (self.schedules, self.workflows, self.breaker):
             self.q.use(plugin)
         self.broken: dict[str, str] = {}
@@ -122,7 +122,7 @@ class Shop:
 
 @pytest.fixture
 async def shop() -> AsyncIterator[Shop]:
-    made = Shop()
+    made = Shop(memory())
     async with made.q:
         yield made
 

@@ -10,6 +10,7 @@ from httpx2 import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from dashboard.conftest import Shop
 from psyqueue import PsyQueue
 from psyqueue.backend.compose import all_sessions
 from psyqueue.backends import memory, redis, sqlite
@@ -17,6 +18,7 @@ from psyqueue.dashboard import Dashboard, everyone
 from psyqueue.dashboard.jobs import JOBS_SHOWN
 from psyqueue.dashboard.overview import QUEUES_MAX
 from psyqueue.errors import ConfigError
+from psyqueue.kernel.throughput import MINUTE_MS, SPAN_MS
 from psyqueue.plugins import Flow
 
 
@@ -37,16 +39,23 @@ async def test_the_overview_counts_and_says_how_each_queue_is_doing(shop, admin)
     assert "No queue has “xyz” in its name." in (await admin.see("/", find="xyz")).text
 
 
-async def test_the_overview_shows_rates_from_the_second_look_on(shop, admin, monkeypatch):
+async def test_the_overview_shows_what_workers_got_done(browse, monkeypatch):
     monkeypatch.setattr("psyqueue.dashboard.desk.LOOK_AGAIN_MS", 0)
     monkeypatch.setattr("psyqueue.dashboard.desk.POINT_MS", 0)
-    await shop.mail.enqueue("eve")
-    first = await admin.see("/")
-    assert "– ended a second" in first.text
-    await shop.work()
-    second = await admin.see("/")
-    assert re.search(r"[1-9][\d,.]* ended a second", second.text), second.text
-    assert second.values("polyline", "points")
+    shop = Shop(memory(test_clock=True))
+    async with shop.q:
+        admin, backend = browse(shop.q), shop.q.get_exposed("backend")
+        await admin.see("/")
+        worker = await shop.worker()
+        await worker.stop()
+        await backend.advance_clock(SPAN_MS)
+        assert "mail idle 0 0 0 0 0 0.1" in (await admin.see("/")).text, "one in 20 s"
+        await backend.advance_clock(MINUTE_MS - SPAN_MS)
+        page = await admin.see("/")
+    assert "1 completed in a minute" in page.text
+    assert "0 failed in a minute" in page.text
+    lines = page.values("polyline", "points")
+    assert [len(points.split()) for points in lines] == [60, 60, 3], "an hour, and what this process saw"
 
 
 async def test_the_overview_shows_the_busiest_of_many_queues(shop, admin):

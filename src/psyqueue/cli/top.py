@@ -28,7 +28,7 @@ _WORKERS = ("worker", "state", "held", "slots", "queues", "up")
 
 @click.command()
 @click.option("--interval", default="1s", show_default=True, metavar="DURATION", help="Between two looks.")
-@click.option("--once", is_flag=True, help="Look once, without rates; so also with --json or without a terminal.")
+@click.option("--once", is_flag=True, help="Look once; so also with --json or without a terminal.")
 @on_store
 def top(surface: Surface, interval: str, once: bool) -> int:
     """Watch queues and workers live; Ctrl-C ends it."""
@@ -43,7 +43,7 @@ def top(surface: Surface, interval: str, once: bool) -> int:
         if surface.is_json:
             output.print_json(_document(seen))
         else:
-            click.echo("\n".join(frame(seen, None, width=output.terminal_width())))
+            click.echo("\n".join(frame(seen, width=output.terminal_width())))
         return DONE
 
     try:
@@ -54,24 +54,22 @@ def top(surface: Surface, interval: str, once: bool) -> int:
 
 async def _watch(queue: PsyQueue, interval_ms: int) -> None:
     """On a screen of its own, which is left however this ends."""
-    before: Snapshot | None = None
     click.echo(OTHER_SCREEN, nl=False)
     try:
         while True:
             seen = await look(queue.get_exposed("backend"))
             size = shutil.get_terminal_size()
-            lines = frame(seen, before, width=size.columns)[: size.lines - 1]
+            lines = frame(seen, width=size.columns)[: size.lines - 1]
             click.echo(HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in lines) + CLEAR_BELOW, nl=False, color=True)
-            before = seen
             await SystemClock().sleep_ms(interval_ms)
     finally:
         click.echo(OWN_SCREEN, nl=False)
 
 
 # ── what is shown ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def frame(seen: Snapshot, before: Snapshot | None, *, width: int | None) -> list[str]:
+def frame(seen: Snapshot, *, width: int | None) -> list[str]:
     """All lines: a head, the queues, the workers."""
-    lines = queue_lines(seen, before)
+    lines = queue_lines(seen)
     pending, active, dead = (sum(getattr(line, name) for line in lines) for name in ("pending", "active", "dead"))
     at = to_datetime(seen.now_ms).isoformat(sep=" ", timespec="seconds")
     head = f"psyqueue top  {seen.store}  {at}  {seen.mode if seen.mode != 'open' else ''}".rstrip()
@@ -86,7 +84,7 @@ def frame(seen: Snapshot, before: Snapshot | None, *, width: int | None) -> list
 
 
 def _queue_row(line: QueueLine) -> list[object]:
-    rates = ["" if rate is None else f"{rate:,.1f}" for rate in (line.ended_per_second, line.dead_per_second)]
+    rates = [f"{rate:,.1f}" for rate in (line.ended_per_second, line.dead_per_second)]
     oldest = "" if line.oldest_pending_ms is None else span(line.oldest_pending_ms)
     counts = [f"{getattr(line, name):,}" for name in _COUNTS]
     return [line.queue, line.state, *counts, *rates, oldest, line.workers]
@@ -112,7 +110,7 @@ def _document(seen: Snapshot) -> dict[str, Any]:
         }
         for info in seen.sessions
     ]
-    queues = [msgspec.structs.asdict(line) for line in queue_lines(seen, None)]
+    queues = [msgspec.structs.asdict(line) for line in queue_lines(seen)]
     return {
         "store": seen.store,
         "mode": seen.mode,

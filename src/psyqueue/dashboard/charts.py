@@ -9,7 +9,7 @@ from msgspec import Struct
 
 WIDTH: Final = 600
 HEIGHT: Final = 80
-GAP_MS: Final = 30_000
+GAP_MS: Final = 90_000
 """Of a longer time without a look nothing is known."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from psyqueue.backend import BackendAdapter
 from psyqueue.clock import SystemClock
 from psyqueue.errors import ConfigError, NotStarted
 from psyqueue.kernel.extension import Kernel
+from psyqueue.kernel.throughput import Minute, minutes_until
 from psyqueue.operating.queues import QueueLine, Snapshot, look, queue_lines
 
 if TYPE_CHECKING:
@@ -19,28 +21,29 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN_MS: Final = 1_000
 """However many look at the dashboard, the store is asked for its queues no more often."""
+MINUTES_SHOWN: Final = 60
 POINTS_MAX: Final = 240
 POINT_MS: Final = 2_000
 
 
-class Point(Struct, frozen=True):
-    """All queues together at one moment of this process; None: no rate, since there was no look before."""
+class Sight(Struct, frozen=True):
+    """What was seen at a moment of this process. `minutes`: the last whole ones, in order."""
 
     mono_ms: float
-    pending: int
-    active: int
-    ended_per_second: float | None
+    seen: Snapshot
+    lines: Sequence[QueueLine]
+    minutes: Sequence[Minute]
 
 
 class Desk:
-    """Of one dashboard. What it keeps is for rates and pictures only; the truth is asked for each time."""
+    """Of one dashboard. What it keeps is for a picture only; the truth is asked for each time."""
 
     def __init__(self, queue: PsyQueue) -> None:
         self.queue = queue
         self.kernel = Kernel(queue._core.registry, "dashboard")  # noqa: SLF001 - as a plugin that comes late has it
-        self.points: deque[Point] = deque(maxlen=POINTS_MAX)
-        self._seen: Snapshot | None = None
-        self._lines: list[QueueLine] = []
+        self.pending: deque[tuple[float, float | None]] = deque(maxlen=POINTS_MAX)
+        """How many jobs were pending in all queues, at moments of this process."""
+        self._sight: Sight | None = None
 
     def require_open(self) -> None:
         """Raises NotStarted."""
@@ -65,23 +68,19 @@ class Desk:
         found: Workflows | None = self._exposed("workflows")
         return found
 
-    async def look(self) -> tuple[Snapshot, list[QueueLine]]:
-        """At all queues and workers, with rates since the look before. Raises StoreError."""
-        store, before = self.store, self._seen
+    async def look(self) -> Sight:
+        """At all queues and workers. Raises StoreError."""
         now_ms = SystemClock().mono_ms()
-        if before is None or now_ms - before.mono_ms >= LOOK_AGAIN_MS:
-            self._seen = seen = await look(store)
-            self._lines = queue_lines(seen, before)
-            self._note(seen)
-        assert self._seen is not None
-        return self._seen, self._lines
+        if self._sight is None or now_ms - self._sight.mono_ms >= LOOK_AGAIN_MS:
+            seen = await look(self.store)
+            minutes = await minutes_until(self.store, seen.now_ms, MINUTES_SHOWN)
+            self._sight = Sight(now_ms, seen, queue_lines(seen), minutes)
+            self._note(self._sight)
+        return self._sight
 
-    def _note(self, seen: Snapshot) -> None:
-        if self.points and seen.mono_ms - self.points[-1].mono_ms < POINT_MS:
-            return
-        rates = [line.ended_per_second for line in self._lines if line.ended_per_second is not None]
-        pending, active = (sum(getattr(line, name) for line in self._lines) for name in ("pending", "active"))
-        self.points.append(Point(seen.mono_ms, pending, active, round(sum(rates), 1) if rates else None))
+    def _note(self, sight: Sight) -> None:
+        if not self.pending or sight.mono_ms - self.pending[-1][0] >= POINT_MS:
+            self.pending.append((sight.mono_ms, sum(line.pending for line in sight.lines)))
 
     def _exposed(self, namespace: str) -> Any:
         try:

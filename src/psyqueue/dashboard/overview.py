@@ -14,21 +14,22 @@ _TOTALS: Final = ("pending", "active", "scheduled", "waiting", "dead")
 
 async def show(desk: Desk, visit: Visit) -> Page:
     """The busiest queues first; `find` is a part of their names."""
-    seen, lines = await desk.look()
+    sight = await desk.look()
     find = visit.asked("find")
-    found = [line for line in lines if find in line.queue]
+    found = [line for line in sight.lines if find in line.queue]
     return Page(
         "overview.html",
         {
-            "seen": seen,
+            "seen": sight.seen,
             "find": find,
             "lines": found[:QUEUES_MAX],
             "left_out": max(0, len(found) - QUEUES_MAX),
-            "totals": {name: sum(getattr(line, name) for line in lines) for name in _TOTALS},
-            "workers": len(seen.sessions),
+            "totals": {name: sum(getattr(line, name) for line in sight.lines) for name in _TOTALS},
+            "workers": len(sight.seen.sessions),
             "charts": (
-                chart("ended a second", [(point.mono_ms, point.ended_per_second) for point in desk.points]),
-                chart("pending", [(point.mono_ms, point.pending) for point in desk.points]),
+                chart("completed in a minute", [(each.at_ms, each.completed) for each in sight.minutes]),
+                chart("failed in a minute", [(each.at_ms, each.retried + each.dead) for each in sight.minutes]),
+                chart("pending", tuple(desk.pending)),
             ),
         },
     )

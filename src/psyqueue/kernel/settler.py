@@ -16,6 +16,7 @@ from psyqueue.errors import NamespaceFrozen, StoreBusy, StoreError, StoreFull, S
 from psyqueue.ids import new_token
 from psyqueue.kernel.executor import TOO_LARGE
 from psyqueue.kernel.slots import Entry
+from psyqueue.kernel.throughput import Throughput
 
 if TYPE_CHECKING:
     from psyqueue.clock import Clock
@@ -61,6 +62,7 @@ class Settler:
         self._trouble = trouble
         self._channel = core.new_channel(give_up_ms)
         self._patience_ms = 0.0
+        self.throughput: Throughput = Throughput(core, CLOSE_MS)
 
     # ── the session ───────────────────────────────────────────────────────────────────────────────────────────────────
     async def open(self, worker: str, queues: tuple[str, ...], lease_ms: int, meta: bytes = b"{}") -> None:
@@ -90,6 +92,11 @@ class Settler:
                 pass
         except (StoreError, NamespaceFrozen) as exc:
             log.warning("session not closed, its lease will end", extra={"session": session_id, "error": str(exc)})
+
+    async def end(self) -> None:
+        """Close, and add up what was done since the last time."""
+        await self.close()
+        await self.throughput.write()
 
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def send(self, entries: Sequence[Entry], fetch: Fetch | None) -> SettleReply:
@@ -161,6 +168,7 @@ class Settler:
                 if is_heard or settled.verdict == "lost":
                     self._tell(run, outcome, settled)
         slots.held -= ended
+        self.throughput.note(entries, reply.settled)
 
     def _tell(self, run: Run, outcome: AnyOutcome, settled: Settled) -> None:
         if settled.verdict == "lost":

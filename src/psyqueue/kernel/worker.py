@@ -97,8 +97,7 @@ class Worker:
         self._due_timer: asyncio.TimerHandle | None = None
         self._stop_timers: list[asyncio.TimerHandle] = []
         self._is_asked = self._is_dry = self._is_resting = False
-        self._is_stopping = False
-        self._is_lost = False
+        self._is_stopping = self._is_lost = False
         self._turns = 0
         self._turned_ms = core.clock.mono_ms()
         self._beside: set[asyncio.Task[Any]] = set()
@@ -203,7 +202,8 @@ class Worker:
             self._beat()
             await self._core.lifespan.enter()
             await self._open_session()
-            self._spawn_beside(self._housekeeper.work(), "housekeeper")
+            for part in (self._housekeeper, self._settler.throughput):
+                self._spawn_beside(part.work(), type(part).__name__.lower())
             self._core.bus.publish("worker:started", {"worker": self.name, "queues": list(self._all_queues())})
             await self._loop()
         except Exception as exc:
@@ -256,7 +256,7 @@ class Worker:
     async def _close_session(self) -> None:
         if self._keeper is not None:
             self._keeper.stop()
-        await within_ms(2 * CLOSE_MS, self._settler.close())
+        await within_ms(2 * CLOSE_MS, self._settler.end())
         if self._keeper is not None:
             await within_ms(CLOSE_MS, self._keeper.ended.wait())
 
