@@ -368,3 +368,39 @@ async def test_who_counts_and_then_changes_is_told_once(cli, monkeypatch, capsys
         assert await selection.count() == 1
         assert (await selection.change(Change(kind="cancel"))).count == 1
     assert capsys.readouterr().err.count("looking through up to 1 job") == 1
+
+
+# ── however it is written ─────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("a*" + "a" * 490 + "b*z", "a" * 8_000),
+        ("*" * 500, "a" * 8_000),
+        ("*" + "?" * 450 + "z", "a" * 8_000),
+        ("*a" * 240 + "*b", "a" * 8_000),
+        ("?*" * 240 + "b", "a" * 8_000),
+    ],
+)
+def test_a_pattern_takes_no_longer_than_its_text_and_itself(pattern, text):
+    """On a text that nearly fits, an expression of `re` thinks for minutes."""
+    for _ in range(200):
+        assert Value(pattern).matches(text) == Value(pattern).is_in(text) == (set(pattern) == {"*"})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a " * 51, "more than 50 conditions"),
+        ("name:" + ",".join("a*" for _ in range(21)), "more than 20 values with * or ?"),
+        ("name:" + "a" * 500 + "*", "a value with * or ? of more than 500 characters"),
+        ("id:" + "a" * 30_000, "has more than 30,000 characters"),
+    ],
+)
+def test_a_filter_has_its_bounds(text, told):
+    with pytest.raises(InvalidOption, match=re.escape(told)):
+        check_terms(text)
+
+
+def test_many_plain_values_are_fine():
+    (term,) = check_terms("id:" + ",".join(f"01a21e16-dcee-77a6-a87c-{number:012}" for number in range(500)))
+    assert len(term.values) == 500

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
+from starlette.responses import PlainTextResponse
 
 from dashboard.conftest import Browser, Parsed
 from psyqueue.dashboard import ROLES, Dashboard, Passwords, Visitor, everyone
-from psyqueue.dashboard.guard import FORM_BYTES_MAX, WRONG_MAX, Guard
+from psyqueue.dashboard.guard import FIELDS_MAX, FORM_BYTES_MAX, WRONG_MAX, Guard
 from psyqueue.dashboard.site import ACTS, LOOKS
 from psyqueue.errors import ConfigError, MissingExtra
 from psyqueue.plugins import Flow
@@ -109,6 +110,7 @@ def pages_with(job_id: str) -> list[tuple[str, dict[str, str]]]:
         "Basic " + base64.b64encode(b"ada:the secret of admi").decode(),
         "Basic " + base64.b64encode(b"ada:the secret of admin ").decode(),
         "Basic " + base64.b64encode(b"ada:").decode(),
+        "Basic \xe9",
     ],
 )
 def test_what_is_no_password_is_none(header):
@@ -118,17 +120,44 @@ def test_what_is_no_password_is_none(header):
     assert Passwords(admin=SECRET["admin"])(Request()) is None  # type: ignore[arg-type]
 
 
-async def test_wrong_passwords_are_slow_and_too_many_are_sent_away():
+async def welcome(scope: Any, receive: Any, send: Any) -> None:
+    await PlainTextResponse("welcome")(scope, receive, send)
+
+
+async def test_while_many_guess_only_those_come_in_who_did_before():
     clock = FakeClock()
-    guard = Guard(None, Passwords(admin=SECRET["admin"]))  # type: ignore[arg-type]
+    guard = Guard(welcome, Passwords(admin=SECRET["admin"], viewer=SECRET["viewer"]))
     guard._clock = clock  # type: ignore[assignment]
     async with AsyncClient(transport=ASGITransport(guard), base_url="http://shop.test") as client:
-        assert (await client.get("/", headers=basic("wrong"))).status_code == 401
-        assert clock.slept == [1_000]
+
+        async def status(password: str) -> int:
+            return (await client.get("/", headers=basic(password))).status_code
+
+        assert (await status("wrong"), await status("wrong")) == (401, 401)
+        assert clock.slept == [1_000, 1_000]
         assert (await client.get("/")).status_code == 401
-        assert clock.slept == [1_000], "who asks without any is only asked for one"
+        assert clock.slept == [1_000, 1_000], "who asks without any is only asked for one"
+        assert await status(SECRET["admin"]) == 200
         guard._wrong = WRONG_MAX
-        assert (await client.get("/", headers=basic("wrong"))).status_code == 429
+        assert await status("wrong") == 429
+        assert await status(SECRET["viewer"]) == 429, "it is not even looked at"
+        assert await status(SECRET["admin"]) == 200
+        guard._wrong = 3
+        assert await status("wrong") == 401
+        assert clock.slept[-1] == 4_000, "the more guess, the longer"
+        assert guard._wrong == 3
+
+
+async def test_a_page_that_looks_again_does_not_ask_for_a_password(guarded):
+    answer = await guarded.client.get("/", headers={"X-Again": "1"})
+    assert (answer.status_code, "www-authenticate" in answer.headers) == (401, False)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_other_sites_lead_here_and_ask_for_nothing(admin, site):
+    for mode, code in (("no-cors", 403), ("cors", 403), ("navigate", 200)):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+        assert (await admin.client.get("/jobs", headers=headers)).status_code == code
 
 
 @pytest.mark.parametrize(
@@ -161,12 +190,20 @@ async def test_a_function_of_the_application_says_who_it_is(shop, browse, caplog
     with caplog.at_level("INFO", "psyqueue.dashboard"):
         await browser.do("/queue/pause", name="mail")
     (record,) = [each for each in caplog.records if each.name == "psyqueue.dashboard"]
+    assert record.to == "{'name': 'mail'}"
+    assert record.done == "Queue mail is paused: what runs goes on."
     assert (record.act, record.visitor, record.role) == ("/queue/pause", "eve", "operator")
 
 
-async def test_a_function_that_answers_something_else_lets_nobody_in(shop, browse):
-    answer = await browse(shop.q, lambda _: True).get("/")
-    assert answer.status_code == 500
+def broken(_: Any) -> None:
+    raise LookupError("no session store")
+
+
+@pytest.mark.parametrize("access", [lambda _: True, lambda _: "admin", lambda _: Visitor("boss"), broken])  # type: ignore[arg-type]
+async def test_a_function_that_does_not_do_as_it_should_lets_nobody_in(shop, browse, access):
+    answer = await browse(shop.q, access).get("/")
+    assert (answer.status_code, "log of the server" in answer.text) == (500, True)
+    assert answer.headers["x-frame-options"] == "DENY"
 
 
 # ── what a browser may do with the answer ─────────────────────────────────────────────────────────────────────────────
@@ -178,14 +215,17 @@ async def test_every_answer_tells_the_browser_what_it_may_do(admin, path):
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == ("private, max-age=86400" if path in STATIC else "no-store")
+    assert headers["referrer-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+    assert "form-action 'self'" in headers["content-security-policy"]
+    assert "connect-src 'self'" in headers["content-security-policy"]
     assert "access-control-allow-origin" not in headers
 
 
 async def test_cookies_are_for_this_dashboard_alone(admin):
     cookie = (await admin.get("/")).headers["set-cookie"].lower()
     assert "httponly" in cookie
-    assert "samesite=strict" in cookie
+    assert "samesite=lax" in cookie, "who comes by a link keeps the one that the forms of other tabs have"
     assert "secure" not in cookie, "it came over plain http"
     async with AsyncClient(transport=admin.client._transport, base_url="https://shop.test") as client:
         assert "secure" in (await client.get("/")).headers["set-cookie"].lower()
@@ -211,10 +251,13 @@ async def test_a_form_of_another_site_does_nothing(shop, admin, act):
         {"json": form},
         {"content": f"form_token={token}&name=mail", "headers": {"Content-Type": "text/plain"}},
         {"data": {**form, "long": "x" * FORM_BYTES_MAX}},
+        {"data": {**form, **{f"x{number}": "" for number in range(FIELDS_MAX)}}},
         {"content": b"\xff=\xff", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
     ]
     for attempt in attempts:
-        answer = await admin.client.post(act.path, **attempt)
+        async with AsyncClient(transport=admin.client._transport, base_url="http://shop.test") as client:
+            client.cookies.set("psyqueue_form", token, domain="shop.test")
+            answer = await client.post(act.path, **attempt)
         assert answer.status_code == 403, attempt
     assert (await shop.q.limits("mail")).paused_until_ms is None
 
@@ -319,7 +362,15 @@ async def test_payloads_are_for_the_role_that_may_see_them(shop, browse):
         answer = await viewer.get(path, **asked)
         assert secret not in answer.text, path
         assert answer.status_code == (403 if path == "/failures" else 200), path
-    for where in (f"text:{secret}", secret, f"error:{secret}", f"meta.card:{secret}", "reason:exhausted"):
+    keyed = await shop.mail.options(unique_key=secret, delay="1h").enqueue("a")
+    for key in ("first", "second"):
+        await shop.mail.options(order_key=secret, delay="1h", id=key).enqueue("a")
+    for job in (keyed.id, "first", "second"):
+        assert secret not in (await viewer.get("/job", id=job)).text
+    assert "another job of its order key goes first" in (await viewer.see("/job", id="second")).text
+    assert "/failures" not in (await viewer.see("/")).values("a", "href")
+    hidden = ("text", "error", "meta.card", "unique", "order", "reason")
+    for where in (secret, *(f"{field}:{secret}" for field in hidden)):
         answer = await viewer.get("/jobs", where=where)
         assert (answer.status_code, "what your role does not see" in answer.text) == (400, True), where
         assert (await viewer.get("/jobs/sure", where=where, deed="retry")).status_code == 403

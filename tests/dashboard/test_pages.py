@@ -10,7 +10,7 @@ from httpx2 import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from dashboard.conftest import Shop
+from dashboard.conftest import Parsed, Shop
 from psyqueue import PsyQueue
 from psyqueue.backend.compose import all_sessions
 from psyqueue.backends import memory, redis, sqlite
@@ -19,7 +19,7 @@ from psyqueue.dashboard.jobs import JOBS_SHOWN
 from psyqueue.dashboard.overview import QUEUES_MAX
 from psyqueue.errors import ConfigError
 from psyqueue.kernel.throughput import MINUTE_MS, SPAN_MS
-from psyqueue.plugins import Flow
+from psyqueue.plugins import Flow, Workflows
 
 
 # ── queues ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,8 +134,8 @@ async def test_jobs_are_found_by_the_filter_of_the_command_line_and_by_status(sh
     assert "exhausted · ValueError: mailbox full" in page.text
     wrong = await admin.get("/jobs", where="colour:red")
     assert (wrong.status_code, "there is no field" in wrong.text) == (400, True)
+    assert "colour:red" in Parsed(wrong.text).values("input", "value"), "to be mended where it stands"
     assert (await admin.get("/jobs", status="red")).status_code == 400
-    assert (await admin.get("/jobs", cursor="nonsense")).status_code in (200, 400)
 
 
 async def found(browser: Any, **asked: str) -> set[str]:
@@ -215,9 +215,14 @@ async def test_all_that_fit_are_changed_after_their_number_was_typed(shop, admin
     fields = {attrs["name"]: attrs["value"] for tag, attrs in sure.elements if tag == "input" and "value" in attrs}
     form = {key: value for key, value in fields.items() if key not in ("form_token", "back")}
     assert form == {"where": "name:mail", "status": "", "count": "3"}
-    wrong = await admin.send("/jobs/retry", **form, typed="2")
-    assert (wrong.status_code, "Nothing was done" in wrong.text) == (400, True)
-    assert await found(admin, status="dead") != set()
+    for typed in ({"typed": "2"}, {}, {"typed": ""}):
+        wrong = await admin.send("/jobs/retry", **form, **typed)
+        assert (wrong.status_code, "Nothing was done" in wrong.text) == (400, True)
+    more = await shop.dead("zoe")
+    late = await admin.send("/jobs/retry", **form, typed="3")
+    assert "is not 4, the number of jobs that fit now" in late.text
+    assert len(await found(admin, status="dead")) == 4
+    await admin.do("/jobs/delete", id=[more])
     assert await admin.do("/jobs/retry", **form, typed="3") == "3 jobs were run again."
     assert await found(admin, status="dead") == set()
     assert await shop.status(kept) == "pending"
@@ -227,7 +232,7 @@ async def test_all_that_fit_are_changed_after_their_number_was_typed(shop, admin
 async def test_a_change_that_takes_too_long_stops_and_says_so(shop, admin, monkeypatch):
     await shop.q.enqueue_bulk([shop.mail.build(str(number)) for number in range(1_001)])
     monkeypatch.setattr("psyqueue.dashboard.jobs.CHANGE_MS_MAX", 0)
-    told = await admin.do("/jobs/cancel", where="queue:mail", count="1001", typed="1,001")
+    told = await admin.do("/jobs/cancel", where="queue:mail", typed="1,001")
     assert told == "500 jobs were cancelled; then the time was over: do it again for the rest."
 
 
@@ -299,9 +304,59 @@ async def test_a_workflow_is_shown_with_its_steps_cancelled_and_resumed(shop, ad
     assert await admin.do("/workflow/resume", f"/workflow?id={run.id}", id=run.id) == f"Workflow {run.id} is running."
     await shop.work()
     assert (await run.view()).status == "completed"
-    again = await admin.send("/workflow/cancel", id=run.id)
-    assert again.status_code in (303, 409)
+    assert "This job ends a workflow" in (await admin.see("/job", id=run.id)).text
     assert (await admin.get("/workflow", id="nobody")).status_code == 404
+
+
+async def test_a_workflow_is_found_among_many_jobs(tmp_path, browse, monkeypatch):
+    monkeypatch.setattr("psyqueue.dashboard.workflows.STEPS_MAX", 1)
+    workflows = Workflows(queue="z")
+    async with PsyQueue().use(sqlite(path=tmp_path / "jobs.db")).use(workflows) as q:
+        await q.enqueue_bulk([{"name": "other", "options": {"queue": "a"}} for _ in range(2_000)])
+        run = await workflows.enqueue(Flow("order").add("charge", "other"))
+        admin, path = browse(q), "/workflows"
+        page = await admin.see(path)
+        assert "There is no workflow among the jobs that were looked through." in page.text
+        for _ in range(100):
+            if not (more := [href for href in page.values("a", "href") if "cursor=" in href and href != path]):
+                break
+            (path,) = more
+            page = await admin.see(path)
+        assert f"order {run.id} running" in page.text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "text",
+        None,
+        ["x"],
+        {"flow": 1},
+        {"flow": "f", "steps": [1]},
+        {"flow": "f", "steps": {"a": {"id": "x", "after": {"later": ["dead"]}, "undo": None}}},
+    ],
+)
+async def test_a_job_that_only_has_the_name_of_a_workflow_s_end_is_none(shop, admin, payload):
+    job = await shop.q.enqueue("psyqueue.workflow", payload, queue="flows")
+    assert "There are no workflows." in (await admin.see("/workflows")).text
+    assert (await admin.get("/workflow", id=job.id)).status_code == 404
+    for act in ("cancel", "resume"):
+        assert (await admin.send(f"/workflow/{act}", id=job.id)).status_code == 404
+    assert (await admin.get("/job", id=job.id)).status_code == 200
+
+
+async def test_what_fails_unawares_is_told_by_its_kind_and_logged(shop, admin, caplog):
+    await shop.schedules.put("nightly", shop.mail.build("eve"), every="1h")
+
+    async def run(*_: Any) -> None:
+        raise LookupError("a defect")
+
+    shop.schedules.run = run
+    with caplog.at_level("INFO", "psyqueue.dashboard"):
+        answer = await admin.send("/schedules/run", id="nightly")
+    assert (answer.status_code, "LookupError" in answer.text, "a defect" in answer.text) == (500, True, False)
+    assert "a defect" in caplog.text
+    assert "failed: LookupError" in [getattr(record, "done", "") for record in caplog.records]
 
 
 async def test_a_circuit_is_shown_opened_and_closed(shop, admin):
@@ -318,7 +373,7 @@ async def test_a_circuit_is_shown_opened_and_closed(shop, admin):
 async def test_a_queue_without_plugins_says_so(browse):
     async with PsyQueue().use(memory()) as q:
         admin = browse(q)
-        assert "This queue has no schedules." in (await admin.see("/schedules")).text
+        assert "There are no schedules." in (await admin.see("/schedules")).text
         assert "There are no workflows." in (await admin.see("/workflows")).text
         for path in ("/schedules/run", "/workflow/cancel"):
             answer = await admin.send(path, id="x")
@@ -361,12 +416,12 @@ async def test_it_works_under_a_prefix(shop, browse):
     async with AsyncClient(transport=ASGITransport(app), base_url="http://shop.test") as client:
         page = await client.get("/ops/queue/job", params={"id": job_id})
         assert page.status_code == 200
-        links = re.findall(r'(?:href|src|action|formaction)="([^"]*)"', page.text)
+        links = re.findall(r'(?<=\s)(?:href|src|action|formaction)="([^"]*)"', page.text)
         assert links
         assert all(link.startswith("/ops/queue/") for link in links), links
         for link in ("/ops/queue/static/dashboard.css", "/ops/queue/static/dashboard.js", "/ops/queue/static/icon.svg"):
             assert (await client.get(link)).status_code == 200
-        (back,) = re.findall(r'name="back" value="([^"]*)"', page.text)
+        back = re.findall(r'name="back" value="([^"]*)"', page.text)[0]
         assert back == f"/job?id={job_id}"
         form = {"form_token": client.cookies["psyqueue_form"], "back": back, "id": job_id}
         done = await client.post("/ops/queue/jobs/retry", data=form)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from psyqueue.cli.logs import FORMATS, start_logging
 from psyqueue.cli.surface import DONE, Surface, as_application
 from psyqueue.cli.waits import on_signal
 from psyqueue.cli.worker import LEVELS
+from psyqueue.config import mask
 from psyqueue.dashboard import ROLES, Access, Dashboard, Passwords, Role, Visitor
 from psyqueue.errors import ConfigError, MissingExtra
 from psyqueue.ids import new_token
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp
 
-CONNECTIONS_MAX = 100
+CONNECTIONS_MAX = 500
 STOP_S_MAX = 5
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d+)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class Place:
         """Raises ConfigError for what others than this machine could read or listen to."""
         if self.keyfile and not self.certfile:
             raise ConfigError("--keyfile goes with --certfile")
+        if self.root_path and not self.root_path.startswith("/"):
+            raise ConfigError(f"--root-path {self.root_path} does not begin with a slash, as a path does")
         if self.behind_proxy or _is_loopback(self.host):
             return
         if not has_passwords:
@@ -100,9 +106,13 @@ def dashboard(
     if everyone and password_file:
         raise ConfigError("--everyone asks for no password, so --password-file is in vain: give one of them")
     place.require_safe(has_passwords=everyone is None)
+    if place.certfile:
+        _require_certificate(place.certfile, place.keyfile)
     made = new_token() if everyone is None and password_file is None else None
     queue = _queue(surface)
-    site = Dashboard(queue, access=_access(place, password_file, everyone, made), payloads=payloads)
+    access = _access(place, password_file, everyone, made)
+    title = "" if surface.app is not None else mask(surface.require_url())
+    site = Dashboard(queue, access=access, payloads=payloads, title=title)
     require_store(queue.get_exposed("backend"))
     start_logging(log_level, log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # that it began and ended is said by the command
@@ -132,7 +142,7 @@ def _of_all(role: Role, *, is_local: bool) -> Access:
     visitor = Visitor(role)
 
     def find(request: HTTPConnection) -> Visitor | None:
-        return visitor if not is_local or _is_address(request.url.hostname or "") else None
+        return visitor if not is_local or _is_here(request.headers.get("host", "")) else None
 
     return find
 
@@ -155,6 +165,14 @@ def _passwords_in(file: Path) -> dict[str, str]:
     return found
 
 
+def _require_certificate(certfile: str, keyfile: str | None) -> None:
+    """Raises ConfigError, before anything is announced."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+    except OSError as exc:
+        raise ConfigError(f"--certfile {certfile} and its key cannot be used: {exc.strerror or exc}") from exc
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -162,13 +180,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _is_address(host: str) -> bool:
-    """Of what stands in an address bar: no name that somebody else could have given to this machine."""
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return host == "localhost"
-    return True
+def _is_here(host: str) -> bool:
+    """Whether what a browser asked for is no name that somebody else could have given to this machine."""
+    found = _HOST.fullmatch(host)
+    return found is not None and _is_loopback(found[1].strip("[]"))
 
 
 # ── serve ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -68,7 +68,7 @@ def dead_ls(surface: Surface, filter_words: tuple[str, ...], limit: int, cursor:
 def dead_groups(surface: Surface, filter_words: tuple[str, ...], limit: int, **options: Any) -> int:
     """Group dead jobs by what killed them, the largest group first.
 
-    With --json each group has a `where`: the filter that `dead replay` and `dead purge` take for just that group.
+    With --json each group has a `where`: the filter that finds it for `dead replay` and `dead purge`.
     """
     terms = _terms(filter_words, **options)
 

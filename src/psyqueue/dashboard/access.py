@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
@@ -21,13 +20,17 @@ Role: TypeAlias = Literal["viewer", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("viewer", "operator", "admin")
 """Each may do what those before it may: look; run again, cancel, pause; delete, change limits, stop workers."""
 PASSWORD_CHARS_MIN: Final = 12
+NAME_CHARS_MAX: Final = 100
 
 
 class Visitor(Struct, frozen=True):
-    """Somebody who may come in. `name` stands in the log beside what they did."""
+    """Somebody who may come in. `name` stands in the log beside what they did. Raises ConfigError for no role."""
 
     role: Role
     name: str = ""
+
+    def __post_init__(self) -> None:
+        read_role(self.role)
 
     def may(self, role: Role) -> bool:
         """Whether what takes `role` is allowed. Raises nothing."""
@@ -95,9 +98,9 @@ def _credentials(header: str) -> tuple[str, str]:
         return "", ""
     try:
         name, _, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return "", ""
-    return name, password
+    return "".join(ch if ch.isprintable() else "?" for ch in name[:NAME_CHARS_MAX]), password
 
 
 def _digest(password: str) -> bytes:

@@ -17,10 +17,11 @@ class Dashboard:
 
     `access` says who asks: `Passwords(...)`, `everyone(role)`, or a function of the request that knows the sessions of
     the application. `payloads` is the least role that sees payloads, results and what handlers said: these may hold
-    what not everybody has to know. Raises ConfigError, MissingExtra.
+    what not everybody has to know. `title` stands on all pages, the queue's name by default. Raises ConfigError,
+    MissingExtra.
     """
 
-    def __init__(self, queue: PsyQueue, *, access: Access, payloads: Role = "viewer") -> None:
+    def __init__(self, queue: PsyQueue, *, access: Access, payloads: Role = "viewer", title: str = "") -> None:
         if not isinstance(queue, PsyQueue):
             raise ConfigError(f"Dashboard takes a PsyQueue first, not {type(queue).__name__}")
         if not callable(access):
@@ -29,7 +30,7 @@ class Dashboard:
             from psyqueue.dashboard.site import make_site  # noqa: PLC0415 - only who has the extra can load it
         except ModuleNotFoundError as exc:
             raise MissingExtra("the dashboard", "dashboard") from exc
-        self._site: ASGIApp = make_site(queue, access, read_role(payloads))
+        self._site: ASGIApp = make_site(queue, access, read_role(payloads), title or queue.name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._site(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from psyqueue.clock import to_ms
+from psyqueue.clock import to_datetime, to_ms
 from psyqueue.dashboard.desk import Desk
 from psyqueue.dashboard.forms import one
 from psyqueue.dashboard.visit import Done, Page, Visit
@@ -17,7 +17,8 @@ OPEN_FOR: Final = "5m"
 
 async def show(desk: Desk, visit: Visit) -> Page:
     """All that runs came to."""
-    return Page("circuits.html", {"views": await all_circuits(desk.store), "open_for": OPEN_FOR})
+    now = to_datetime((await desk.store.info()).now_ms)
+    return Page("circuits.html", {"views": await all_circuits(desk.store), "now": now, "open_for": OPEN_FOR})
 
 
 async def open_(desk: Desk, visit: Visit, form: Mapping[str, list[str]]) -> Done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -38,12 +39,14 @@ class Sight(Struct, frozen=True):
 class Desk:
     """Of one dashboard. What it keeps is for a picture only; the truth is asked for each time."""
 
-    def __init__(self, queue: PsyQueue) -> None:
+    def __init__(self, queue: PsyQueue, title: str) -> None:
         self.queue = queue
+        self.title = title
         self.kernel = Kernel(queue._core.registry, "dashboard")  # noqa: SLF001 - as a plugin that comes late has it
         self.pending: deque[tuple[float, float | None]] = deque(maxlen=POINTS_MAX)
         """How many jobs were pending in all queues, at moments of this process."""
         self._sight: Sight | None = None
+        self._looking = asyncio.Lock()
 
     def require_open(self) -> None:
         """Raises NotStarted."""
@@ -70,13 +73,18 @@ class Desk:
 
     async def look(self) -> Sight:
         """At all queues and workers. Raises StoreError."""
-        now_ms = SystemClock().mono_ms()
-        if self._sight is None or now_ms - self._sight.mono_ms >= LOOK_AGAIN_MS:
-            seen = await look(self.store)
-            minutes = await minutes_until(self.store, seen.now_ms, MINUTES_SHOWN)
-            self._sight = Sight(now_ms, seen, queue_lines(seen), minutes)
-            self._note(self._sight)
-        return self._sight
+        async with self._looking:  # whoever comes meanwhile sees the same
+            now_ms = SystemClock().mono_ms()
+            if self._sight is None or now_ms - self._sight.mono_ms >= LOOK_AGAIN_MS:
+                seen = await look(self.store)
+                minutes = await minutes_until(self.store, seen.now_ms, MINUTES_SHOWN)
+                self._sight = Sight(SystemClock().mono_ms(), seen, queue_lines(seen), minutes)
+                self._note(self._sight)
+            return self._sight
+
+    def forget(self) -> None:
+        """Something was changed by hand: the next look is a new one."""
+        self._sight = None
 
     def _note(self, sight: Sight) -> None:
         if not self.pending or sight.mono_ms - self.pending[-1][0] >= POINT_MS:

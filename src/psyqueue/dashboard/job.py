@@ -13,8 +13,10 @@ from psyqueue.dashboard.visit import Page, Visit
 from psyqueue.errors import JobNotFound
 from psyqueue.job import TERMINAL
 from psyqueue.kernel.options import read_id
-from psyqueue.plugins.workflows.flow import workflow_of
+from psyqueue.plugins.workflows.flow import FINISH, workflow_of
 
+_KEYS: Final = ("unique_key", "idempotency_key", "order_key", "blocked_by")
+"""Mostly made of what is in the payload."""
 _CONTENT: Final = ("payload", "result", "progress", "meta")
 _APART: Final = frozenset(
     {*_CONTENT, "id", "name", "queue", "status", "errors", "reason", "trace", "needs", "schedule_id", "worker"}
@@ -29,20 +31,22 @@ async def show(desk: Desk, visit: Visit) -> Page:
     view = await desk.queue.get(job_id)
     if view is None:
         raise JobNotFound(job_id)
+    ends_workflow = view.name == FINISH  # who cancels or replays that job acts on all of it, in a way that nobody wants
     return Page(
         "job.html",
         {
             "view": view,
             "is_over": view.status in TERMINAL,
             "reasons": _reasons(await desk.queue.explain(job_id), visit),
-            "fields": list(_fields(view)),
+            "fields": [(name, value) for name, value in _fields(view) if not visit.hides or name not in _KEYS],
             "contents": {}
             if visit.hides
             else {name: value for name in _CONTENT if (value := getattr(view, name)) not in (None, {})},
             "errors": () if visit.hides else tuple(reversed(view.errors)),
             "error_count": len(view.errors),
             "workflow_id": workflow_of(view),
-            "deeds": {key: deed for key, deed in DEEDS.items() if view.status in deed.statuses},
+            "deeds": {} if ends_workflow else {k: deed for k, deed in DEEDS.items() if view.status in deed.statuses},
+            "ends_workflow": ends_workflow,
         },
     )
 
@@ -71,4 +75,10 @@ def _reasons(found: Explanation, visit: Visit) -> tuple[Reason, ...]:
         return found.reasons
     if found.status in TERMINAL:
         return (Reason(found.status, f"it is {found.status}; your role does not see why"),)
-    return tuple(each for each in found.reasons if each.code not in ("last_error", "last_reason"))
+    told = (each for each in found.reasons if each.code not in ("last_error", "last_reason"))
+    return tuple(Reason("gate", "another job of its order key goes first") if _is_gate(each) else each for each in told)
+
+
+def _is_gate(reason: Reason) -> bool:
+    """It names the order key."""
+    return reason.code.partition(":")[0] == "gate"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 
 from psyqueue import JobView
@@ -21,22 +22,33 @@ from psyqueue.words import counted
 JOBS_SHOWN: Final = 50
 STEPS_MAX: Final = 20
 """Calls of the store for one page: 10,000 jobs are looked through, then the visitor decides whether to go on."""
+SEARCH_S_MAX: Final = 10
 COUNT_S_MAX: Final = 15
 CHANGE_MS_MAX: Final = 15_000
 """A browser does not wait longer than this; the visitor goes on with the rest."""
 DEEDS: Final = {"retry": RETRY, "cancel": CANCEL, "delete": DELETE}
-_HIDDEN: Final = ("text", "error", "reason")
+_HIDDEN: Final = ("text", "error", "reason", "unique", "order")
 """Fields that would tell, by what is found, what the visitor may not see; beside them `meta.KEY`."""
 
 
 async def show(desk: Desk, visit: Visit) -> Page:
     """A page of the jobs that fit `where`, in `status` if that is given."""
     where, status = visit.asked("where"), visit.asked("status")
-    selection = await Selection.open(desk.queue, _terms(visit, where), _statuses(status))
-    found, cursor = await selection.page(JOBS_SHOWN, visit.asked("cursor") or None, steps_max=STEPS_MAX)
+    found: Sequence[JobView] = ()
+    cursor, problem = None, ""
+    try:
+        selection = await Selection.open(desk.queue, _terms(visit, where), _statuses(status))
+        async with asyncio.timeout(SEARCH_S_MAX):
+            found, cursor = await selection.page(JOBS_SHOWN, visit.asked("cursor") or None, steps_max=STEPS_MAX)
+    except InvalidOption as exc:
+        problem = exc.message  # told above the filter, so that it can be mended there
+    except TimeoutError:
+        problem = f"This took more than {SEARCH_S_MAX} s: narrow it by queue: and status:, which have an index."
     return Page(
         "jobs.html",
         {
+            "problem": problem,
+            "is_full": len(found) >= JOBS_SHOWN,
             "where": where,
             "status": status,
             "statuses": STATUSES,
@@ -46,24 +58,18 @@ async def show(desk: Desk, visit: Visit) -> Page:
             "cursor": cursor,
             "deeds": {key: deed for key, deed in DEEDS.items() if not status or status in deed.statuses},
         },
+        HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK,
     )
 
 
 async def ask(desk: Desk, visit: Visit) -> Page:
     """Whether all that fit are meant: how many these are has to be typed."""
     where, status, deed = visit.asked("where"), visit.asked("status"), _deed(visit.asked("deed"))
-    selection = await Selection.open(desk.queue, _terms(visit, where), _in_both(status, deed))
-    try:
-        async with asyncio.timeout(COUNT_S_MAX):
-            count = await selection.count()
-    except TimeoutError:
-        raise InvalidState(
-            f"there are too many jobs to count those that fit {where!r}: narrow it by queue: and status:, or use the "
-            "command line, which takes its time: psyqueue jobs"
-        ) from None
+    count = await _count(await Selection.open(desk.queue, _terms(visit, where), _in_both(status, deed)), where)
     question = deed.question.format(jobs=counted(count, "job"))
     key = visit.asked("deed")
-    return Page("sure.html", {"where": where, "status": status, "deed": key, "count": count, "question": question})
+    shown = {"where": where, "status": status, "deed": key, "count": count, "question": question}
+    return Page("sure.html", {**shown, "back": visit.inside("/jobs", where=where, status=status)})
 
 
 async def retry(desk: Desk, visit: Visit, form: Mapping[str, list[str]]) -> Done:
@@ -92,11 +98,12 @@ async def _change(desk: Desk, visit: Visit, form: Mapping[str, list[str]], deed:
         terms: Sequence[Term] = (Term("id", tuple(Value(each, is_literal=True) for each in ids)),)
         statuses = deed.statuses
     elif "where" in form:
-        _require_count(form)
         terms, statuses = _terms(visit, one(form, "where")), _in_both(one(form, "status"), deed)
     else:
         raise InvalidOption("id", "", "no job was chosen", "Tick some, or take all that fit")
     selection = await Selection.open(desk.queue, tuple(terms), statuses)
+    if not ids:
+        _require_count(form, await _count(selection, one(form, "where")))
     clock = SystemClock()
     until_ms = clock.mono_ms() + CHANGE_MS_MAX
     changed = await selection.change(deed.change, is_over=lambda: clock.mono_ms() >= until_ms)
@@ -108,10 +115,23 @@ async def _change(desk: Desk, visit: Visit, form: Mapping[str, list[str]], deed:
     )
 
 
-def _require_count(form: Mapping[str, list[str]]) -> None:
-    wanted, typed = one(form, "count"), one(form, "typed").replace(",", "").strip()
-    if typed != wanted:
-        raise InvalidOption("count", typed, f"is not {wanted}, the number of jobs that fit", "Nothing was done")
+async def _count(selection: Selection, where: str) -> int:
+    """Raises InvalidState where that takes too long."""
+    try:
+        async with asyncio.timeout(COUNT_S_MAX):
+            return await selection.count()
+    except TimeoutError:
+        raise InvalidState(
+            f"there are too many jobs to count those that fit {where!r}: narrow it by queue: and status:, or use the "
+            "command line, which takes its time: psyqueue jobs"
+        ) from None
+
+
+def _require_count(form: Mapping[str, list[str]], count: int) -> None:
+    """That the number that was typed is how many fit now: some may have come or gone since the page was shown."""
+    typed = one(form, "typed").replace(",", "").strip()
+    if typed != str(count):
+        raise InvalidOption("typed", typed, f"is not {count:,}, the number of jobs that fit now", "Nothing was done")
 
 
 def _terms(visit: Visit, where: str) -> tuple[Term, ...]:

@@ -16,7 +16,7 @@ async def show(desk: Desk, visit: Visit) -> Page:
     """The busiest queues first; `find` is a part of their names."""
     sight = await desk.look()
     find = visit.asked("find")
-    found = [line for line in sight.lines if find in line.queue]
+    found = [line for line in sight.lines if find.casefold() in line.queue.casefold()]
     return Page(
         "overview.html",
         {

@@ -19,6 +19,7 @@ from psyqueue.operating.workers import worker_lines
 
 LANES_MAX: Final = 100
 _NUMBERS: Final = ("active_max", "starts_per_minute", "starts_burst", "pending_max")
+_BURST_MIN: Final = 1
 _RETENTIONS: Final = ("retain_ended", "retain_dead")
 
 
@@ -100,16 +101,17 @@ def _value_of(field: str, given: str) -> Any:
     """What `limits()` takes. Raises InvalidOption."""
     text = given.strip()
     if not text:
-        return None
+        return _BURST_MIN if field == "starts_burst" else None
     if field in _RETENTIONS:
         age, _, count = text.partition(":")
-        return age, _whole(field, count)
-    return _whole(field, text)
+        return age, _whole(field, text, count)
+    return _whole(field, text, text)
 
 
-def _whole(field: str, text: str) -> int:
+def _whole(field: str, given: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        way_out = "Write e.g. 7d:10000: how long, and how many" if field in _RETENTIONS else "Leave it empty for none"
-        raise InvalidOption(field, text, "is no whole number", way_out) from None
+        if field in _RETENTIONS:
+            raise InvalidOption(field, given, "is no AGE:COUNT", "Write e.g. 7d:10000, or nothing: keep all") from None
+        raise InvalidOption(field, given, "is no whole number", "Leave it empty for none") from None

@@ -40,8 +40,8 @@ class Entry(Struct, frozen=True):
     is_here: bool
 
 
-def render(visit: Visit, page: Page, *, token: str, note: str, desk: Desk | None) -> str:
-    """The whole page. `note`: what was done, told once. `desk` None: of the queue nothing can be said."""
+def render(desk: Desk, visit: Visit, page: Page, *, token: str, note: str) -> str:
+    """The whole page. `note`: what was done, told once."""
     template = _environment().get_template(page.template)
     return template.render(
         **page.shown,
@@ -49,7 +49,7 @@ def render(visit: Visit, page: Page, *, token: str, note: str, desk: Desk | None
         token=token,
         note=note,
         menu=list(_menu(visit)),
-        name="" if desk is None else desk.queue.name,
+        name=desk.title,
         version=own_version(),
     )
 
@@ -58,6 +58,8 @@ def _menu(visit: Visit) -> Iterator[Entry]:
     path = visit.here.partition("?")[0]
     here = _UNDER.get(path, path)
     for each, title in _MENU:
+        if each == "/failures" and visit.hides:
+            continue
         yield Entry(visit.url(each), title, each == here)
 
 
@@ -91,7 +93,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"ago": ago, "iso": iso, "number": number, "json": as_json, "span": clock.span}
+    made.filters |= {
+        "ago": ago,
+        "at": clock.to_datetime,
+        "iso": iso,
+        "number": number,
+        "json": as_json,
+        "span": clock.span,
+    }
     return made
 
 

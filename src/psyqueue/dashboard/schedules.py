@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from psyqueue.backend.bounds import ITEMS_MAX
+from psyqueue.backend.compose import every_page
 from psyqueue.dashboard.desk import Desk
 from psyqueue.dashboard.forms import one
 from psyqueue.dashboard.visit import Done, Page, Visit
 from psyqueue.errors import InvalidState
+from psyqueue.plugins.scheduler.definition import decoded, view_of
 
 if TYPE_CHECKING:
     from psyqueue.plugins import Schedules
 
 
 async def show(desk: Desk, visit: Visit) -> Page:
-    """All of them, by id; None where the queue has no schedules."""
-    plugin = desk.schedules
-    return Page("schedules.html", {"views": None if plugin is None else await plugin.list()})
+    """All that are in the store, by id; acted on where the queue has the plugin."""
+    found = await every_page(lambda cursor: desk.store.list_schedules(cursor, ITEMS_MAX))
+    read = [(each, decoded(each)) for each in found]
+    views = [view_of(schedule, definition) for schedule, definition in read if definition is not None]
+    return Page("schedules.html", {"views": views, "can_act": desk.schedules is not None})
 
 
 async def pause(desk: Desk, visit: Visit, form: Mapping[str, list[str]]) -> Done:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 from starlette.requests import Request
 
 from psyqueue.dashboard.access import Role, Visitor
-from psyqueue.dashboard.guard import VISITOR
+from psyqueue.dashboard.guard import ROOT, VISITOR
 from psyqueue.operating.query import quoted
 
 
@@ -19,6 +20,7 @@ class Page(Struct, frozen=True):
 
     template: str
     shown: dict[str, Any]
+    status: HTTPStatus = HTTPStatus.OK
 
 
 class Done(Struct, frozen=True):
@@ -35,20 +37,25 @@ class Visit:
         self.request = request
         self.visitor: Visitor = request.scope[VISITOR]
         self.hides = not self.visitor.may(payloads)
-        self._root = request.scope.get("root_path", "").rstrip("/")
+        self._root: str = quote(request.scope[ROOT])
 
     def may(self, role: Role) -> bool:
         """Whether the visitor may do what takes `role`."""
         return self.visitor.may(role)
 
-    def asked(self, name: str, default: str = "") -> str:
-        """A parameter of the address."""
-        return self.request.query_params.get(name, default)
+    def asked(self, name: str) -> str:
+        """A parameter of the address; empty where it is missing."""
+        return str(self.request.query_params.get(name, ""))
 
     def url(self, path: str, /, **parameters: object) -> str:
         """An address inside of the dashboard, wherever that is mounted; empty parameters are left out."""
+        return self._root + self.inside(path, **parameters)
+
+    @staticmethod
+    def inside(path: str, /, **parameters: object) -> str:
+        """The same, from the dashboard's own root."""
         query = urlencode({name: value for name, value in parameters.items() if value not in ("", None)})
-        return f"{self._root}{path}?{query}" if query else f"{self._root}{path}"
+        return f"{path}?{query}" if query else path
 
     @staticmethod
     def filter(**conditions: str) -> str:
@@ -58,11 +65,14 @@ class Visit:
     @property
     def here(self) -> str:
         """The address of this page, from the dashboard's own root."""
-        path, query = (
-            self.request.scope["path"].removeprefix(self._root),
-            self.request.scope["query_string"].decode("latin-1"),
-        )
+        path = quote(self.request.scope["path"].removeprefix(self.request.scope[ROOT]))
+        query = self.request.scope["query_string"].decode("latin-1")
         return f"{path}?{query}" if query else path
+
+    @property
+    def address(self) -> str:
+        """The address of this page, wherever the dashboard is mounted."""
+        return self._root + self.here
 
     def back_to(self, form: Mapping[str, list[str]]) -> str:
         """The page that a form stood on; the start where that cannot be one of ours."""

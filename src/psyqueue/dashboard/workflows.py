@@ -9,11 +9,14 @@ from msgspec import Struct
 
 from psyqueue.dashboard.desk import Desk
 from psyqueue.dashboard.forms import one
+from psyqueue.dashboard.jobs import STEPS_MAX
 from psyqueue.dashboard.visit import Done, Page, Visit
 from psyqueue.errors import InvalidState
 from psyqueue.kernel.options import read_id
+from psyqueue.operating.query import Term, Value
+from psyqueue.operating.selection import Selection
 from psyqueue.plugins.workflows.flow import FINISH, workflow_of
-from psyqueue.plugins.workflows.run import WorkflowView, last_job, view_of
+from psyqueue.plugins.workflows.run import WorkflowView, last_job, plan_of, view_of
 
 if TYPE_CHECKING:
     from psyqueue.plugins import Workflows
@@ -59,9 +62,10 @@ class Picture(Struct, frozen=True):
 
 async def show(desk: Desk, visit: Visit) -> Page:
     """The jobs that end workflows, a page at a time, by queue and status: each stands for one."""
-    page = await desk.queue.jobs(name=FINISH, limit=SHOWN_MAX, cursor=visit.asked("cursor") or None)
-    found = [(workflow_of(job), job) for job in page]
-    return Page("workflows.html", {"found": found, "cursor": page.cursor, "can_act": desk.workflows is not None})
+    selection = await Selection.open(desk.queue, (Term("name", (Value(FINISH, is_literal=True),)),))
+    jobs, cursor = await selection.page(SHOWN_MAX, visit.asked("cursor") or None, steps_max=STEPS_MAX)
+    found = [(workflow_of(job), plan.flow, job) for job in jobs if (plan := plan_of(job)) is not None]
+    return Page("workflows.html", {"found": found, "cursor": cursor, "is_full": len(jobs) >= SHOWN_MAX})
 
 
 async def show_one(desk: Desk, visit: Visit) -> Page:
@@ -69,7 +73,9 @@ async def show_one(desk: Desk, visit: Visit) -> Page:
     workflow_id = read_id(visit.asked("id"))
     finish = await last_job(desk.kernel, workflow_id)
     view = await view_of(desk.kernel, finish, workflow_id)
-    after = {name: tuple(each["after"]) for name, each in finish.payload["steps"].items()}
+    plan = plan_of(finish)
+    assert plan is not None, finish.id
+    after = {name: tuple(each.after) for name, each in plan.steps.items()}
     return Page(
         "workflow.html",
         {

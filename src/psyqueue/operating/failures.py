@@ -14,6 +14,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.operating.query import Term
 from psyqueue.operating.selection import Selection
 
+LOOKED_AT_CHARS_MAX = 500
 GIST_CHARS_MAX = 160
 """A fingerprint is the name of a type and the gist of a text: each at most so long."""
 
@@ -142,7 +143,7 @@ def fingerprint(error: Mapping[str, Any]) -> str:
 def _gist(text: str) -> str:
     """The first line that says something; as a pattern it matches all of `text`, since `*` is whatever was left out."""
     said = text.lstrip()
-    line = next(iter(said.splitlines()), "")
+    line = next(iter(said.splitlines()), "")[:LOOKED_AT_CHARS_MAX]
     kept = _printable(_VARYING.sub("*", line))
     before, after = "*" * (len(said) < len(text)), "*" * (len(line) < len(said))
     return _cut(_ROW_OF_STARS.sub("*", f"{before}{kept}{after}"))

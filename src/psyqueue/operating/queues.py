@@ -17,6 +17,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     store: str
     mode: str
+    moved_to: str = ""
     warnings: Sequence[str] = ()
     now_ms: int
     rates: Rates
@@ -46,6 +47,7 @@ async def look(backend: BackendAdapter) -> Snapshot:
     return Snapshot(
         store=f"{info.store} {info.version}",
         mode=info.mode,
+        moved_to=info.moved_to,
         warnings=info.warnings,
         now_ms=info.now_ms,
         rates=await rates_at(backend, info.now_ms),

@@ -16,6 +16,7 @@ from psyqueue.backend.bounds import ITEMS_MAX
 from psyqueue.backend.compose import all_queues
 from psyqueue.errors import InvalidState, JobNotFound
 from psyqueue.job import STATUSES, Status, name_problem
+from psyqueue.kernel.aio import next_turn
 from psyqueue.kernel.cancels import tell_cancelled
 from psyqueue.kernel.queries import read_cursor
 from psyqueue.kernel.views import view_of
@@ -160,8 +161,14 @@ class Selection:
 
     async def _step(self, cursor: str | None, limit: int) -> tuple[list[tuple[StoredJob, JobView]], str | None]:
         page = await self._core.backend.list_jobs(self._query.where, cursor, limit)
-        looked = ((stored, view_of(stored)) for stored in page.jobs)
-        return [each for each in looked if self._query.fits(*each)], page.cursor
+        found: list[tuple[StoredJob, JobView]] = []
+        for stored in page.jobs:
+            view = view_of(stored)
+            if self._query.fits(stored, view):
+                found.append((stored, view))
+            if self._query.tests:
+                await next_turn()  # others want to be served meanwhile, and whoever waits may lose patience
+        return found, page.cursor
 
     async def _amend(
         self, where: Filter, change: Change, cursor: str | None, done: Changed, limit: int = ITEMS_MAX

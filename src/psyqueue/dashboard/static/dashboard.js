@@ -3,12 +3,22 @@
 "use strict";
 
 const SLOWEST_MS = 60_000;
+let isPressing = false;
 
 function isInUse(part) {
-  // Whoever types or has ticked something keeps what is there.
-  return part.contains(document.activeElement) && document.activeElement.matches("input")
-    || part.querySelector("input[type=checkbox]:checked") !== null
-    || (getSelection().rangeCount > 0 && !getSelection().isCollapsed && part.contains(getSelection().anchorNode));
+  // Whoever types, has ticked, marked or opened something, or is about to press it, keeps what is there.
+  const marked = getSelection();
+  return isPressing
+    || part.contains(document.activeElement)
+    || part.querySelector("input[type=checkbox]:checked, .twice[open]") !== null
+    || (marked.rangeCount > 0 && !marked.isCollapsed && part.contains(marked.anchorNode));
+}
+
+function putInPlace(part, successor) {
+  const isOpen = new Map([...part.querySelectorAll("details[id]")].map((each) => [each.id, each.open]));
+  part.replaceChildren(...successor.childNodes);
+  for (const each of part.querySelectorAll("details[id]")) each.open = isOpen.get(each.id) ?? each.open;
+  if (!successor.hasAttribute("data-live")) part.removeAttribute("data-live");
 }
 
 async function lookAgain(parts) {
@@ -17,13 +27,14 @@ async function lookAgain(parts) {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of parts) {
     const successor = fresh.getElementById(part.id);
-    if (successor !== null && !isInUse(part)) {
-      const opened = [...part.querySelectorAll("details")].map((each) => each.open);
-      part.replaceChildren(...successor.childNodes);
-      part.querySelectorAll("details").forEach((each, at) => { if (at < opened.length) each.open = opened[at]; });
-      if (!successor.hasAttribute("data-live")) part.removeAttribute("data-live");
-    }
+    if (successor === null) throw new Error("this is another page");
+    if (!isInUse(part)) putInPlace(part, successor);
   }
+}
+
+function tell(isStale) {
+  document.body.classList.toggle("stale", isStale);
+  document.getElementById("stale").hidden = !isStale;
 }
 
 function keepLooking() {
@@ -35,15 +46,18 @@ function keepLooking() {
     try {
       if (!document.hidden) await lookAgain(living());
       wait = pace();
-      document.body.classList.remove("stale");
+      tell(false);
     } catch {
       wait = Math.min(wait * 2, SLOWEST_MS);
-      document.body.classList.add("stale");
+      tell(true);
     }
     setTimeout(turn, wait);
   }
   if (living().length > 0) setTimeout(turn, wait);
 }
+
+addEventListener("pointerdown", () => { isPressing = true; });
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { isPressing = false; });
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-all]")) {

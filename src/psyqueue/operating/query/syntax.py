@@ -10,12 +10,19 @@ value = text without spaces, commas and quotes; * stands for any text in it, ? f
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
 from psyqueue.errors import InvalidOption
+from psyqueue.operating.query.patterns import fits, is_in
 
 TEXT_FIELD = "text"
+FILTER_CHARS_MAX = 30_000
+TERMS_MAX = 50
+PATTERNS_MAX = 20
+PATTERN_CHARS_MAX = 500
+"""More than people type: each is looked for in each job, and in each of its errors."""
 OPERATORS = (">=", "<=", ">", "<")
 _HEAD = re.compile(r"(-?)([a-z_]+(?:\.[^\s:,\"]+)?):(>=|<=|>|<)?", re.IGNORECASE)
 _VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^\s,"]+)')
@@ -34,21 +41,11 @@ class Value(Struct, frozen=True):
 
     def matches(self, text: str) -> bool:
         """Whether all of `text` is what the value describes."""
-        return re.fullmatch(self._expression(), text, re.DOTALL) is not None
+        return fits(self.text, text) if self.is_pattern else self.text == text
 
     def is_in(self, text: str) -> bool:
         """Whether `text` contains it, in upper or lower case."""
-        return re.search(self._expression(), text, re.DOTALL | re.IGNORECASE) is not None
-
-    def _expression(self) -> str:
-        if self.is_literal:
-            return re.escape(self.text)
-        first, *others = ("".join("." if ch == "?" else re.escape(ch) for ch in part) for part in self.text.split("*"))
-        if not others:
-            return first
-        # Each part is where it comes first, for good: else a text that nearly fits takes longer than anybody waits.
-        *between, last = others
-        return first + "".join(f"(?>.*?{part})" for part in between) + f".*{last}"
+        return is_in(self.text, text) if self.is_pattern else self.text.lower() in text.lower()
 
 
 class Term(Struct, frozen=True):
@@ -76,6 +73,8 @@ def read_terms(text: str) -> tuple[Term, ...]:
     """The terms in their order. Raises InvalidOption that points at the character which cannot be read."""
     if any("\ud800" <= ch <= "\udfff" for ch in text):
         raise InvalidOption("filter", ascii(text), "is no text: its bytes are not UTF-8")
+    if len(text) > FILTER_CHARS_MAX:
+        raise InvalidOption("filter", text, f"has more than {FILTER_CHARS_MAX:,} characters")
     terms: list[Term] = []
     at = 0
     while at < len(text):
@@ -94,7 +93,18 @@ def read_terms(text: str) -> tuple[Term, ...]:
         else:
             field = head[2] if head[2].startswith("meta.") else head[2].lower()
             terms.append(Term(field, values, head[3] or "", head[1] == "-", begin + 1))
+    _require_few(text, terms)
     return tuple(terms)
+
+
+def _require_few(text: str, terms: Sequence[Term]) -> None:
+    """Raises InvalidOption."""
+    patterns = [value for term in terms for value in term.values if value.is_pattern]
+    if len(terms) > TERMS_MAX or len(patterns) > PATTERNS_MAX:
+        problem = f"has more than {TERMS_MAX} conditions, or more than {PATTERNS_MAX} values with * or ?"
+        raise InvalidOption("filter", text, problem)
+    if any(len(value.text) > PATTERN_CHARS_MAX for value in patterns):
+        raise InvalidOption("filter", text, f"has a value with * or ? of more than {PATTERN_CHARS_MAX} characters")
 
 
 def _read_values(text: str, at: int, begin: int) -> tuple[tuple[Value, ...], int]:

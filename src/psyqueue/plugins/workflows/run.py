@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from psyqueue.clock import Duration, to_ms
@@ -93,7 +94,7 @@ async def last_job(kernel: Kernel, workflow_id: str) -> JobView:
     while True:
         # Those before it may be deleted by now.
         ids = [again(workflow_id, each) if each else workflow_id for each in range(number, number + _RESUMPTIONS)]
-        there = [job for job in await kernel.jobs(ids) if job is not None and job.name == FINISH]
+        there = [job for job in await kernel.jobs(ids) if job is not None and plan_of(job) is not None]
         if there:
             found = there[-1]
         if not there or there[-1].id != ids[-1]:
@@ -104,19 +105,52 @@ async def last_job(kernel: Kernel, workflow_id: str) -> JobView:
     return found
 
 
+class Planned(Struct, frozen=True):
+    """A step as the job that ends the workflow has it: its job, what it waits for, the job that undoes it."""
+
+    id: str
+    after: dict[str, tuple[str, ...]]
+    undo: str | None
+
+
+class Plan(Struct, frozen=True):
+    """The payload of the job that ends a workflow; the steps in the order in which they were added."""
+
+    flow: str
+    steps: dict[str, Planned]
+
+
+def plan_of(job: JobView) -> Plan | None:
+    """None of any other job, also of one that somebody enqueued under that name with a payload of his own."""
+    if job.name != FINISH:
+        return None
+    try:
+        plan = msgspec.convert(job.payload, Plan)
+    except msgspec.ValidationError:
+        return None
+    added: set[str] = set()
+    for name, step in plan.steps.items():
+        if not added.issuperset(step.after):
+            return None
+        added.add(name)
+    return plan
+
+
 async def viewed(kernel: Kernel, workflow_id: str) -> WorkflowView:
     return await view_of(kernel, await last_job(kernel, workflow_id), workflow_id)
 
 
 async def view_of(kernel: Kernel, finish: JobView, workflow_id: str) -> WorkflowView:
-    """What the job that ends the workflow tells, and the jobs that it names."""
-    plan: Mapping[str, Mapping[str, Any]] = finish.payload["steps"]
-    steps = dict(zip(plan, await kernel.jobs([each["id"] for each in plan.values()]), strict=True))
-    undo = {name: each["undo"] for name, each in plan.items() if each["undo"] is not None}
+    """What the job that ends the workflow tells, and the jobs that it names. Raises JobNotFound."""
+    plan = plan_of(finish)
+    if plan is None:
+        raise JobNotFound(workflow_id)
+    steps = dict(zip(plan.steps, await kernel.jobs([each.id for each in plan.steps.values()]), strict=True))
+    undo = {name: each.undo for name, each in plan.steps.items() if each.undo is not None}
     undoing = dict(zip(undo, await kernel.jobs(list(undo.values())), strict=True))
     return WorkflowView(
         id=workflow_id,
-        name=finish.payload["flow"],
+        name=plan.flow,
         status=_status(finish, steps, undoing),
         reason="" if finish.status in LIVE else finish.reason,
         created_at=finish.created_at,
