@@ -25,7 +25,7 @@ class Process:
     """What every process of the application has."""
 
     def __init__(self, folder: str, service: Service) -> None:
-        self.payments = CircuitBreaker("payments", failures=4, reset="2s", handlers=["charge"])
+        self.payments = CircuitBreaker("payments", failures=4, reset="4s", handlers=["charge"])
         self.q = PsyQueue().use(sqlite(path=f"{folder}/jobs.db")).use(self.payments)
 
         @self.q.handle("charge", queue="orders")

@@ -106,7 +106,8 @@ async def test_failures_of_all_processes_open_it_once(make):
 
 async def test_failures_that_come_together_open_it_once(make):
     async with Town(make, failures=3) as town:
-        assert not any(await town.crowd(8, Process.fail))
+        ends = await town.crowd(8, Process.fail)
+        assert ends.count(None) >= 3, "those of a slow process may find it open already"
         assert (await town.state(), town.told) == ("open", ["opened"])
 
 

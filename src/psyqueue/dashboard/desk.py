@@ -40,9 +40,9 @@ class Desk:
     """Of one dashboard. What it keeps is for a picture only; the truth is asked for each time."""
 
     def __init__(self, queue: PsyQueue, title: str) -> None:
-        self.queue = queue
-        self.title = title
-        self.kernel = Kernel(queue._core.registry, "dashboard")  # noqa: SLF001 - as a plugin that comes late has it
+        self.queue: PsyQueue = queue
+        self.title: str = title
+        self.kernel: Kernel = Kernel(queue._core.registry, "dashboard")  # noqa: SLF001 - as a plugin that comes late has it
         self.pending: deque[tuple[float, float | None]] = deque(maxlen=POINTS_MAX)
         """How many jobs were pending in all queues, at moments of this process."""
         self._sight: Sight | None = None

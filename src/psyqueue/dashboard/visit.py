@@ -34,9 +34,9 @@ class Visit:
     """`hides`: this visitor sees no payloads, and no texts of handlers."""
 
     def __init__(self, request: Request, payloads: Role) -> None:
-        self.request = request
+        self.request: Request = request
         self.visitor: Visitor = request.scope[VISITOR]
-        self.hides = not self.visitor.may(payloads)
+        self.hides: bool = not self.visitor.may(payloads)
         self._root: str = quote(request.scope[ROOT])
 
     def may(self, role: Role) -> bool:
