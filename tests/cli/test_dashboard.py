@@ -42,6 +42,20 @@ def test_it_makes_a_password_and_shows_the_store(shop):
     assert "one" in read(f"{url}job?id=one", password)
     running.send(signal.SIGTERM)
     assert running.end() == 0
+    again = shop.start("--backend", shop.url, "dashboard", "--port", "0")
+    assert again.line(r"^password: (\S+) ")[1] != password
+    again.send(signal.SIGTERM)
+    assert again.end() == 0
+
+
+def test_payloads_are_kept_from_lesser_roles(shop):
+    shop.enqueue("note", {"text": "a secret"}, id="one")
+    options = ("--port", "0", "--everyone", "viewer", "--payloads", "operator")
+    running = shop.start("--backend", shop.url, "dashboard", *options)
+    page = read(running.line(r"ready: (\S+)")[1] + "job?id=one")
+    assert ("a secret" in page, "Your role does not see" in page) == (False, True)
+    running.send(signal.SIGTERM)
+    assert running.end() == 0
 
 
 def test_passwords_stand_in_a_file_a_role_each(shop):

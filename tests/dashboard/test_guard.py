@@ -72,6 +72,7 @@ async def test_a_page_offers_only_what_its_visitor_may_do(shop, browse):
         offered[role] = {link for link in links if link in {act.path for act in ACTS}}
     assert offered["viewer"] == set()
     assert "/jobs/retry" in offered["operator"]
+    assert "/workers/stop" not in offered["operator"]
     assert "/jobs/delete" not in offered["operator"]
     assert {"/jobs/delete", "/queue/limits"} <= offered["admin"]
 
@@ -223,6 +224,9 @@ async def test_every_answer_tells_the_browser_what_it_may_do(admin, path):
 
 
 async def test_cookies_are_for_this_dashboard_alone(admin):
+    note = (await admin.send("/queue/pause", name="mail")).headers["set-cookie"].lower()
+    assert ("httponly" in note, "samesite=strict" in note) == (True, True)
+    admin.client.cookies.clear()
     cookie = (await admin.get("/")).headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie, "who comes by a link keeps the one that the forms of other tabs have"
@@ -273,7 +277,10 @@ async def test_a_form_of_our_own_does_it(shop, admin):
 
 async def test_nothing_is_changed_by_looking(shop, admin):
     for act in ACTS:
-        assert (await admin.get(act.path, name="mail")).status_code == 405, act.path
+        answer = await admin.get(act.path, name="mail")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST"), act.path
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert (await admin.client.request(method, "/jobs")).status_code == 405, method
 
 
 @pytest.mark.parametrize(
@@ -374,6 +381,12 @@ async def test_payloads_are_for_the_role_that_may_see_them(shop, browse):
         answer = await viewer.get("/jobs", where=where)
         assert (answer.status_code, "what your role does not see" in answer.text) == (400, True), where
         assert (await viewer.get("/jobs/sure", where=where, deed="retry")).status_code == 403
+    blind = browse(shop.q, "operator", payloads="admin")
+    for path in ("/jobs/sure", "/jobs/retry"):
+        asked = {"where": f"text:{secret}", "deed": "retry", "typed": "1"}
+        answer = await (blind.get(path, **asked) if path == "/jobs/sure" else blind.send(path, **asked))
+        assert (answer.status_code, "what your role does not see" in answer.text) == (400, True), path
+    assert "your role does not see why" in (await viewer.see("/job", id=job_id)).text
     operator = browse(shop.q, "operator", payloads="operator")
     assert secret in (await operator.get("/job", id=job_id)).text
     assert secret in (await operator.get("/jobs", where=f"error:{secret}")).text

@@ -1,4 +1,4 @@
-"""What the pages show, and what their buttons do; on the memory store, and once on each of the others."""
+"""What the pages show, and what their buttons do; on the memory store. test_on_stores has the others."""
 
 from __future__ import annotations
 
