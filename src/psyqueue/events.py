@@ -49,6 +49,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "circuit:opened": ("circuit", "until_ms"),
     "circuit:half-opened": ("circuit",),
     "circuit:closed": ("circuit",),
+    "tenancy:assigned": ("tenant", "tier"),
+    "tenancy:rate-limited": ("tenant", "retry_after_ms"),
     "service:error": ("service", "error", "restart_in_ms"),
 }
 """Every event with the keys of its data. docs/events.md says when each is published."""

@@ -11,7 +11,7 @@ from psyqueue.backend import Effects
 from psyqueue.backends import memory
 from psyqueue.plugins import CircuitBreaker
 
-CALLS = {"write_state", "read_state", "scan_state", "info"}
+CALLS = {"write_state", "read_state", "scan_state", "put_limits", "info"}
 
 
 class Service:
@@ -29,7 +29,7 @@ class Service:
 
 
 class Counting:
-    """Counts the calls of the store that a breaker makes; with `is_away` set they fail, with `hangs` they never end."""
+    """Counts the calls of the store that a plugin makes; with `is_away` set they fail, with `hangs` they never end."""
 
     name = "counting"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from psyqueue.job import Status
 from psyqueue.kernel.presence import presence_of
 from psyqueue.plugins import CircuitView
 from psyqueue.plugins.circuit_breaker.ledger import all_circuits
+from psyqueue.plugins.tenancy.roster import dropped_tiers
 from psyqueue.words import counted
 
 MINUTE_MS = 60_000
@@ -38,7 +39,10 @@ _SAMPLED: tuple[Status, ...] = ("waiting", "scheduled", "pending", "active")
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """One look at a store. `sample`: the first 500 jobs of each status that has not ended; `dead`: of the last day."""
+    """One look at a store. `sample`: the first 500 jobs of each status that has not ended; `dead`: of the last day.
+
+    `dropped_tiers`: by name, how many tenants have them.
+    """
 
     now_ms: int
     queues: Sequence[QueueInfo]
@@ -47,6 +51,7 @@ class Look(Struct, frozen=True, kw_only=True):
     dead: Sequence[StoredJob]
     schedules: Sequence[Schedule]
     circuits: Sequence[CircuitView]
+    dropped_tiers: Mapping[str, int]
 
     def told(self, status: Status, is_meant: Callable[[StoredJob], bool]) -> list[str]:
         """`name (count)` of the sampled jobs that are meant, the most first."""
@@ -64,9 +69,10 @@ class Known(Struct, frozen=True):
 async def look_at(
     backend: BackendAdapter, queues: Sequence[QueueInfo], sessions: Sequence[SessionInfo], now_ms: int
 ) -> Look:
-    """Reads a page of each status, all that is dead, all schedules and circuits."""
+    """Reads a page of each status, all that is dead, all schedules, circuits and tiers."""
     schedules = await every_page(lambda cursor: backend.list_schedules(cursor, ITEMS_MAX))
     circuits = await all_circuits(backend)
+    dropped = await dropped_tiers(backend)
     sample: dict[Status, Sequence[StoredJob]] = {}
     for status in _SAMPLED:
         sample[status] = (await backend.list_jobs(Filter(statuses=(status,)), None, ITEMS_MAX)).jobs
@@ -85,6 +91,7 @@ async def look_at(
                 dead=dead,
                 schedules=schedules,
                 circuits=circuits,
+                dropped_tiers=dropped,
             )
 
 
@@ -103,6 +110,7 @@ def job_findings(look: Look, known: Known | None = None) -> Iterator[Finding]:
     yield _overdue(look)
     yield _unmade(look)
     yield _open(look)
+    yield _dropped(look)
     yield _waiting(look)
     yield _held(look)
     yield _slow(look)
@@ -259,6 +267,12 @@ def _open(look: Look) -> Finding:
     apart = [f"{view.name} ({view.state})" for view in look.circuits if view.state != "closed"]
     advice = "What handlers depend on is down, so their jobs wait: psyqueue circuits ls says until when"
     return finding("open circuits", not apart, _or_none(apart), advice)
+
+
+def _dropped(look: Look) -> Finding:
+    told = [f"{name} ({counted(count, 'tenant')})" for name, count in look.dropped_tiers.items()]
+    advice = "No code declares these tiers any more, and their tenants keep them: psyqueue tenants assign TENANT TIER"
+    return finding("dropped tiers", not told, _or_none(told), advice)
 
 
 def _waiting(look: Look) -> Finding:

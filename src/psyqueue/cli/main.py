@@ -29,6 +29,7 @@ from psyqueue.cli.queues import queues
 from psyqueue.cli.schedules import schedules
 from psyqueue.cli.schema import schema
 from psyqueue.cli.surface import BROKEN, DONE, NO, URL_VARIABLE, WRONG_USE, Surface, exit_code_of
+from psyqueue.cli.tenants import tenants
 from psyqueue.cli.top import top
 from psyqueue.cli.worker import worker
 from psyqueue.cli.workers import workers
@@ -87,6 +88,7 @@ for _command in (
     schedules,
     workflows,
     circuits,
+    tenants,
     workers,
     doctor,
     durability,

@@ -26,8 +26,7 @@ from psyqueue.cli.worker_plan import WorkerPlan
 from psyqueue.errors import NamespaceMoved, PsyQueueError
 from psyqueue.events import Event
 from psyqueue.kernel.aio import spawn
-from psyqueue.kernel.extension import HEALTH_PAGES
-from psyqueue.kernel.extension import Page as PluginPage
+from psyqueue.kernel.extension import HEALTH_PAGES, WebPage
 from psyqueue.kernel.worker import POLL_MS
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -279,7 +278,7 @@ class WorkerProcess:
         return document(self._is_ready, about)
 
 
-def _shown(page: PluginPage) -> Page:
+def _shown(page: WebPage) -> Page:
     async def show() -> Answer:
         content_type, body = await page()
         return Answer(HTTPStatus.OK, content_type, body)

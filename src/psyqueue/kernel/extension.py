@@ -25,7 +25,8 @@ from psyqueue.kernel.context import running_job
 from psyqueue.kernel.facade import Entrance, Facade, blocking
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
 from psyqueue.kernel.plans import Plan
-from psyqueue.kernel.views import JobView, view_of
+from psyqueue.kernel.queries import checked_limit, read_cursor, read_limit
+from psyqueue.kernel.views import JobView, Page, view_of
 from psyqueue.outcome import Misfit, Retry, Verdict, is_fatal
 
 if TYPE_CHECKING:
@@ -35,13 +36,28 @@ if TYPE_CHECKING:
     from psyqueue.kernel.job_handle import JobHandle
     from psyqueue.kernel.registry import Registry
 
-__all__ = ["Entrance", "Facade", "JobView", "Kernel", "Page", "Plan", "Plugin", "Service", "WrapBackend", "blocking"]
+__all__ = [
+    "Entrance",
+    "Facade",
+    "JobView",
+    "Kernel",
+    "Page",
+    "Plan",
+    "Plugin",
+    "Service",
+    "WebPage",
+    "WrapBackend",
+    "blocking",
+    "checked_limit",
+    "read_cursor",
+    "read_limit",
+]
 
 T = TypeVar("T")
 
 Service: TypeAlias = Callable[[], Awaitable[None]]
 WrapBackend: TypeAlias = Callable[[BackendAdapter], BackendAdapter]
-Page: TypeAlias = Callable[[], Awaitable[tuple[str, bytes]]]
+WebPage: TypeAlias = Callable[[], Awaitable[tuple[str, bytes]]]
 """What is shown over HTTP: its content type, and the body."""
 
 BACKEND = "backend"
@@ -240,7 +256,7 @@ class Kernel:
             raise PluginError(self._plugin_name, f"command {command!r} is no click command with a name")
         self._registry.add_command(command, self._plugin_name)
 
-    def page(self, path: str, fn: Page) -> None:
+    def page(self, path: str, fn: WebPage) -> None:
         """Show what `await fn()` returns, (content type, body), under `path` of the worker's health port.
 
         Raises PluginError for a path without its slash or that is taken, and for anything else than an async function

@@ -136,6 +136,11 @@ async def resume(core: Core, queue: str) -> None:
     await _pause(core, queue, None)
 
 
+def checked_limit(option: str, value: Any) -> Any:
+    """The value of an option that `limits()` has, as it takes it. Raises InvalidOption."""
+    return _LIMITS[option](option, value)
+
+
 def read_limit(limit: Any) -> int:
     """Items of a page."""
     return read_int("limit", limit, 1, ITEMS_MAX)

@@ -16,9 +16,9 @@ from psyqueue.kernel.extension import (
     BACKEND,
     HEALTH_PAGES,
     Kernel,
-    Page,
     Plugin,
     Service,
+    WebPage,
     WrapBackend,
     require_namespace,
 )
@@ -51,7 +51,7 @@ class _Registered:
     exposed: dict[str, Any] = field(default_factory=dict)
     services: list[tuple[str, Service]] = field(default_factory=list)
     commands: dict[str, click.Command] = field(default_factory=dict)
-    pages: dict[str, Page] = field(default_factory=dict)
+    pages: dict[str, WebPage] = field(default_factory=dict)
     wrappers: list[tuple[str, WrapBackend]] = field(default_factory=list)
     backend: BackendAdapter | None = None
     backend_owner: str = ""
@@ -128,7 +128,7 @@ class Registry:
             raise PluginError(owner, f"adds the command {name!r}, which is taken")
         self._now.commands[name] = command
 
-    def add_page(self, path: str, fn: Page, owner: str) -> None:
+    def add_page(self, path: str, fn: WebPage, owner: str) -> None:
         """One page per path."""
         self._require_open("page()")
         if path in self._now.pages or path in HEALTH_PAGES:
@@ -185,7 +185,7 @@ class Registry:
         return tuple(self._now.commands.values())
 
     @property
-    def pages(self) -> Mapping[str, Page]:
+    def pages(self) -> Mapping[str, WebPage]:
         """By path, for the health port of a worker."""
         return self._now.pages
 
