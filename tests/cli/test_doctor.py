@@ -49,6 +49,7 @@ CHECKS = [
     "overdue jobs",
     "overdue schedules",
     "open circuits",
+    "dropped tiers",
     "stuck jobs",
     "held jobs",
     "slow handlers",

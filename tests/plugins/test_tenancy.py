@@ -57,6 +57,11 @@ class Office:
         found = {name: getattr(limits, name) for name in ("weight", "active_max", "starts_per_minute", "pending_max")}
         return {name: value for name, value in found.items() if value not in (None, 1)}
 
+    @property
+    def porter(self) -> porter.Porter:
+        assert self.tenancy._porter is not None
+        return self.tenancy._porter
+
     async def advance(self, seconds: float) -> None:
         await self.q.get_exposed("backend").advance_clock(round(seconds * 1000))
 
@@ -176,7 +181,7 @@ async def test_a_lane_that_somebody_limits_by_hand_stays_so_until_the_tier_chang
     await office.enqueue("acme")
     await office.q.limits("mail", "acme", active_max=7)
     await office.advance(60)
-    office.tenancy._porter._known.clear()
+    office.porter._known.clear()
     await office.enqueue("acme")
     assert (await office.lane("acme"))["active_max"] == 7
     await office.tenancy.assign("acme", "pro")
@@ -226,9 +231,9 @@ async def test_it_remembers_so_many_lanes_and_no_more(monkeypatch):
     async with office.q.testing():
         for number in range(25):
             await office.enqueue(f"t{number}")
-        assert [tenant for _, tenant in office.tenancy._porter._known] == [f"t{number}" for number in range(15, 25)]
+        assert [tenant for _, tenant in office.porter._known] == [f"t{number}" for number in range(15, 25)]
         await office.q.enqueue_bulk([office.send.options(tenant=f"u{number}").build() for number in range(25)])
-        assert len(office.tenancy._porter._known) == 10
+        assert len(office.porter._known) == 10
 
 
 async def test_without_a_store_an_enqueue_fails_as_it_would_anyway(open_office):
@@ -245,7 +250,7 @@ async def test_lanes_are_told_once_the_store_is_there():
         office.counting.is_away = False
         await t.advance("10s")
         assert (await office.tenancy.of("acme")).tier == "free"
-        assert (await office.tenancy._porter._roster.tiers()).are_lanes_told
+        assert (await office.porter._roster.tiers()).are_lanes_told
 
 
 # ── enqueues a minute ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -381,8 +386,7 @@ async def test_its_limits_hold_in_the_time_of_a_test(office):
 # ── tiers of the code and of the store ────────────────────────────────────────────────────────────────────────────────
 async def redeclare(office: Office, tiers: dict[str, Tier], default: str) -> None:
     """As a process of another release does when it starts."""
-    assert office.tenancy._porter is not None
-    roster = await office.tenancy._porter.roster()
+    roster = await office.porter.roster()
     await roster.declare(tiers, default)
     await roster.tell_lanes()
 
@@ -413,7 +417,7 @@ async def test_a_process_of_the_old_release_goes_by_what_is_in_the_store(open_of
 async def test_a_start_that_died_before_it_told_all_lanes_is_finished_by_the_next_one(open_office):
     office = open_office
     await office.enqueue("acme")
-    roster = await office.tenancy._porter.roster()
+    roster = await office.porter.roster()
     await roster.declare({"free": Tier(active_max=3), "pro": PRO}, "free")
     assert await office.lane("acme") == OF_FREE
     await redeclare(office, {"free": Tier(active_max=3), "pro": PRO}, "free")
@@ -426,7 +430,7 @@ async def test_tenants_keep_a_tier_that_code_has_dropped(open_office):
     await redeclare(office, {"free": FREE}, "free")
     await office.enqueue("acme")
     assert (await office.lane("acme"), (await office.tenancy.of("acme")).tier) == (OF_PRO, "pro")
-    tiers = await office.tenancy._porter._roster.tiers()
+    tiers = await office.porter._roster.tiers()
     assert (sorted(tiers.tiers), tiers.declared) == (["free", "pro"], ("free",))
 
 

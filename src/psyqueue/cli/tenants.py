@@ -13,6 +13,8 @@ from psyqueue.backend.compose import limits_of
 from psyqueue.cli import output
 from psyqueue.cli.existing import require_store
 from psyqueue.cli.surface import DONE, Surface, on_store, work_on
+from psyqueue.errors import InvalidOption
+from psyqueue.job import name_problem
 from psyqueue.kernel.extension import Kernel, read_cursor
 from psyqueue.plugins import TenantView, Tier
 from psyqueue.plugins.tenancy.roster import Roster
@@ -26,6 +28,14 @@ class _Visitor:
 
     def init(self, kernel: Kernel) -> None:
         self.kernel: Kernel = kernel
+
+
+def _name(_: click.Context, parameter: click.Parameter, text: str) -> str:
+    """Of a tenant. Raises InvalidOption."""
+    problem = name_problem(text)
+    if problem:
+        raise InvalidOption(parameter.name or "", text, problem)
+    return text
 
 
 @click.group()
@@ -54,7 +64,7 @@ def tenants_ls(surface: Surface, limit: int, cursor: str | None) -> int:
 
 
 @tenants.command("show")
-@click.argument("tenant")
+@click.argument("tenant", callback=_name)
 @on_store
 def tenants_show(surface: Surface, tenant: str) -> int:
     """One tenant, with its tier and the limits that its lanes have now."""
@@ -75,7 +85,7 @@ def tenants_show(surface: Surface, tenant: str) -> int:
 
 
 @tenants.command("assign")
-@click.argument("tenant")
+@click.argument("tenant", callback=_name)
 @click.argument("tier")
 @on_store
 def tenants_assign(surface: Surface, tenant: str, tier: str) -> int:
@@ -84,7 +94,7 @@ def tenants_assign(surface: Surface, tenant: str, tier: str) -> int:
 
 
 @tenants.command("unassign")
-@click.argument("tenant")
+@click.argument("tenant", callback=_name)
 @on_store
 def tenants_unassign(surface: Surface, tenant: str) -> int:
     """Give TENANT the default tier again."""
