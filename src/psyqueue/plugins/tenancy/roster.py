@@ -16,6 +16,7 @@ from psyqueue.backend.compose import every_page
 from psyqueue.errors import InvalidState, RateLimitError, StateConflict, TooLarge
 from psyqueue.kernel.extension import Kernel
 from psyqueue.plugins.tenancy.tier import LANE_SETTINGS, NO_TIERS, Assignment, TenantView, Tier, Tiers, decoded, encoded
+from psyqueue.plugins.tenancy.till import Till
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Roster:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._till = Till(lambda takes: self._write(*takes))
 
     # ── tiers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def tiers(self) -> Tiers:
@@ -175,7 +177,7 @@ class Roster:
         writes = [_take(tenant, count, rates[tenant]) for tenant, count in counts.items()]
         try:
             for some in _parts(writes, ITEMS_MAX):
-                await self._write(*some)
+                await self._till.take(some)
         except RateLimitError as exc:
             about = {"tenant": exc.key.removeprefix(_ENQUEUES), "retry_after_ms": round(exc.retry_after * 1000)}
             self._kernel.events.publish("tenancy:rate-limited", about)
