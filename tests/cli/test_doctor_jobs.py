@@ -154,6 +154,17 @@ async def test_circuits_that_are_not_closed(ward):
     assert await ward.failed() == {"open circuits": "mail (open), payments (half-open)"}
 
 
+async def test_tiers_that_no_code_declares_while_tenants_have_them(ward):
+    tiers = (
+        b'{"tiers":{"free":{"weight":1},"pro":{"weight":4},"old":{"weight":2}},"declared":["free"],"default":"free"}'
+    )
+    keys = {"tenant-tiers": tiers, "tenant:acme": b'{"tier":"pro"}', "tenant:bob": b'{"tier":"pro"}'}
+    for key, value in {**keys, "tenant:cleo": b'{"tier":"free"}'}.items():
+        write = StateWrite(kind="put", key=key, value=value)
+        await ward.backend.write_state(ward.op(), Effects(writes=(write,)))
+    assert await ward.failed() == {"dropped tiers": "pro (2 tenants)"}
+
+
 async def test_jobs_that_wait_for_ever_are_found(ward):
     parent = await ward.q.enqueue("parent", delay="100d")
     await ward.q.enqueue("child", depends_on=parent)

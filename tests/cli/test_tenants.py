@@ -116,6 +116,18 @@ def test_a_store_that_knows_no_tiers_says_who_declares_them(cli, words):
     assert "there are no tiers yet: a process that has q.use(Tenancy(...)) declares them when it starts" in answer.err
 
 
+def test_tenants_their_tiers_and_lanes_move_with_the_store(cli):
+    in_an_application(cli.url, "acme", "bob")
+    assert cli.call("tenants", "assign", "acme", "pro").code == 0
+    before = [cli.json("tenants", *words) for words in (["show", "acme"], ["show", "bob"], ["tiers"])]
+    elsewhere = f"sqlite:{cli.folder}/elsewhere.db"
+    cli.json("migrate", "--from", cli.url, "--to", elsewhere, "--yes")
+    cli.url = elsewhere
+    assert [cli.json("tenants", *words) for words in (["show", "acme"], ["show", "bob"], ["tiers"])] == before
+    in_an_application(cli.url, "acme")
+    assert cli.json("tenants", "show", "acme") == before[0]
+
+
 def test_a_store_that_is_not_there_is_not_made(cli):
     answer = cli.call("tenants", "ls", "--backend", "sqlite:./none.db")
     assert answer.code == 2

@@ -145,7 +145,7 @@ def test_members_left_out_are_there_and_for_the_parts_of_psyqueue():
         for name in set(members(entry.thing)) - set(entry.members)
     }
     parts = {"Worker.start", "Worker.drain", "Worker.handlers_changed", "BackendPlugin.init", "History.add"}
-    plugins = ("Schedules", "CircuitBreaker", "Metrics")
+    plugins = ("Schedules", "CircuitBreaker", "Metrics", "Tenancy")
     parts |= {f"{plugin}.{hook}" for plugin in plugins for hook in ("init", "start", "stop")}
-    parts |= {"Workflows.init", "Flow.steps", "Flow.items", "Tracing.init"}
+    parts |= {"Workflows.init", "Flow.steps", "Flow.items", "Tracing.init", "Tier.limits", "Tier.mark"}
     assert left_out == parts | {"EventBus.drain", "EventBus.checkpoint", "EventBus.failed"}
