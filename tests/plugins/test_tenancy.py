@@ -242,6 +242,44 @@ async def test_without_a_store_an_enqueue_fails_as_it_would_anyway(open_office):
         await open_office.enqueue("acme")
 
 
+class Slow:
+    """A plugin whose store answers a look when `may_go` is set, and then that it is away."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.calls, self.may_go = 0, asyncio.Event()
+
+    def init(self, kernel: Any) -> None:
+        kernel.wrap_backend(lambda inner: SlowStore(inner, self))
+
+
+class SlowStore:
+    def __init__(self, inner: Any, slow: Slow) -> None:
+        self._inner, self._slow = inner, slow
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(self._inner, verb)
+
+    async def read_state(self, keys: Any) -> Any:
+        self._slow.calls += 1
+        await self._slow.may_go.wait()
+        raise StoreUnavailable("it is away", "refused")
+
+
+async def test_who_waits_for_a_look_that_fails_is_told_with_it(office):
+    """And does not find out by himself, one after the other, each as long as the store lets him wait."""
+    slow = Slow()
+    office.q.use(slow)
+    async with office.q:
+        crowd = [asyncio.ensure_future(office.enqueue("acme")) for _ in range(20)]
+        while not slow.calls:
+            await asyncio.sleep(0)
+        slow.may_go.set()
+        assert {type(end) for end in await asyncio.gather(*crowd, return_exceptions=True)} == {StoreUnavailable}
+        assert slow.calls <= 2, "that of the crowd, and that of the start"
+
+
 async def test_lanes_are_told_once_the_store_is_there():
     office = Office()
     office.counting.is_away = True

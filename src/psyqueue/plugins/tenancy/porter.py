@@ -43,6 +43,9 @@ class Porter:
         self._known: dict[Lane, _Known] = {}
         """In the order of the looks."""
         self._declaring, self._looking = asyncio.Lock(), asyncio.Lock()
+        self._troubles: int = 0
+        self._trouble: StoreError | None = None
+        """How many looks found the store away, and what the last of them raised."""
 
     async def roster(self) -> Roster:
         """Once the store knows the tiers of the code."""
@@ -99,7 +102,10 @@ class Porter:
         """Enqueues a minute of their tenants, whose lanes have their limits now."""
         rates = self._remembered(lanes)
         if len(rates) < len(lanes):
+            troubles = self._troubles
             async with self._looking:  # what many find out at once, one asks
+                if self._troubles != troubles and self._trouble is not None:
+                    raise self._trouble  # whoever we waited for has waited long enough
                 rates = self._remembered(lanes)
                 unknown = [lane for lane in lanes if lane not in rates]
                 rates.update(await self._look(unknown) if unknown else {})
@@ -116,7 +122,11 @@ class Porter:
 
     async def _look(self, lanes: Sequence[Lane]) -> dict[Lane, int | None]:
         at_ms = self._kernel.now_ms()
-        tiers = await (await self.roster()).align(lanes)
+        try:
+            tiers = await (await self.roster()).align(lanes)
+        except StoreError as exc:
+            self._troubles, self._trouble = self._troubles + 1, exc
+            raise
         rates = {lane: tiers[lane[1]].enqueues_per_minute for lane in lanes}
         for lane, rate in rates.items():
             self._known.pop(lane, None)
