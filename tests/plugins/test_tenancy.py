@@ -236,6 +236,18 @@ async def test_it_remembers_so_many_lanes_and_no_more(monkeypatch):
         assert len(office.porter._known) == 10
 
 
+async def test_what_it_looked_at_first_it_forgets_first(monkeypatch):
+    monkeypatch.setattr(porter, "KNOWN_MAX", 2)
+    office = Office({"free": PRO})
+    async with office.q.testing() as t:
+        for tenant in ("acme", "bob"):
+            await office.enqueue(tenant)
+        await t.advance("31s")
+        for tenant in ("acme", "cleo"):
+            await office.enqueue(tenant)
+        assert [tenant for _, tenant in office.porter._known] == ["acme", "cleo"]
+
+
 async def test_without_a_store_an_enqueue_fails_as_it_would_anyway(open_office):
     open_office.counting.is_away = True
     with pytest.raises(StoreUnavailable):

@@ -34,6 +34,10 @@ OF_OTHERS: Final = {
     "workflow:completed": ("workflows_completed", "Workflows that this process found completed."),
     "workflow:failed": ("workflows_failed", "Workflows that this process found failed or cancelled."),
     "circuit:opened": ("circuits_opened", "Circuits that were opened here."),
+    "tenancy:rate-limited": (
+        "enqueues_rate_limited",
+        "Enqueues that were refused, since their tenant had used up a minute.",
+    ),
     "service:error": ("service_errors", "Failures of plugins' services."),
 }
 _LABELS: Final = ("queue", "name")
