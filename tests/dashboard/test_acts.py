@@ -51,6 +51,19 @@ async def test_a_worker_that_is_told_to_stop_does_not_wait_for_what_runs(shop, a
     assert await shop.status(job.id) == "pending"
 
 
+async def test_a_job_that_no_page_can_be_made_of_is_told(shop, admin, monkeypatch):
+    """Somebody wrote into the store who should not: an error that is none."""
+    job_id = await shop.dead()
+    view = msgspec.structs.replace(await shop.q.get(job_id), errors=("boom",))
+
+    async def get(_: str) -> Any:
+        return view
+
+    monkeypatch.setattr(shop.q, "get", get)
+    answer = await admin.get("/job", id=job_id)
+    assert (answer.status_code, "The log of the server says where." in answer.text) == (500, True)
+
+
 # ── looks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 async def test_the_overview_tells_of_a_move_and_of_what_the_store_warns(shop, admin, monkeypatch):
     backend = shop.q.get_exposed("backend")

@@ -144,7 +144,7 @@ def token_of(request: Request) -> tuple[str, bool]:
 async def read_form(request: Request) -> dict[str, list[str]]:
     """The fields of a form that one of our pages showed to this browser.
 
-    The token is in a cookie that no other site can read or set, and in the form: a form of another site has it not.
+    The token is in the form and in a cookie, which another site can neither read nor have sent with its own form.
     Raises Forbidden.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":

@@ -114,10 +114,9 @@ async def _look(desk: Desk, payloads: Role, look: Look, request: Request) -> Res
     try:
         _require(visit, look.role)
         desk.require_open()
-        page = await look.show(desk, visit)
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it is told
+        return _shown(desk, visit, await look.show(desk, visit))
+    except Exception as exc:  # noqa: BLE001 - whatever it is, also a job that no page can be made of, it is told
         return _failed(desk, visit, exc)
-    return _shown(desk, visit, page)
 
 
 async def _act(desk: Desk, payloads: Role, act: Act, request: Request) -> Response:
