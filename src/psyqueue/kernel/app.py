@@ -11,7 +11,7 @@ from psyqueue.backend import Limits
 from psyqueue.clock import Clock, Duration, to_ms
 from psyqueue.config import read_settings
 from psyqueue.errors import ConfigError
-from psyqueue.kernel import cancels, queries, stores
+from psyqueue.kernel import cancels, presets, queries, stores
 from psyqueue.kernel.bus import EventBus
 from psyqueue.kernel.context import Context
 from psyqueue.kernel.core import Core
@@ -77,6 +77,20 @@ class PsyQueue:
         if not asked:
             raise ConfigError("no store named: set PSYQUEUE_URL, or url in [tool.psyqueue], or give from_config(url)")
         return cls.from_url(asked, name=name, **options)
+
+    @classmethod
+    def from_preset(cls, preset: str, url: str | None = None, *, name: str = "psyqueue", **plugins: Any) -> Self:
+        """A queue with plugins that go together: "lite", "saas" or "enterprise". docs/presets.md describes them.
+
+        The store is that of `from_config(url)`, by default the preset's own. `plugins` by name: a mapping of options,
+        one that is made already, or False to leave it out. Raises ConfigError, InvalidOption, MissingExtra, and what a
+        plugin raises of its options.
+        """
+        found = presets.preset_of(preset)
+        queue = cls.from_config(url or found.url, name=name)
+        for plugin in found.made(plugins):
+            queue.use(plugin)
+        return queue
 
     # ── build ─────────────────────────────────────────────────────────────────────────────────────────────────────
     @property

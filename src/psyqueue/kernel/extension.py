@@ -25,6 +25,7 @@ from psyqueue.kernel.context import running_job
 from psyqueue.kernel.facade import Entrance, Facade, blocking
 from psyqueue.kernel.pipeline import MiddlewareFunction, Phase, Stage, is_async, label, middleware, takes
 from psyqueue.kernel.plans import Plan
+from psyqueue.kernel.presets import Preset
 from psyqueue.kernel.queries import checked_limit, read_cursor, read_limit
 from psyqueue.kernel.views import JobView, Page, view_of
 from psyqueue.outcome import Misfit, Retry, Verdict, is_fatal
@@ -44,6 +45,7 @@ __all__ = [
     "Page",
     "Plan",
     "Plugin",
+    "Preset",
     "Service",
     "WebPage",
     "WrapBackend",
