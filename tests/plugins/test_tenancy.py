@@ -482,6 +482,38 @@ async def test_tenants_keep_a_tier_that_code_has_dropped(open_office):
     assert (await office.lane("acme"), (await office.tenancy.of("acme")).tier) == (OF_PRO, "pro")
     tiers = await office.porter._roster.tiers()
     assert (sorted(tiers.tiers), tiers.declared) == (["free", "pro"], ("free",))
+    with pytest.raises(InvalidOption, match="is a tier that no code declares any more"):
+        await office.tenancy.assign("bob", "pro")
+
+
+async def test_who_puts_other_tiers_in_place_of_those_that_are_there_says_so(open_office, caplog):
+    await open_office.tenancy.of("acme")
+    assert "tiers of tenants are others now" not in caplog.text, "the first ones replace none"
+    await redeclare(open_office, {"free": UNLIMITED}, "free")
+    (record,) = [each for each in caplog.records if "are others now" in each.message]
+    assert (sorted(record.were), record.are) == (["free", "pro"], {"free": {"weight": 1}})
+
+
+async def test_who_was_given_a_higher_tier_by_another_process_is_not_refused_by_the_memory_of_this_one(open_office):
+    office = open_office
+    await office.enqueue("acme", 6)
+    porter_ = office.porter
+    for lane, known in list(porter_._known.items()):
+        porter_._known[lane] = type(known)(known.at_ms - porter.FRESH_MS, known.rate)
+    await porter_._roster.assign("acme", "pro")  # as another process does it: nothing is forgotten here
+    await office.enqueue("acme", 3)
+    assert [each for each in office.told if each["type"] == "tenancy:rate-limited"] == []
+
+
+async def test_who_hammers_at_an_empty_bucket_is_looked_at_once_a_second(open_office):
+    office = open_office
+    await office.enqueue("acme", 6)
+    office.counting.take()
+    for _ in range(5):
+        with pytest.raises(RateLimitError):
+            await office.enqueue("acme")
+    assert office.counting.take().get("read_state", 0) <= 1
+    assert len(office.told) == 5
 
 
 @pytest.mark.parametrize(
@@ -517,6 +549,7 @@ async def test_what_it_cannot_read_it_says(open_office, key, value):
         ({"active_max": 2.0}, "active_max"),
         ({"starts_per_minute": True}, "starts_per_minute"),
         ({"starts_burst": 0}, "starts_burst"),
+        ({"starts_burst": 5, "weight": 2}, "starts_burst"),
         ({"pending_max": "7"}, "pending_max"),
         ({"enqueues_per_minute": 0}, "enqueues_per_minute"),
         ({"enqueues_per_minute": 1.5}, "enqueues_per_minute"),

@@ -55,6 +55,7 @@ IN_THE_STORE = [
     "overdue jobs",
     "overdue schedules",
     "open circuits",
+    "dropped tiers",
     "stuck jobs",
     "held jobs",
     "slow handlers",

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from psyqueue.errors import NamespaceFrozen, StoreError
+from psyqueue.errors import NamespaceFrozen, RateLimitError, StoreError, TooLarge
 from psyqueue.job import name_problem
 from psyqueue.kernel.extension import Kernel
-from psyqueue.plugins.tenancy.roster import NOWHERE, Lane, Roster
+from psyqueue.plugins.tenancy.roster import NOWHERE, Lane, Roster, tenant_of
 from psyqueue.plugins.tenancy.tier import Tier
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ KNOWN_MS: Final = 30_000
 """So long nobody looks at a lane again: what a process that died left undone is mended within this, at an enqueue."""
 KNOWN_MAX: Final = 10_000
 """Lanes that a process remembers; those that it looked at first are forgotten first."""
+FRESH_MS: Final = 1_000
 AGAIN_MS: Final = 5_000
 
 
@@ -84,8 +85,34 @@ class Porter:
             lane = _lane_of(draft)
             if lane is not None:
                 new[lane] = new.get(lane, 0) + (draft.parent_id is None)
-        if new:
-            await self._count(new, await self._rates(new))
+        if not new:
+            return
+        rates = await self._rates(new)
+        try:
+            await self._count(new, rates)
+        except (RateLimitError, TooLarge) as exc:
+            # The tenant may have been given another tier since: who just bought one is not to wait.
+            if self._are_fresh(new) or (now := await self._look(list(new))) == rates:
+                self._tell(exc)
+                raise
+            await self._count_again(new, now)
+
+    async def _count_again(self, new: Mapping[Lane, int], rates: Mapping[Lane, int | None]) -> None:
+        try:
+            await self._count(new, rates)
+        except (RateLimitError, TooLarge) as exc:
+            self._tell(exc)
+            raise
+
+    def _are_fresh(self, lanes: Collection[Lane]) -> bool:
+        """Looked at a moment ago: who hammers at an empty bucket costs no more than that."""
+        now_ms = self._kernel.now_ms()
+        return all((known := self._known.get(lane)) and 0 <= now_ms - known.at_ms < FRESH_MS for lane in lanes)
+
+    def _tell(self, error: RateLimitError | TooLarge) -> None:
+        if isinstance(error, RateLimitError):
+            about = {"tenant": tenant_of(error), "retry_after_ms": round(error.retry_after * 1000)}
+            self._kernel.events.publish("tenancy:rate-limited", about)
 
     async def _count(self, new: Mapping[Lane, int], rates: Mapping[Lane, int | None]) -> None:
         counts: dict[str, int] = {}

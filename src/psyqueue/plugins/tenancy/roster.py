@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ Lane: TypeAlias = tuple[str, str]
 
 NOWHERE: Final = ""
 """In place of a queue: the tenant alone is meant, and no lane of its own."""
+
+log: logging.Logger = logging.getLogger(__name__)
 
 _TIERS: Final = "tenant-tiers"
 _TENANT: Final = "tenant:"
@@ -70,9 +73,12 @@ class Roster:
             seen = await self._seen()
             new = seen.tiers.redeclared(tiers, default)
             if new is seen.tiers:
-                return None
+                return
             with suppress(StateConflict):
-                return await self._put_tiers(new, seen.version)
+                await self._put_tiers(new, seen.version)
+                if seen.version:
+                    log.warning("tiers of tenants are others now", extra={"were": seen.tiers.told, "are": new.told})
+                return
         raise _restless()
 
     async def tell_lanes(self) -> None:
@@ -167,21 +173,16 @@ class Roster:
     async def take(self, counts: Mapping[str, int], rates: Mapping[str, int]) -> None:
         """Count so many new jobs by tenant, all or none where they are up to 500 tenants.
 
-        A bucket lives for a minute: then it is full again anyway. Raises RateLimitError, and tells of it; TooLarge for
-        more than a bucket ever holds.
+        A bucket lives for a minute: then it is full again anyway. Raises RateLimitError; TooLarge for more than a
+        bucket ever holds.
         """
         for tenant, count in counts.items():
             if count > rates[tenant]:
                 text = f"{count} jobs of tenant {tenant!r} in one call, and its tier takes {rates[tenant]} a minute"
                 raise TooLarge(f"{text}. Send them in several", limit=rates[tenant])
         writes = [_take(tenant, count, rates[tenant]) for tenant, count in counts.items()]
-        try:
-            for some in _parts(writes, ITEMS_MAX):
-                await self._till.take(some)
-        except RateLimitError as exc:
-            about = {"tenant": exc.key.removeprefix(_ENQUEUES), "retry_after_ms": round(exc.retry_after * 1000)}
-            self._kernel.events.publish("tenancy:rate-limited", about)
-            raise
+        for some in _parts(writes, ITEMS_MAX):
+            await self._till.take(some)
 
     async def _write(self, *writes: StateWrite) -> None:
         store = self._kernel.store
@@ -199,6 +200,11 @@ async def dropped_tiers(store: BackendAdapter) -> Counter[str]:
     items = await every_page(lambda cursor: store.scan_state(_TENANT, cursor, ITEMS_MAX))
     names = (tiers.view_of(item.key.removeprefix(_TENANT), item).tier for item in items)
     return Counter(name for name in names if name not in tiers.declared)
+
+
+def tenant_of(error: RateLimitError) -> str:
+    """Whose bucket was empty."""
+    return error.key.removeprefix(_ENQUEUES)
 
 
 def _take(tenant: str, count: int, rate: int) -> StateWrite:

@@ -45,6 +45,9 @@ class Tier(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidOption("enqueues_per_minute", rate, f"is no whole number from 1 to {RATE_MAX}")
         for option, value in named.items():
             checked_limit(option, value)
+        if self.starts_burst is not None and self.starts_per_minute is None:
+            problem = "is the burst of starts that nothing limits"
+            raise InvalidOption("starts_burst", self.starts_burst, problem, "Give starts_per_minute, too")
 
     def limits(self, queue: str, tenant: str) -> Limits:
         """Of the tenant's lane there; the settings that count are LANE_SETTINGS."""
@@ -93,10 +96,16 @@ class Tiers(Struct, frozen=True, kw_only=True):
         new = Tiers(tiers={**self.tiers, **tiers}, declared=tuple(sorted(tiers)), default=default, are_lanes_told=True)
         return self if replace(self, are_lanes_told=True) == new else replace(new, are_lanes_told=False)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """Those that are declared, for a line of a log."""
+        return {name: msgspec.to_builtins(self.tiers[name]) for name in self.declared}
+
     def require(self, tier: Any) -> None:
-        """Raises InvalidOption where there is none of this name."""
-        if tier not in self.tiers:
-            raise InvalidOption("tier", tier, "is no tier", f"There are {', '.join(sorted(self.tiers))}")
+        """Raises InvalidOption where none of this name is declared: nobody is given one that code has dropped."""
+        if tier not in self.declared:
+            problem = "is a tier that no code declares any more" if tier in self.tiers else "is no tier"
+            raise InvalidOption("tier", tier, problem, f"There are {', '.join(self.declared)}")
 
     def view_of(self, tenant: str, assigned: Item | None) -> TenantView:
         """`assigned` is what the store has of the tenant. Raises InvalidState for what a later release wrote."""
