@@ -19,7 +19,6 @@ class Chart(Struct, frozen=True):
     title: str
     last: float | None
     top: float
-    minutes: int
     lines: tuple[str, ...]
     width: int = WIDTH
     height: int = HEIGHT
@@ -40,4 +39,4 @@ def chart(title: str, points: Sequence[tuple[float, float | None]]) -> Chart:
         lines[-1].append(f"{x:.1f},{y:.1f}")
         before_ms = at_ms
     last = known[-1][1] if known else None
-    return Chart(title, last, top, round(span_ms / 60_000), tuple(" ".join(each) for each in lines))
+    return Chart(title, last, top, tuple(" ".join(each) for each in lines))

@@ -19,7 +19,7 @@ _KEYS: Final = ("unique_key", "idempotency_key", "order_key", "blocked_by")
 """Mostly made of what is in the payload."""
 _CONTENT: Final = ("payload", "result", "progress", "meta")
 _APART: Final = frozenset(
-    {*_CONTENT, "id", "name", "queue", "status", "errors", "reason", "trace", "needs", "schedule_id", "worker"}
+    {*_CONTENT, "id", "name", "queue", "status", "errors", "reason", "needs", "schedule_id", "worker"}
 )
 """Fields that have a place of their own on the page."""
 _MOMENTS: Final = ("created_at", "run_at", "started_at", "completed_at", "expires_at", "deadline")
@@ -39,9 +39,7 @@ async def show(desk: Desk, visit: Visit) -> Page:
             "is_over": view.status in TERMINAL,
             "reasons": _reasons(await desk.queue.explain(job_id), visit),
             "fields": [(name, value) for name, value in _fields(view) if not visit.hides or name not in _KEYS],
-            "contents": {}
-            if visit.hides
-            else {name: value for name in _CONTENT if (value := getattr(view, name)) not in (None, {})},
+            "contents": {} if visit.hides else dict(_contents(view)),
             "errors": () if visit.hides else tuple(reversed(view.errors)),
             "error_count": len(view.errors),
             "workflow_id": workflow_of(view),

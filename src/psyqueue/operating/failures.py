@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from psyqueue import JobView, PsyQueue
 from psyqueue.backend.bounds import ITEMS_MAX
-from psyqueue.operating.query import Term
+from psyqueue.operating.query import Term, quoted
 from psyqueue.operating.selection import Selection
 
 LOOKED_AT_CHARS_MAX = 500
@@ -164,17 +164,12 @@ def _where(name: str, reason: str, error: str) -> str:
 
 def _conditions(name: str, reason: str, error: str) -> Iterable[str]:
     yield "status:dead"
-    yield f"name:{_quoted(name)}"
+    yield f"name:{quoted(name)}"
     # Without a star nothing was taken out of it.
-    yield f"reason:{_pattern(reason) if '*' in reason else _quoted(reason)}"
+    yield f"reason:{_pattern(reason) if '*' in reason else quoted(reason)}"
     if error:
         # Contained-in: at the ends a star means nothing.
         yield f"error:{_pattern(error.strip('*')) or '*'}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _pattern(text: str) -> str:
